@@ -1,0 +1,133 @@
+"""nn.Module -> CapturedModel: torch.export, then PyTorch's dynamo ONNX exporter with its optimiser off."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.utils import _pytree as pytree
+
+from nncompile.capture.errors import explain, watching_for_a_fixed_batch
+from nncompile.capture.example import Example, prepare
+from nncompile.capture.signature import BATCH, name_and_describe
+from nncompile.options import CompileOptions
+from nncompile.stages import CapturedModel
+from nncompile_runtime.errors import CaptureError
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def capture(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+    options: CompileOptions,
+) -> CapturedModel:
+    """Turn a module in evaluation mode into a graph.
+
+    Args:
+        module: Left as it is, except that lazy layers are materialised.
+        example_inputs: A tensor, or a tuple of positional inputs.
+        example_kwargs: Keyword inputs.
+        options: `dynamic_batch` is read.
+
+    Raises:
+        CaptureError: The module cannot be captured; the message names the line of its code.
+    """
+    module, example = prepare(module, example_inputs, example_kwargs, dynamic_batch=options.dynamic_batch)
+    with _quiet(), torch.no_grad(), watching_for_a_fixed_batch() as witness:
+        try:
+            program = torch.export.export(
+                module, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
+            )
+            exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+        except CaptureError:
+            raise
+        except Exception as error:
+            raise explain(error, witness) from error
+    assert exported is not None
+    model = exported.model
+    _keep_outputs_apart(model.graph)
+    signature = name_and_describe(program, model, example)
+    _name_nodes_after_modules(model.graph)
+    model.producer_name, model.producer_version = "nncompile", None
+    flat = tuple(x for x in pytree.tree_leaves((example.args, example.kwargs)) if isinstance(x, torch.Tensor))
+    return CapturedModel(type(module).__name__, model, signature, module, flat)
+
+
+def _dynamic_shapes(example: Example) -> Any:
+    """Dimension 0 of every input: `batch` where it has the batch's size, free if possible elsewhere."""
+    if example.batch is None:
+        return None
+    batch = torch.export.Dim(BATCH)
+
+    def of(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.dim():
+            return None
+        return {0: batch if value.shape[0] == example.batch else torch.export.Dim.AUTO}
+
+    return tuple(pytree.tree_map(of, value) for value in example.arguments.values())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's warnings about its own internals, and the graphs it prints, from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "torch._dynamo")]
+    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _keep_outputs_apart(graph: ir.Graph) -> None:
+    """Give each graph output a value of its own: not an input, a weight, or another output."""
+    seen: set[int] = {id(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for i, value in enumerate(graph.outputs):
+        if id(value) in seen:
+            node = ir.node("Identity", [value], name=f"output_{i}")
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            graph.append(node)
+            graph.outputs[i] = node.outputs[0]
+        seen.add(id(graph.outputs[i]))
+
+
+def _name_nodes_after_modules(graph: ir.Graph) -> None:
+    """Name each node `module.path/Operator`, and drop the exporter's metadata (it holds file paths)."""
+    used: dict[str, int] = {}
+    for node in graph.all_nodes():
+        scope = _innermost_scope(node.metadata_props.get(_SCOPES, ""))
+        name = f"{scope}/{node.op_type}" if scope else node.op_type
+        used[name] = used.get(name, 0) + 1
+        node.name = name if used[name] == 1 else f"{name}_{used[name]}"
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+            value.doc_string = None
+
+
+def _innermost_scope(scopes: str) -> str:
+    try:
+        names = ast.literal_eval(scopes)
+    except (ValueError, SyntaxError):
+        return ""
+    return next((name for name in reversed(names[:-1]) if name), "") if names else ""

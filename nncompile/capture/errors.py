@@ -1,0 +1,101 @@
+"""What went wrong in torch.export, in one sentence with the user's own line of code."""
+
+from __future__ import annotations
+
+import linecache
+import logging
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from nncompile_runtime.errors import CaptureError
+
+_LIBRARIES = tuple(
+    str(path) for path in (Path(torch.__file__).parent, Path(__file__).parents[1], sysconfig.get_paths()["stdlib"])
+)
+_SYMBOLIC_SHAPES = "torch.fx.experimental.symbolic_shapes"
+
+
+def user_location(error: BaseException) -> str:
+    """` at file.py:12 ("the line")` for the innermost frame of the user's code; empty without one."""
+    return _describe(traceback.extract_tb(error.__traceback__))
+
+
+def _describe(frames: Iterable[traceback.FrameSummary]) -> str:
+    for frame in reversed(list(frames)):
+        own = not frame.filename.startswith((*_LIBRARIES, "<")) or "site-packages" in frame.filename
+        if own and not frame.filename.startswith(_LIBRARIES[:2]) and frame.name != "<module>":
+            line = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
+            return f" at {frame.filename}:{frame.lineno} ({line!r})" if line else f" at {frame.filename}:{frame.lineno}"
+    return ""
+
+
+class BatchWitness(logging.Handler):
+    """Notes the user's line at which a symbolic size was fixed to a constant."""
+
+    def __init__(self) -> None:
+        """Nothing was seen yet."""
+        super().__init__(logging.INFO)
+        self.location = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look for the message that torch logs when a symbol becomes a constant."""
+        if str(record.msg).startswith("set_replacement") and not self.location:
+            self.location = _describe(traceback.extract_stack())
+
+
+@contextmanager
+def watching_for_a_fixed_batch() -> Iterator[BatchWitness]:
+    """Listen to torch's own log of symbolic sizes, silently."""
+    logger = logging.getLogger(_SYMBOLIC_SHAPES)
+    level, handlers = logger.level, logger.handlers[:]
+    witness = BatchWitness()
+    logger.handlers[:] = [witness]
+    logger.setLevel(logging.INFO)
+    try:
+        yield witness
+    finally:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def explain(error: Exception, witness: BatchWitness) -> CaptureError:
+    """The error to show for a failure of torch.export or of the ONNX exporter."""
+    text = str(error)
+    where = user_location(error)
+    if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in text:
+        return CaptureError(
+            f"forward decides by a tensor's value{where}; a graph holds no Python branch or size that depends on data.",
+            remedy="Use torch.where, or torch.cond with both branches as functions.",
+        )
+    if "Constraints violated" in text or "specialized it to be a constant" in text:
+        return CaptureError(
+            f"The network fixes its batch size{witness.location}.",
+            remedy="Write that line for any batch (x.shape[0], -1), or compile with dynamic_batch=False "
+            "(--static), which accepts the example's batch size only.",
+        )
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", _innermost(error))
+    if missing:
+        return CaptureError(
+            f"The operator {missing[1]} has no ONNX translation.",
+            remedy="Replace it in forward, or compute it outside the compiled module.",
+        )
+    lines = [line.strip() for line in (_innermost(error)).splitlines() if line.strip()]
+    return CaptureError(
+        f"The module cannot be captured{where}: {type(error).__name__}: {(lines or ['no message'])[0][:400]}",
+        remedy="See the cause with --debug; torch.export's documentation lists what forward may do.",
+    )
+
+
+def _innermost(error: BaseException) -> str:
+    text = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        text = str(error)
+    return text

@@ -1,0 +1,157 @@
+"""The example inputs: checked on the module itself, and widened so that the batch is not frozen."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from nncompile.capture.errors import user_location
+from nncompile_runtime.errors import CaptureError
+
+
+@dataclass(frozen=True)
+class Example:
+    """How the module is called for capture.
+
+    Attributes:
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        arguments: The same by parameter name; what `**kwargs` collected stands by its own names.
+        variadic: The parameter that collected positional inputs (`*args`), as a tuple; or None.
+        keyword_only: Names that a caller cannot give by position.
+        batch: Size of the dynamic batch in these inputs; None where it is fixed.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    arguments: dict[str, Any]
+    variadic: str | None
+    keyword_only: frozenset[str]
+    batch: int | None
+
+
+def prepare(
+    module: torch.nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None, *, dynamic_batch: bool
+) -> tuple[torch.nn.Module, Example]:
+    """Bring module and example to the CPU, run the module once, and widen a batch of 1 to 2.
+
+    Running the module materialises lazy layers, and shows an input that does not fit, or a module
+    that keeps state, in plain terms before any tracing.
+
+    Raises:
+        CaptureError: It is no module, does not take the example, or changes its own buffers.
+    """
+    if not isinstance(module, torch.nn.Module):
+        got = module.__name__ if isinstance(module, type) else type(module).__name__
+        hint = "Create an instance first." if isinstance(module, type) else "Pass an instance of one."
+        raise CaptureError(f"compile() takes a torch.nn.Module, got {got}.", remedy=hint)
+    module = _on_cpu(module)
+    args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    args, kwargs = pytree.tree_map(_as_cpu_tensor, (args, dict(kwargs or {})))
+    _run_once(module, args, kwargs)
+    batch = _batch_size(args, kwargs) if dynamic_batch else None
+    if batch is not None and batch < 2:
+        # torch.export treats sizes 0 and 1 as constants (docs: "0/1 specialization").
+        args, kwargs = pytree.tree_map(lambda x: _widen(x, batch), (args, kwargs))
+        batch = 2
+    return module, _bind(module, args, kwargs, batch)
+
+
+def _on_cpu(module: torch.nn.Module) -> torch.nn.Module:
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return module
+    return copy.deepcopy(module).cpu()
+
+
+def _as_cpu_tensor(value: Any) -> Any:
+    if type(value).__module__ == "numpy":
+        return torch.as_tensor(value)
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+
+
+def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    before = {name: buffer.clone() for name, buffer in module.named_buffers() if not _is_lazy(buffer)}
+    args, kwargs = pytree.tree_map(
+        lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs)
+    )
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except Exception as error:
+        where = user_location(error)
+        raise CaptureError(
+            f"The module fails on the example input in eager PyTorch{where}: {_first_line(error)}",
+            remedy="Give example inputs of the shapes and dtypes that forward takes.",
+        ) from error
+    changed = []
+    for name, buffer in module.named_buffers():
+        if name in before and not torch.equal(torch.nan_to_num(before[name]), torch.nan_to_num(buffer)):
+            changed.append(name)
+            buffer.copy_(before[name])
+    if changed:
+        raise CaptureError(
+            f"forward changes the module's buffer {', '.join(map(repr, changed))}; a compiled model keeps no state.",
+            remedy="Take the state as an input and return the new one as an output.",
+        )
+
+
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    return bool(torch.nn.parameter.is_lazy(tensor))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}"[:400] if lines else type(error).__name__
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Dimension 0 of the first tensor that has one."""
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        if isinstance(leaf, torch.Tensor) and leaf.dim():
+            if leaf.shape[0] == 0:
+                raise CaptureError("The example's batch is empty.", remedy="Give an example of at least one row.")
+            return int(leaf.shape[0])
+    return None
+
+
+def _widen(value: Any, batch: int | None) -> Any:
+    if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == batch:
+        return torch.cat([value, value])
+    return value
+
+
+def _bind(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int | None
+) -> Example:
+    """Name the inputs after the parameters of `forward`."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    arguments: dict[str, Any] = {}
+    variadic = None
+    by_name: set[str] = set()
+    gap = False  # a parameter that the example left out: those behind it cannot be given by position
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            if batch is not None and bound.arguments.get(name):
+                # torch.export 2.13 flattens **kwargs in one place and not in another.
+                raise CaptureError(
+                    f"forward collects inputs with **{name}, which torch.export cannot give a dynamic batch.",
+                    remedy="Name those inputs in forward, or compile with dynamic_batch=False (--static).",
+                )
+            arguments.update(bound.arguments.get(name, {}))
+            by_name.update(bound.arguments.get(name, {}))
+        elif name not in bound.arguments:
+            gap = gap or parameter.kind is not parameter.VAR_POSITIONAL
+        else:
+            arguments[name] = bound.arguments[name]
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                variadic = name
+            if gap or parameter.kind is parameter.KEYWORD_ONLY:
+                by_name.add(name)
+    return Example(args, kwargs, arguments, variadic, frozenset(by_name), batch)

@@ -1,0 +1,190 @@
+"""The signature of an exported program: names, nesting, dtypes and shapes of what goes in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import onnx_ir as ir
+import torch
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from nncompile.capture.example import Example
+from nncompile_runtime.errors import CaptureError
+from nncompile_runtime.manifest import Argument, DType, Signature, TensorSpec
+from nncompile_runtime.structure import (
+    ConstantLeaf,
+    MappingOf,
+    RecordOf,
+    SequenceOf,
+    Structure,
+    TensorLeaf,
+    leaves,
+)
+
+BATCH = "batch"
+
+
+class _Tensor:
+    """Stands for tensor number `index` where a nest of values is rebuilt."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def name_and_describe(program: torch.export.ExportedProgram, model: ir.Model, example: Example) -> Signature:
+    """Name the graph's inputs and outputs after `forward`'s, and describe them.
+
+    Raises:
+        CaptureError: An input or output is of a type or dtype that the runtime cannot hold.
+    """
+    arguments = _arguments(program, example)
+    result = _structure(_returned(program), "the output")
+    graph = model.graph
+    inputs = [path for argument in arguments for path, _ in leaves(argument.structure, argument.name)]
+    outputs = [path for path, _ in leaves(result)]
+    taken = _rename(graph.inputs, inputs, "input", set())
+    _rename(graph.outputs, outputs, "output", taken)
+    _free_the_names(graph)
+    symbols = _name_symbols(graph, example)
+    return Signature(
+        arguments=tuple(arguments),
+        inputs=tuple(_spec(value, symbols) for value in graph.inputs),
+        outputs=tuple(_spec(value, symbols) for value in graph.outputs),
+        result=result,
+        batch=BATCH if example.batch is not None else None,
+    )
+
+
+def _arguments(program: torch.export.ExportedProgram, example: Example) -> list[Argument]:
+    specs = [s.arg for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+    marked = _mark(specs)
+    args, kwargs = pytree.tree_unflatten(marked, program.call_spec.in_spec)
+    positional = iter(args)
+    values: dict[str, Any] = {}
+    for name, given in example.arguments.items():
+        if name in kwargs:
+            values[name] = kwargs[name]
+        elif name == example.variadic:
+            values.update({f"{name}_{i}": next(positional) for i in range(len(given))})
+        else:
+            values[name] = next(positional)
+    return [
+        Argument(name=name, structure=_structure(value, name), keyword_only=name in example.keyword_only)
+        for name, value in values.items()
+    ]
+
+
+def _returned(program: torch.export.ExportedProgram) -> Any:
+    specs = [s.arg for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+    return pytree.tree_unflatten(_mark(specs), program.call_spec.out_spec)
+
+
+def _mark(specs: list[Any]) -> list[Any]:
+    marked: list[Any] = []
+    tensors = 0
+    for spec in specs:
+        if isinstance(spec, ConstantArgument):
+            marked.append(spec.value)
+        else:
+            marked.append(_Tensor(tensors))
+            tensors += 1
+    return marked
+
+
+def _structure(value: Any, path: str) -> Structure:
+    if isinstance(value, _Tensor):
+        return TensorLeaf(index=value.index)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return ConstantLeaf(value=value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        entries = tuple((f, _structure(getattr(value, f), f"{path}.{f}")) for f in value._fields)
+        return RecordOf(type_name=type(value).__name__, entries=entries)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        entries = tuple((f, _structure(getattr(value, f), f"{path}.{f}")) for f in names)
+        return RecordOf(type_name=type(value).__name__, entries=entries)
+    if isinstance(value, (tuple, list)):
+        items = tuple(_structure(item, f"{path}[{i}]") for i, item in enumerate(value))
+        return SequenceOf(kind="tuple" if isinstance(value, tuple) else "list", items=items)
+    if isinstance(value, Mapping) and all(isinstance(key, (str, int)) and key != "" for key in value):
+        return MappingOf(entries=tuple((k, _structure(item, f"{path}[{k!r}]")) for k, item in value.items()))
+    raise CaptureError(
+        f"{path} is of type {type(value).__name__}, which cannot be rebuilt without Python code.",
+        remedy="Use tensors, numbers, strings, None, and tuples, lists, dicts, named tuples or dataclasses of them.",
+    )
+
+
+def _rename(values: Any, paths: list[str], fallback: str, taken: set[str]) -> set[str]:
+    """Name graph values after their paths: `x`, `state_0`, `logits`; `output` where there is none."""
+    for value, path in zip(values, paths, strict=True):
+        plain = re.sub(r"\W+", "_", path).strip("_") or fallback
+        if plain[0].isdigit():
+            plain = f"{fallback}_{plain}"
+        name, number = plain, 1
+        while name in taken:
+            number += 1
+            name = f"{plain}_{number}"
+        taken.add(name)
+        value.name = name
+    return taken
+
+
+def _free_the_names(graph: ir.Graph) -> None:
+    """Rename inner values and weights that bear the name of an input or output."""
+    public = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    inner = [*graph.initializers.values(), *(out for node in graph.all_nodes() for out in node.outputs)]
+    used = taken | {value.name for value in inner}
+    for value in inner:
+        if id(value) in public or value.name not in taken:
+            continue
+        number = 1
+        while f"{value.name}_{number}" in used:
+            number += 1
+        used.add(f"{value.name}_{number}")
+        value.name = f"{value.name}_{number}"
+
+
+def _name_symbols(graph: ir.Graph, example: Example) -> dict[str, str]:
+    """Names for torch's symbols (`s77`): `batch`, and `dim_1`, `dim_2` ... for others."""
+    names: dict[str, str] = {}
+    for value in graph.inputs:
+        for i, size in enumerate(value.shape or ()):
+            symbol = str(size)
+            if isinstance(size, int) or symbol in names:
+                continue
+            first = example.batch is not None and i == 0 and BATCH not in names.values()
+            names[symbol] = BATCH if first else f"dim_{len(names) + (BATCH not in names.values())}"
+    for value in _all_values(graph):
+        if value.shape is not None:
+            sizes = [size if isinstance(size, int) else _renamed(str(size), names) for size in value.shape]
+            value.shape = ir.Shape(sizes)
+    return names
+
+
+def _all_values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *(out for node in graph.all_nodes() for out in node.outputs)]
+
+
+def _renamed(symbol: str, names: Mapping[str, str]) -> str | None:
+    if symbol in ("", "?", "None"):
+        return None
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), symbol)
+
+
+def _spec(value: ir.Value, symbols: Mapping[str, str]) -> TensorSpec:
+    dtype = value.dtype.numpy().name if value.dtype is not None else "unknown"
+    if dtype not in get_args(DType):
+        raise CaptureError(
+            f"{value.name!r} is of dtype {dtype}, which numpy cannot hold.",
+            remedy="Cast it inside forward, for example with .float().",
+        )
+    shape = [
+        size if isinstance(size, int) else str(size.value or f"{value.name}_{i}")
+        for i, size in enumerate(value.shape or ())
+    ]
+    return TensorSpec.model_validate({"name": value.name, "dtype": dtype, "shape": tuple(shape)})

@@ -1,0 +1,137 @@
+"""`compile`: the stages in order and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nncompile import artifact, passes, verify
+from nncompile.capture import capture
+from nncompile.compiled import CompiledModel
+from nncompile.options import CompileOptions, Precision, Target
+from nncompile.passes.contract import BrokenPassError
+from nncompile.progress import Phases
+from nncompile.report import CompileReport
+from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
+from nncompile_runtime.manifest import ImagePreprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger("nncompile")
+
+
+def compile(  # noqa: A001 - the public name, as in torch.compile
+    module: torch.nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_batch: bool = True,
+    target: Target = "portable",
+    precision: Precision = "float32",
+    passes: Sequence[str] | None = None,
+    disabled_passes: Sequence[str] = (),
+    preprocess: ImagePreprocessing | None = None,
+    labels: Sequence[str] | None = None,
+    verify: bool = True,
+    progress: bool = False,
+) -> CompiledModel:
+    """Compile a module for inference: capture, optimise, verify against eager PyTorch.
+
+    Args:
+        module: Compiled in evaluation mode; it is left in the mode it was in. Lazy layers are
+            materialised by the example inputs.
+        example_inputs: A tensor, or a tuple of positional inputs, of typical shapes and values.
+        example_kwargs: Keyword inputs.
+        dynamic_batch: Whether dimension 0 of every input and output takes any size.
+        target: `portable` keeps to standard ONNX operators; `cpu` and `cuda` may use ONNX Runtime's.
+        precision: `float32` computes as the module does.
+        passes: Names of the passes to run; None runs them all.
+        disabled_passes: Names of passes to leave out.
+        preprocess: How an image file becomes an input, kept in the artifact.
+        labels: Class names by index, kept in the artifact.
+        verify: Whether to compare with eager PyTorch; without it, the artifact says so.
+        progress: Whether to show the phases on stderr, where that is a terminal.
+
+    Raises:
+        CaptureError: The module cannot be captured, or does not take the example inputs.
+        PassError: A name in `passes` or `disabled_passes` is not a pass, or the model is too large.
+        VerificationError: The graph is wrong with no pass at all.
+        NncompileError: An option has a value that is not offered, or ONNX Runtime is missing.
+    """
+    options = CompileOptions(
+        dynamic_batch=dynamic_batch,
+        target=target,
+        precision=precision,
+        passes=None if passes is None else tuple(passes),
+        disabled_passes=frozenset(disabled_passes),
+        preprocess=preprocess,
+        labels=None if labels is None else tuple(labels),
+        verify=verify,
+    )
+    return compile_with(module, example_inputs, example_kwargs, options, Phases(shown=progress))
+
+
+def compile_with(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None,
+    options: CompileOptions,
+    phases: Phases,
+) -> CompiledModel:
+    """Compile with checked options; see `compile`."""
+    passes.selected(options)
+    with _evaluation_mode(module), phases:
+        phases.start("capture")
+        captured = capture(module, example_inputs, example_kwargs, options)
+        verified = _optimize_and_verify(captured, options, phases)
+        phases.start("load")
+        data = artifact.build(verified, options)
+        model = CompiledModel(data, captured.name, _report(verified, phases, len(data)))
+    return model
+
+
+def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phases: Phases) -> VerifiedModel:
+    steps = passes.selected(options)
+    broken: set[str] = set()
+
+    def optimize(skip: frozenset[str]) -> OptimizedModel:
+        """Run the passes; one that raises or leaves the graph malformed is left out, loudly."""
+        while True:
+            try:
+                return passes.optimize(captured, steps, skip | broken)
+            except BrokenPassError as error:
+                _log.warning("%s It is left out of this compile.", error)
+                broken.add(error.name)
+
+    phases.start("optimise")
+    first = optimize(frozenset())
+    if not options.verify:
+        return verify.skip(first)
+    phases.start("verify")
+    verified = verify.verify(captured, lambda skip: optimize(skip) if skip else first)
+    if not broken:
+        return verified
+    dropped = (*sorted(broken), *verified.verification.dropped_passes)
+    return VerifiedModel(
+        verified.optimized, verified.verification.model_copy(update={"dropped_passes": dropped})
+    )
+
+
+def _report(verified: VerifiedModel, phases: Phases, size: int) -> CompileReport:
+    return CompileReport(verified.optimized.passes, verified.verification, phases.seconds, size)
+
+
+@contextmanager
+def _evaluation_mode(module: Any) -> Iterator[None]:
+    """Evaluation mode, with every submodule's own mode given back at the end."""
+    modes = [(part, part.training) for part in module.modules()] if hasattr(module, "modules") else []
+    if modes:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

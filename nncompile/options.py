@@ -1,0 +1,50 @@
+"""What a compile was asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.manifest import ImagePreprocessing
+
+Target = Literal["portable", "cpu", "cuda"]
+Precision = Literal["float32"]
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """The options of `compile`, checked.
+
+    Attributes:
+        dynamic_batch: Whether dimension 0 of inputs and outputs takes any size.
+        target: Which operators the graph may hold: `portable` keeps to the ONNX standard.
+        precision: The precision of the compiled model.
+        passes: Names of the passes to run, in any order; None runs them all.
+        disabled_passes: Names of passes to leave out.
+        preprocess: How an image file becomes an input.
+        labels: Class names by index.
+        verify: Whether to compare with eager PyTorch.
+    """
+
+    dynamic_batch: bool = True
+    target: Target = "portable"
+    precision: Precision = "float32"
+    passes: tuple[str, ...] | None = None
+    disabled_passes: frozenset[str] = frozenset()
+    preprocess: ImagePreprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            NncompileError: An option has a value that is not offered.
+        """
+        for name, value, choices in (
+            ("target", self.target, get_args(Target)),
+            ("precision", self.precision, get_args(Precision)),
+        ):
+            if value not in choices:
+                raise NncompileError(f"{name}={value!r} is not offered.", remedy=f"Choose from {', '.join(choices)}.")

@@ -1,0 +1,106 @@
+"""CapturedModel -> OptimizedModel: the passes, in order, each checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+import onnx
+import onnx_ir as ir
+
+from nncompile.options import CompileOptions
+from nncompile.passes.check import faults, interface
+from nncompile.passes.contract import BrokenPassError, Pass, node_count
+from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
+from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
+from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
+from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
+from nncompile.passes.remove_identities import REMOVE_IDENTITIES
+from nncompile.stages import CapturedModel, OptimizedModel, PassReport
+from nncompile_runtime.container import MAX_FILE_BYTES
+from nncompile_runtime.errors import PassError
+
+PIPELINE: tuple[Pass, ...] = (
+    # First, so that shapes and weights which the exporter computes are plain constants for all others.
+    FOLD_CONSTANTS,
+    # After folding, which leaves its results as Constant nodes.
+    LIFT_CONSTANTS,
+    # Before the fusions: an Identity between two layers hides their pattern.
+    REMOVE_IDENTITIES,
+    # Before batch norm, which folds into Gemm but not into MatMul and Add.
+    MATMUL_ADD_TO_GEMM,
+    FOLD_BATCH_NORM,
+    # Last: drops what the others left unused.
+    REMOVE_DEAD_CODE,
+)
+
+
+def pass_names() -> tuple[str, ...]:
+    """The names of all passes, in the order in which they run."""
+    return tuple(step.name for step in PIPELINE)
+
+
+def selected(options: CompileOptions) -> tuple[Pass, ...]:
+    """The passes that the options ask for, in pipeline order.
+
+    Raises:
+        PassError: A name is not a pass.
+    """
+    for name in (*(options.passes or ()), *options.disabled_passes):
+        if name not in pass_names():
+            raise PassError(f"There is no pass {name!r}.", remedy=f"The passes are {', '.join(pass_names())}.")
+    return tuple(
+        step
+        for step in PIPELINE
+        if (options.passes is None or step.name in options.passes) and step.name not in options.disabled_passes
+    )
+
+
+def optimize(
+    captured: CapturedModel, steps: Collection[Pass], skip: Collection[str] = frozenset()
+) -> OptimizedModel:
+    """Run passes on a copy of the captured graph and serialise the result.
+
+    Args:
+        captured: Its graph stays as it is.
+        steps: The passes, in order.
+        skip: Names of passes to leave out.
+
+    Raises:
+        BrokenPassError: A pass raised or left the graph malformed; its `name` says which.
+        PassError: The result is larger than one ONNX file can be.
+    """
+    model = captured.graph.clone()
+    reports = tuple(_run(step, model) for step in steps if step.name not in skip)
+    return OptimizedModel(captured, _serialize(model), reports)
+
+
+def _run(step: Pass, model: ir.Model) -> PassReport:
+    expected, before, start = interface(model), node_count(model), time.perf_counter()
+    try:
+        outcome = step.run(model)
+    except Exception as error:
+        raise BrokenPassError(step.name, f"failed: {type(error).__name__}: {error}") from error
+    for fault in faults(model, expected):
+        raise BrokenPassError(step.name, fault)
+    seconds = time.perf_counter() - start
+    return PassReport(step.name, outcome.changes, before, node_count(model), seconds, outcome.refusals)
+
+
+def _serialize(model: ir.Model) -> bytes:
+    try:
+        proto = ir.to_proto(model)
+        data: bytes = proto.SerializeToString(deterministic=True)
+    except ValueError as error:  # protobuf's own limit of 2 GiB
+        raise _too_large() from error
+    if len(data) > MAX_FILE_BYTES - 2**24:
+        raise _too_large()
+    onnx.checker.check_model(proto)
+    return data
+
+
+def _too_large() -> PassError:
+    return PassError(
+        "The model is larger than the 2 GiB that one ONNX file holds.",
+        remedy="Cast it to float16 before compiling: module.half().",
+    )

@@ -1,0 +1,133 @@
+"""BatchNormalization into the convolution or linear layer before it.
+
+Pattern: `BatchNormalization(f(x))`, where f is Conv, ConvTranspose or Gemm with constant weights.
+
+Algebra: with `s = scale / sqrt(var + epsilon)`, channel by channel,
+
+    (f(x) + b - mean) * s + bias  =  (f with weights W * s)(x) + (b - mean) * s + bias
+
+because f is linear in its weights and each output channel uses its own slice of them: axis 0 of Conv's
+(out, in/group, ...), axis 1 of ConvTranspose's (in, out/group, ...) within each group, the output axis
+of Gemm's matrix. Gemm's `alpha` scales W * s as it scaled W; `beta` is folded into the bias. Computed in
+float64 and rounded once. (Ioffe and Szegedy, "Batch Normalization", arXiv:1502.03167, section 3.1.)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
+
+from nncompile.passes.contract import Pass
+from nncompile.passes.rewriting import apply_rules
+from nncompile.passes.values import constant, float_attribute, folded, int_attribute
+
+Array = npt.NDArray[Any]
+
+
+class _FoldBatchNorm(RewriteRuleClassBase):
+    """Shared by the three linear operators; they differ in where the output channel lies."""
+
+    operator: ClassVar[str]
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        layer = getattr(op, self.operator)(x, _allow_other_inputs=True, _outputs=["y"])
+        return op.BatchNormalization(layer, _allow_other_inputs=True, _outputs=["normed"])
+
+    def check(self, context: Any, y: ir.Value, normed: ir.Value, **_: Any) -> MatchResult:
+        del context
+        layer, norm = y.producer(), normed.producer()
+        result = MatchResult()
+        if int_attribute(norm, "training_mode", 0):
+            return result.fail("the batch norm is in training mode")
+        parameters = [constant(value) for value in norm.inputs[1:]]
+        weight = constant(layer.inputs[1])
+        bias_given = len(layer.inputs) > 2 and layer.inputs[2] is not None
+        bias = constant(layer.inputs[2]) if bias_given else np.zeros(1)
+        if weight is None or bias is None or any(array is None for array in parameters):
+            return result.fail("a weight is not constant")
+        if weight.dtype.kind != "f":
+            return result.fail(f"the weights are of dtype {weight.dtype}")
+        scale, shift = _scale_and_shift(norm)
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            return result.fail("the running statistics give a scale that is not finite")
+        if bias.ndim > 2 or bias.size not in (1, scale.size) or (bias.ndim == 2 and bias.shape[0] != 1):
+            return result.fail(f"a bias of shape {list(bias.shape)} is not one value for each channel")
+        return result
+
+    def rewrite(self, op: Any, x: ir.Value, y: ir.Value, normed: ir.Value) -> ir.Value:
+        layer, norm = y.producer(), normed.producer()
+        weight = _array(layer.inputs[1])
+        scale, shift = _scale_and_shift(norm)
+        bias = np.zeros(1)
+        if len(layer.inputs) > 2 and layer.inputs[2] is not None:
+            bias = _array(layer.inputs[2]).astype(np.float64).reshape(-1) * float_attribute(layer, "beta", 1.0)
+        attributes = {name: value for name, value in layer.attributes.items() if name != "beta"}
+        name = layer.inputs[1].name
+        return getattr(op, self.operator)(
+            x,
+            op.initializer(folded(self.scaled(weight.astype(np.float64), scale, layer), weight), name=f"{name}_bn"),
+            op.initializer(folded(bias * scale + shift, weight), name=f"{name}_bn_bias"),
+            **attributes,
+        )
+
+    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
+        """The weights with each output channel multiplied by its scale."""
+        raise NotImplementedError
+
+
+class FoldBatchNormIntoConv(_FoldBatchNorm):
+    """`BatchNormalization(Conv(x))` to `Conv(x)`."""
+
+    operator = "Conv"
+
+    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
+        del layer
+        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+class FoldBatchNormIntoConvTranspose(_FoldBatchNorm):
+    """`BatchNormalization(ConvTranspose(x))` to `ConvTranspose(x)`."""
+
+    operator = "ConvTranspose"
+
+    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
+        group = int_attribute(layer, "group", 1)
+        grouped = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+        by_group = scale.reshape(group, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+        return (grouped * by_group).reshape(weight.shape)
+
+
+class FoldBatchNormIntoGemm(_FoldBatchNorm):
+    """`BatchNormalization(Gemm(x))` to `Gemm(x)`."""
+
+    operator = "Gemm"
+
+    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
+        return weight * (scale[:, None] if int_attribute(layer, "transB", 0) else scale[None, :])
+
+
+def _scale_and_shift(norm: ir.Node) -> tuple[Array, Array]:
+    """The batch norm as `x * scale + shift`, in float64."""
+    weight, bias, mean, variance = (_array(value).astype(np.float64) for value in norm.inputs[1:])
+    with np.errstate(all="ignore"):
+        scale = weight / np.sqrt(variance + float_attribute(norm, "epsilon", 1e-5))
+        return scale, bias - mean * scale
+
+
+def _array(value: ir.Value | None) -> Array:
+    array = constant(value)
+    assert array is not None, "check() has seen that it is constant"
+    return array
+
+
+FOLD_BATCH_NORM = Pass(
+    "fold-batch-norm",
+    "batch norm folded into the convolution or linear layer before it",
+    apply_rules(
+        FoldBatchNormIntoConv.rule(), FoldBatchNormIntoConvTranspose.rule(), FoldBatchNormIntoGemm.rule()
+    ),
+)

@@ -1,0 +1,59 @@
+"""MatMul and the Add behind it as one Gemm.
+
+Pattern: `Add(MatMul(a, b), c)` or `Add(c, MatMul(a, b))` with a and b of rank 2.
+
+Algebra: `Gemm(a, b, c) = a @ b + c` by definition. Gemm broadcasts c to the product's shape (M, N) and
+never the product to c's: where c would enlarge the result, the rule must not fire.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
+
+from nncompile.passes.contract import Pass
+from nncompile.passes.rewriting import apply_rules
+from nncompile.passes.values import static_shape
+
+
+class MatMulAddToGemm(RewriteRuleClassBase):
+    """`Add(MatMul(a, b), c)` to `Gemm(a, b, c)`."""
+
+    def pattern(self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value) -> Any:
+        return op.Add(op.MatMul(a, b), c)
+
+    def check(self, context: Any, a: ir.Value, b: ir.Value, c: ir.Value) -> MatchResult:
+        del context
+        result = MatchResult()
+        left, right, added = static_shape(a), static_shape(b), static_shape(c)
+        if left is None or right is None or added is None:
+            return result.fail("a shape is not known")
+        if len(left) != 2 or len(right) != 2:
+            return result.fail(f"the factors have rank {len(left)} and {len(right)}, not 2")
+        rows, columns = left[0], right[1]
+        if len(added) > 2:
+            return result.fail(f"the added tensor has rank {len(added)}")
+        if added and added[-1] != 1 and (added[-1] is None or added[-1] != columns):
+            return result.fail(f"the added tensor has {added[-1]} columns, the product {columns}")
+        if len(added) == 2 and added[0] != 1 and (added[0] is None or added[0] != rows):
+            return result.fail("the added tensor may have more rows than the product")
+        return result
+
+    def rewrite(self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        return op.Gemm(a, b, c)
+
+
+class AddMatMulToGemm(MatMulAddToGemm):
+    """`Add(c, MatMul(a, b))` to `Gemm(a, b, c)`."""
+
+    def pattern(self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value) -> Any:
+        return op.Add(c, op.MatMul(a, b))
+
+
+MATMUL_ADD_TO_GEMM = Pass(
+    "matmul-add-to-gemm",
+    "MatMul and the Add behind it as one Gemm",
+    apply_rules(MatMulAddToGemm.rule(), AddMatMulToGemm.rule()),
+)

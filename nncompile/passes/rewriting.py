@@ -1,0 +1,100 @@
+"""The driver of rewrite rules: matching by onnxscript, safety and bookkeeping here.
+
+A rule is an `onnxscript.rewriter.RewriteRuleClassBase`: `pattern`, `check` with a reason for every
+refusal, `rewrite`. The matcher refuses a match whose inner values have other uses or are graph outputs;
+rules do not repeat that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnx_ir.convenience import replace_nodes_and_values
+from onnxscript.rewriter import RewriteRule
+from onnxscript.rewriter._basics import MatchStatus
+
+from nncompile.passes.contract import Outcome
+from nncompile.stages import Refusal
+
+_MAX_SWEEPS = 8
+_OTHER_USES = "Matched nodes have other uses"
+
+
+class _NearMisses:
+    """Receives every attempt of the matcher, and keeps those that came close."""
+
+    def __init__(self) -> None:
+        self.refusals: list[Refusal] = []
+
+    def log(self, rule: RewriteRule, _graph: Any, node: ir.Node, match: Any, status: MatchStatus) -> None:
+        reason = match.reason
+        if status is MatchStatus.NO_MATCH:
+            if not reason.startswith(_OTHER_USES):
+                return
+            reason = "an inner value of the pattern is used elsewhere or is a graph output"
+        elif status is MatchStatus.SUCCESS:
+            return
+        self.refusals.append(Refusal(str(rule), node.name or node.op_type, reason))
+
+
+def apply_rules(*rules: RewriteRule) -> Callable[[ir.Model], Outcome]:
+    """A pass that applies rules until none fires; the first rule that matches a node wins."""
+
+    def run(model: ir.Model) -> Outcome:
+        changes = 0
+        near = _NearMisses()
+        for _ in range(_MAX_SWEEPS):
+            near = _NearMisses()
+            swept = sum(_sweep(model, graph, rules, near) for graph in _graphs(model))
+            changes += swept
+            if not swept:
+                break
+        if changes:
+            common.NameFixPass()(model)
+        return Outcome(changes, tuple(near.refusals))
+
+    return run
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    yield model.graph
+    yield from model.graph.subgraphs()
+
+
+def _sweep(model: ir.Model, graph: ir.Graph, rules: Sequence[RewriteRule], near: _NearMisses) -> int:
+    changes = 0
+    for node in graph:
+        for rule in rules:
+            delta = rule.try_rewrite(model, graph, node, tracer=near)
+            if delta is None:
+                continue
+            for value in delta.new_initializers:
+                value.name = _unused(graph, value.name or "weight")
+                graph.register_initializer(value)
+            _inherit_names(delta.match.nodes, delta.new_nodes)
+            replace_nodes_and_values(
+                graph, node, delta.match.nodes, delta.new_nodes, delta.match.outputs, delta.new_outputs
+            )
+            changes += 1
+            break
+    return changes
+
+
+def _unused(graph: ir.Graph, name: str) -> str:
+    taken = graph.initializers
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def _inherit_names(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:
+    """Keep the module path of the first matched node, so that a layer can be found again."""
+    named = [node.name for node in old if node.name and "/" in node.name]
+    for node in new:
+        if named:
+            node.name = f"{named[-1].rpartition('/')[0]}/{node.op_type}"

@@ -1,0 +1,60 @@
+"""What a compile did, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nncompile.stages import PassReport
+from nncompile_runtime.manifest import Verification
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What `compile` did.
+
+    Attributes:
+        passes: One report for each pass that ran, in order.
+        verification: What was compared, and how close it came.
+        seconds: Phase name -> duration in seconds.
+        size: Size of the artifact in bytes.
+    """
+
+    passes: tuple[PassReport, ...]
+    verification: Verification
+    seconds: dict[str, float]
+    size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        return {
+            "passes": [asdict(report) for report in self.passes],
+            "verification": self.verification.model_dump(mode="json"),
+            "seconds": self.seconds,
+            "size": self.size,
+        }
+
+    def __str__(self) -> str:
+        """A few lines of plain text."""
+        lines = [
+            f"{r.name:<20} {r.changes:>4} changes  {r.nodes_before:>4} -> {r.nodes_after:<4} nodes" for r in self.passes
+        ]
+        for report in self.passes:
+            lines += [f"  {report.name}: left {r.node} alone: {r.reason}" for r in report.refusals]
+        lines += verification_lines(self.verification)
+        return "\n".join(lines)
+
+
+def verification_lines(record: Verification) -> list[str]:
+    """The verification record in sentences."""
+    if record.status == "skipped":
+        return ["NOT VERIFIED: compiled with verify=False"]
+    batches = f", batches {', '.join(map(str, record.batches))}" if record.batches else ", fixed batch"
+    lines = [f"verified against eager PyTorch in {record.reference}: {record.cases} inputs{batches}"]
+    for output in record.outputs:
+        top1 = "" if output.top1_agreement is None else f", top-1 agreement {output.top1_agreement:.1%}"
+        lines.append(
+            f"  {output.name}: largest error {output.max_abs:.2g} (eager's own {output.eager_max_abs:.2g}){top1}"
+        )
+    lines += [f"DROPPED PASS {name}: it changed the answers" for name in record.dropped_passes]
+    return lines

@@ -1,0 +1,88 @@
+"""What flows through the compiler. Each stage is made from the one before, and only by its own step.
+
+`nn.Module -> CapturedModel -> OptimizedModel -> VerifiedModel -> artifact`: an artifact is built from
+a `VerifiedModel` alone, so saving what was not verified (or expressly not to be) is a type error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nncompile_runtime.manifest import Signature, Verification
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+
+@dataclass(frozen=True)
+class CapturedModel:
+    """A module as a graph, before any pass.
+
+    Attributes:
+        name: The module's class name.
+        graph: The exporter's graph; never changed, passes work on a clone.
+        signature: How it is called.
+        module: The module on the CPU, the reference for verification.
+        example: The example inputs, flat, as captured (batch of at least 2 where it is dynamic).
+    """
+
+    name: str
+    graph: ir.Model
+    signature: Signature
+    module: torch.nn.Module
+    example: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A rule's pattern was there, but its conditions did not hold.
+
+    Attributes:
+        rule: The rule.
+        node: The node at which the pattern ended.
+        reason: Why it was left alone.
+    """
+
+    rule: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass did.
+
+    Attributes:
+        name: The pass.
+        changes: How often it changed the graph.
+        nodes_before: Number of nodes before it.
+        nodes_after: Number of nodes after it.
+        seconds: How long it took, its check included.
+        refusals: Near-misses, with reasons.
+    """
+
+    name: str
+    changes: int
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True)
+class OptimizedModel:
+    """A graph after the passes, serialised: these bytes are what is verified, saved and run."""
+
+    captured: CapturedModel
+    model: bytes
+    passes: tuple[PassReport, ...]
+
+
+@dataclass(frozen=True)
+class VerifiedModel:
+    """A graph whose answers were compared with eager PyTorch's, or were expressly not to be."""
+
+    optimized: OptimizedModel
+    verification: Verification

@@ -1,0 +1,68 @@
+"""The inputs that a compiled graph is compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from nncompile.stages import CapturedModel
+from nncompile_runtime.manifest import Signature
+
+BATCHES = (1, 2, 3, 8)
+_SEED = 20240501
+_LARGE = 100.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs.
+
+    Attributes:
+        name: What kind of values, and the batch.
+        inputs: Flat, in the order of the graph's inputs.
+    """
+
+    name: str
+    inputs: tuple[torch.Tensor, ...]
+
+
+def cases(captured: CapturedModel) -> tuple[Case, ...]:
+    """The user's example, seeded normal values, values of large range, and constants.
+
+    With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size.
+    Integer and boolean inputs are drawn from the example's own values: only the module knows what
+    others would mean (an index into a table, say).
+    """
+    signature, example = captured.signature, captured.example
+    generator = torch.Generator().manual_seed(_SEED)
+
+    def normal(like: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        if not like.is_floating_point():
+            picks = torch.randint(like.numel(), (max(like.numel(), 1),), generator=generator)
+            return like.reshape(-1)[picks].reshape(like.shape) if like.numel() else like
+        return (torch.randn(like.shape, generator=generator, dtype=torch.float64) * scale).to(like.dtype)
+
+    def constant(like: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(like, 0.5) if like.is_floating_point() else like
+
+    one, two, three, large = BATCHES
+    return (
+        Case("example", example),
+        Case("example, batch 1", at_batch(signature, example, one)),
+        Case("normal, batch 2", tuple(map(normal, at_batch(signature, example, two)))),
+        Case("large range, batch 3", tuple(normal(x, _LARGE) for x in at_batch(signature, example, three))),
+        Case("constant, batch 1", tuple(map(constant, at_batch(signature, example, one)))),
+        Case("normal, batch 8", tuple(map(normal, at_batch(signature, example, large)))),
+    )
+
+
+def at_batch(signature: Signature, inputs: tuple[torch.Tensor, ...], batch: int) -> tuple[torch.Tensor, ...]:
+    """The inputs with their rows repeated or cut to `batch`, where they carry the dynamic batch."""
+
+    def resized(x: torch.Tensor, shape: tuple[int | str, ...]) -> torch.Tensor:
+        if signature.batch is None or not shape or shape[0] != signature.batch:
+            return x
+        return x[torch.arange(batch) % len(x)]
+
+    return tuple(resized(x, spec.shape) for x, spec in zip(inputs, signature.inputs, strict=True))

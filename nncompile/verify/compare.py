@@ -1,0 +1,78 @@
+"""How far two answers are apart, and whether that is within tolerance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+# dtype of the compiled output -> (rtol, atol). Sums of a few thousand products, reordered.
+TOLERANCES = {"float64": (1e-9, 1e-10), "float32": (1e-4, 1e-5), "float16": (1e-2, 1e-3)}
+EAGER_MULTIPLE = 8.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One output of one case.
+
+    Attributes:
+        passed: Whether every element is within tolerance.
+        max_abs: Largest absolute difference to the reference, over elements that are finite in it.
+        max_rel: The same relative to the largest finite reference value.
+        eager_max_abs: Eager PyTorch's own largest difference to the reference.
+        agreeing_rows: Rows whose largest entry is at the same index as eager's; with `rows` 0, meaningless.
+        rows: Rows compared for that.
+        note: What is wrong beyond the numbers: a shape, a dtype, a NaN in the wrong place.
+    """
+
+    passed: bool
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    eager_max_abs: float = 0.0
+    agreeing_rows: int = 0
+    rows: int = 0
+    note: str = ""
+
+
+def difference(got: Array, eager: Array, reference: Array) -> Difference:
+    """Compare a compiled output with eager's, and both with the reference.
+
+    An element passes within `atol + rtol * |reference|`, or within 8 times eager's own largest error:
+    an ill-conditioned network differs from its own float64 self, and no compiler can do better.
+    Integers and booleans must equal eager's or the reference's. NaN and infinity must be eager's.
+    """
+    if got.shape != eager.shape:
+        return Difference(False, note=f"shape {list(got.shape)} instead of {list(eager.shape)}")
+    if got.dtype.kind != "f" or eager.dtype.kind != "f":
+        if got.dtype.kind != eager.dtype.kind:
+            return Difference(False, note=f"dtype {got.dtype} instead of {eager.dtype}")
+        wrong = int(np.count_nonzero((got != eager) & (got != reference)))
+        return Difference(wrong == 0, note=f"{wrong} of {got.size} values differ" if wrong else "")
+    finite = np.isfinite(eager) & np.isfinite(reference)
+    same_special = np.array_equal(got[~finite], eager[~finite], equal_nan=True) or np.array_equal(
+        got[~finite].astype(np.float64), reference[~finite], equal_nan=True
+    )
+    if not same_special or not np.isfinite(got[finite]).all():
+        return Difference(False, float("inf"), float("inf"), note="NaN or infinity where eager has none, or the reverse")
+    exact = reference[finite].astype(np.float64)
+    error = np.abs(got[finite] - exact)
+    own = float(np.abs(eager[finite] - exact).max(initial=0.0))
+    rtol, atol = TOLERANCES[got.dtype.name]
+    allowed = np.maximum(atol + rtol * np.abs(exact), EAGER_MULTIPLE * own)
+    max_abs = float(error.max(initial=0.0))
+    scale = float(np.abs(exact).max(initial=0.0))
+    agreeing, rows = _top1(got, eager) if finite.all() else (0, 0)
+    return Difference(
+        bool((error <= allowed).all()), max_abs, max_abs / scale if scale else 0.0, own, agreeing, rows
+    )
+
+
+def _top1(got: Array, eager: Array) -> tuple[int, int]:
+    """Rows that agree on the index of their largest entry, and rows; (0, 0) where that means nothing."""
+    if got.ndim != 2 or got.shape[1] < 2:
+        return 0, 0
+    return int(np.count_nonzero(got.argmax(1) == eager.argmax(1))), len(got)

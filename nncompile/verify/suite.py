@@ -1,0 +1,156 @@
+"""Runs a compiled graph on every case and compares it with eager PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nncompile.stages import CapturedModel, OptimizedModel
+from nncompile.verify.cases import BATCHES, Case, cases
+from nncompile.verify.compare import EAGER_MULTIPLE, TOLERANCES, Array, Difference, difference
+from nncompile.verify.eager import Eager, in_float64, widened
+from nncompile_runtime import container
+from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
+from nncompile_runtime.machine import this_machine
+from nncompile_runtime.manifest import OutputRecord, Verification
+from nncompile_runtime.plan import default_plan
+from nncompile_runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first case that a graph fails.
+
+    Attributes:
+        case: Its number in the suite.
+        what: One sentence with the numbers.
+    """
+
+    case: int
+    what: str
+
+
+class Suite:
+    """The cases with eager's answers, computed once for all graphs that are compared."""
+
+    def __init__(self, captured: CapturedModel) -> None:
+        """Run eager PyTorch, in the module's own dtype and in float64."""
+        self._signature = captured.signature
+        self._cases = cases(captured)
+        eager = Eager(captured.module, captured.signature)
+        double = in_float64(captured.module, captured.signature, self._cases[0].inputs)
+        self._expected = [_answers(eager, double, case) for case in self._cases]
+        self._reference = "float64" if double else "float32"
+
+    def compare(self, model: OptimizedModel, only: int | None = None) -> Failure | Verification:
+        """Compare the bytes that will be saved, in a session with the default plan.
+
+        Args:
+            model: The graph.
+            only: Number of the one case to run; None runs all.
+        """
+        try:
+            session = Session(container.parse(model.model, "the compiled graph"), default_plan(this_machine()))
+        except ModelLoadError as error:
+            return Failure(0, str(error))
+        found: list[list[Difference]] = []
+        for number, (case, (eager, reference)) in enumerate(zip(self._cases, self._expected, strict=True)):
+            if only is not None and number != only:
+                continue
+            try:
+                got = session.run(self._feed(case.inputs))
+            except NncompileError as error:
+                return Failure(number, f"{case.name}: {error}")
+            row = [difference(g, e, r) for g, e, r in zip(got, eager, reference, strict=True)]
+            for spec, result in zip(self._signature.outputs, row, strict=True):
+                if not result.passed:
+                    return Failure(number, _describe(case, spec.name, result))
+            found.append(row)
+        return self._record(found, independent=only is None and self._rows_are_independent(session))
+
+    def explain_first(self, captured: CapturedModel) -> str:
+        """A hint at the cause, where even the exporter's own graph is wrong."""
+        eager = Eager(captured.module, captured.signature)
+        first, second = (eager(self._cases[0].inputs) for _ in range(2))
+        if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, second, strict=True)):
+            return "PyTorch's exporter translated the module wrongly; report it with the module's code."
+        return (
+            "The module answers differently each time it is called: it draws random numbers, for example "
+            "through F.dropout without training=self.training."
+        )
+
+    def _feed(self, inputs: Sequence[torch.Tensor]) -> dict[str, Array]:
+        return {spec.name: x.numpy() for spec, x in zip(self._signature.inputs, inputs, strict=True)}
+
+    def _rows_are_independent(self, session: Session) -> bool:
+        """Whether the largest case, run in two pieces, gives the rows that it gives whole."""
+        batch = self._signature.batch
+        carries = [bool(s.shape) and s.shape[0] == batch for s in self._signature.inputs]
+        if batch is None or not all(s.shape and s.shape[0] == batch for s in self._signature.outputs):
+            return False
+        inputs, cut = self._cases[-1].inputs, BATCHES[-1] // 3
+
+        def piece(rows: slice) -> list[Array]:
+            return session.run(self._feed([x[rows] if c else x for x, c in zip(inputs, carries, strict=True)]))
+
+        whole, first, rest = piece(slice(None)), piece(slice(cut)), piece(slice(cut, None))
+        joined = [np.concatenate(pair) for pair in zip(first, rest, strict=True)]
+        return all(
+            difference(j, w, e).passed for j, w, e in zip(joined, whole, self._expected[-1][1], strict=True)
+        )
+
+    def _record(self, found: list[list[Difference]], *, independent: bool) -> Verification:
+        outputs = []
+        for i, spec in enumerate(self._signature.outputs):
+            column = [row[i] for row in found]
+            rows = sum(d.rows for d in column)
+            outputs.append(
+                OutputRecord(
+                    name=spec.name,
+                    max_abs=max(d.max_abs for d in column),
+                    max_rel=max(d.max_rel for d in column),
+                    eager_max_abs=max(d.eager_max_abs for d in column),
+                    top1_agreement=sum(d.agreeing_rows for d in column) / rows if rows else None,
+                )
+            )
+        dtypes = [spec.dtype for spec in self._signature.outputs if spec.dtype in TOLERANCES]
+        rtol, atol = TOLERANCES[dtypes[0]] if dtypes else (0.0, 0.0)
+        return Verification(
+            status="verified",
+            reference="float64" if self._reference == "float64" else "float32",
+            batches=BATCHES if self._signature.batch else (),
+            cases=len(found),
+            rtol=rtol,
+            atol=atol,
+            eager_multiple=EAGER_MULTIPLE,
+            rows_independent=independent,
+            outputs=tuple(outputs),
+        )
+
+
+def _answers(eager: Eager, double: Eager | None, case: Case) -> tuple[list[Array], list[Array]]:
+    """Eager's outputs and the reference's.
+
+    Raises:
+        VerificationError: Eager itself fails on the case.
+    """
+    try:
+        own: list[Any] = eager(case.inputs)
+        return own, double(widened(case.inputs)) if double else own
+    except Exception as error:
+        raise VerificationError(
+            f"Eager PyTorch fails on the verification input {case.name!r}: {type(error).__name__}: {error}",
+            remedy="Give an example whose values and sizes are typical, or compile with dynamic_batch=False.",
+        ) from error
+
+
+def _describe(case: Case, output: str, result: Difference) -> str:
+    detail = result.note or (
+        f"differs from eager PyTorch by {result.max_abs:.3g} ({result.max_rel:.2g} of the largest value); "
+        f"eager's own float error is {result.eager_max_abs:.3g}"
+    )
+    return f"On the {case.name} input, output {output!r} {detail}"

@@ -1,0 +1,148 @@
+"""Batches of any size: empty ones, large ones cut into pieces, and streams."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from nncompile_runtime.errors import InputError
+from nncompile_runtime.inputs import Array, is_tensor
+from nncompile_runtime.manifest import Signature
+from nncompile_runtime.session import Session
+from nncompile_runtime.structure import TensorLeaf
+
+
+def run(session: Session, signature: Signature, feed: dict[str, Array], piece: int | None) -> list[Array]:
+    """Run a checked feed of any batch size.
+
+    Args:
+        session: The session.
+        signature: Its signature; says which inputs and outputs carry the batch.
+        feed: Arrays by graph input name.
+        piece: Rows to run at once; None runs the batch whole.
+
+    Returns:
+        The graph's outputs in order.
+    """
+    batched = [spec.name for spec in signature.inputs if _carries(spec.shape, signature.batch)]
+    size = len(feed[batched[0]]) if batched else None
+    every_output_batched = all(_carries(spec.shape, signature.batch) for spec in signature.outputs)
+    if size == 0 and every_output_batched:
+        one_row = {
+            name: np.zeros((1, *array.shape[1:]), array.dtype) if name in batched else array
+            for name, array in feed.items()
+        }
+        return [output[:0] for output in session.run(one_row)]
+    if size is None or piece is None or size <= piece or not every_output_batched:
+        return session.run(feed)
+    return _run_in_pieces(session, signature, feed, batched, size, piece)
+
+
+def _run_in_pieces(
+    session: Session, signature: Signature, feed: dict[str, Array], batched: list[str], size: int, piece: int
+) -> list[Array]:
+    """Run `piece` rows after another; ONNX Runtime writes each into its place in the result."""
+
+    def rows(start: int) -> dict[str, Array]:
+        return {n: a[start : start + piece] if n in batched else a for n, a in feed.items()}
+
+    names = [spec.name for spec in signature.outputs]
+    start = 0
+    if all(isinstance(d, int) for spec in signature.outputs for d in spec.shape[1:]):
+        results = [np.empty((size, *spec.shape[1:]), spec.dtype) for spec in signature.outputs]
+    else:
+        first = session.run(rows(0))
+        results = [np.empty((size, *output.shape[1:]), output.dtype) for output in first]
+        for result, output in zip(results, first, strict=True):
+            result[:piece] = output
+        start = piece
+    for at in range(start, size, piece):
+        session.run_into(rows(at), [(n, r[at : at + piece]) for n, r in zip(names, results, strict=True)])
+    return results
+
+
+def stream(
+    predict: Callable[..., Any], signature: Signature, iterable: Iterable[Any], batch_size: int | None
+) -> Iterator[Any]:
+    """Yield `predict` of one batch after another; see `Predictor.predict_batches`."""
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(f"batch_size is {batch_size!r}.", remedy="Give a whole number from 1 on, or None.")
+    if not all(isinstance(argument.structure, TensorLeaf) for argument in signature.arguments):
+        raise InputError(
+            "predict_batches takes models whose inputs are plain tensors; this one's are nested.",
+            remedy="Call predict once per batch.",
+        )
+    return (predict(*batch) for batch in _batches(signature, iterable, batch_size))
+
+
+def _batches(
+    signature: Signature, iterable: Iterable[Any], batch_size: int | None
+) -> Iterator[tuple[Any, ...]]:
+    if batch_size and len(signature.inputs) == 1 and (isinstance(iterable, np.ndarray) or is_tensor(iterable)):
+        rows: Any = iterable
+        for start in range(0, len(rows), batch_size):
+            yield (rows[start : start + batch_size],)
+        return
+    pending: list[tuple[Any, ...]] = []
+    waiting = 0
+    for number, element in enumerate(iterable):
+        batch = _as_batch(signature, element, number)
+        if batch_size is None:
+            yield batch
+            continue
+        while waiting + len(batch[0]) >= batch_size:
+            take = batch_size - waiting
+            yield _join([*pending, tuple(column[:take] for column in batch)], number)
+            batch = tuple(column[take:] for column in batch)
+            pending, waiting = [], 0
+        if len(batch[0]):
+            pending.append(batch)
+            waiting += len(batch[0])
+    if pending:
+        yield _join(pending, number)
+
+
+def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...]:
+    """One element of the stream as a tuple of arrays with a batch dimension."""
+    names = [argument.name for argument in signature.arguments]
+    if isinstance(element, Mapping):
+        if set(element) != set(names):
+            raise _bad(number, f"has the keys {list(element)[:20]}", f"Give a dict with the keys {names}.")
+        element = tuple(element[name] for name in names)
+    columns = element if isinstance(element, (tuple, list)) else (element,)
+    if len(columns) != len(names):
+        raise _bad(number, f"holds {len(columns)} inputs", f"The model takes {len(names)}: {names}.")
+    columns = tuple(c if is_tensor(c) else np.asarray(c) for c in columns)
+    specs = [signature.inputs[a.structure.index] for a in signature.arguments if isinstance(a.structure, TensorLeaf)]
+    ranks = [len(spec.shape) for spec in specs]
+    got = [column.ndim for column in columns]
+    if got == [rank - 1 for rank in ranks]:
+        columns = tuple(column[None] for column in columns)
+    elif got != ranks:
+        wanted = ", ".join(map(str, specs))
+        raise _bad(number, f"has shape {[list(c.shape) for c in columns]}", f"Give samples or batches of {wanted}.")
+    if len({len(column) for column in columns}) != 1:
+        raise _bad(number, f"holds {[len(c) for c in columns]} rows", "Give as many rows for each input.")
+    return columns
+
+
+def _join(parts: list[tuple[Any, ...]], number: int) -> tuple[Any, ...]:
+    if len(parts) == 1:
+        return parts[0]
+    joined = []
+    for column in zip(*parts, strict=True):
+        if len({(c.shape[1:], c.dtype, is_tensor(c)) for c in column}) != 1:
+            raise _bad(number, "or one shortly before differs in shape or dtype", "Give rows of one shape and dtype.")
+        joined.append(sys.modules["torch"].cat(column) if is_tensor(column[0]) else np.concatenate(column))
+    return tuple(joined)
+
+
+def _bad(number: int, what: str, remedy: str) -> InputError:
+    return InputError(f"Element {number} of the stream {what}.", remedy=remedy)
+
+
+def _carries(shape: tuple[int | str, ...], batch: str | None) -> bool:
+    return batch is not None and bool(shape) and shape[0] == batch

@@ -1,0 +1,49 @@
+"""Which execution provider a `device` argument stands for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from nncompile_runtime.errors import DeviceError
+
+_log = logging.getLogger("nncompile")
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+class Device(NamedTuple):
+    """An execution provider and the index of its device."""
+
+    provider: Literal["cpu", "cuda"]
+    index: int = 0
+
+    def __str__(self) -> str:
+        """`cpu`, `cuda:0`, ..."""
+        return self.provider if self.provider == "cpu" else f"{self.provider}:{self.index}"
+
+
+CPU = Device("cpu")
+
+
+def candidates(device: str, driver: Path = _NVIDIA_DRIVER) -> tuple[Device, ...]:
+    """The devices to try in order; one for a strict request, perhaps two for `auto`.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1` or `auto`.
+        driver: Where the NVIDIA driver shows itself.
+
+    Raises:
+        DeviceError: The name is none of these.
+    """
+    kind, colon, index = device.partition(":")
+    if device == "auto":
+        if driver.exists():
+            return Device("cuda"), CPU
+        _log.info("device='auto': no NVIDIA driver found, running on the CPU")
+        return (CPU,)
+    if device == "cpu":
+        return (CPU,)
+    if kind == "cuda" and (not colon or (index.isascii() and index.isdigit() and int(index) < 256)):
+        return (Device("cuda", int(index or 0)),)
+    raise DeviceError(f"Unknown device {device!r}.", remedy="Use 'auto', 'cpu', 'cuda' or 'cuda:1'.")

@@ -1,0 +1,164 @@
+"""ONNX Runtime behind one class: the only module of the runtime that imports it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nncompile_runtime.container import ModelFile
+from nncompile_runtime.errors import DeviceError, InputError, ModelLoadError
+from nncompile_runtime.machine import installed_onnxruntime
+from nncompile_runtime.plan import Plan
+
+Array = npt.NDArray[Any]
+
+_log = logging.getLogger("nncompile")
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ERRORS_ONLY = 3
+# Creating sessions from several threads at once is not promised to be safe (onnxruntime issue 27089).
+_creation = threading.Lock()
+
+
+class Port(NamedTuple):
+    """A graph input or output as ONNX Runtime describes it: `type` is, say, `tensor(float)`."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+
+@lru_cache(maxsize=1)
+def onnxruntime() -> ModuleType:
+    """Import ONNX Runtime.
+
+    Raises:
+        ModelLoadError: It is not installed, or both of its distributions are, which overwrite each
+            other's files.
+    """
+    found = installed_onnxruntime()
+    if len(found) > 1:
+        raise ModelLoadError(
+            "Both onnxruntime and onnxruntime-gpu are installed; they overwrite each other's files.",
+            remedy="Run: pip uninstall -y onnxruntime onnxruntime-gpu, then pip install "
+            "'nncompile[gpu]' or 'nncompile[cpu]'.",
+        )
+    try:
+        import onnxruntime as imported
+    except ImportError as error:
+        if found:
+            raise ModelLoadError(
+                f"ONNX Runtime is installed but cannot be imported: {error}.",
+                remedy="Run: pip install --force-reinstall 'nncompile[cpu]'.",
+            ) from error
+        raise ModelLoadError(
+            "ONNX Runtime is not installed.",
+            remedy="Run: pip install 'nncompile[cpu]', or 'nncompile[gpu]' for CUDA.",
+        ) from None
+    imported.set_default_logger_severity(_ERRORS_ONLY)
+    return imported
+
+
+def available_providers() -> list[str]:
+    """The execution providers of the installed ONNX Runtime, for example `CPUExecutionProvider`."""
+    return list(onnxruntime().get_available_providers())
+
+
+class Session:
+    """A loaded graph, ready to run under one plan. `run` may be called from several threads."""
+
+    def __init__(self, model: ModelFile, plan: Plan) -> None:
+        """Load the graph.
+
+        Raises:
+            ModelLoadError: ONNX Runtime refuses the graph.
+            DeviceError: The plan's provider cannot be had.
+        """
+        ort = onnxruntime()
+        provider = _PROVIDERS[plan.provider]
+        if provider not in ort.get_available_providers():
+            raise DeviceError(
+                f"The installed ONNX Runtime has no {provider}.",
+                remedy="Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'.",
+            )
+        options = self._options(ort, plan, model)
+        provider_options = [{"device_id": str(plan.device_id)}] if plan.provider == "cuda" else [{}]
+        try:
+            with _creation:
+                self.native = ort.InferenceSession(
+                    model.data, sess_options=options, providers=[provider], provider_options=provider_options
+                )
+        except Exception as error:
+            raise ModelLoadError(
+                f"ONNX Runtime {ort.__version__} refuses {model.name}: {_reason(error)}.",
+                remedy="Check that the file is a valid ONNX model, or update ONNX Runtime.",
+            ) from None
+        if self.native.get_providers()[0] != provider:
+            raise DeviceError(
+                f"{provider} could not be started; ONNX Runtime would have run on the CPU instead.",
+                remedy="Run: nncompile doctor. It shows the driver and the libraries; device='cpu' is the CPU.",
+            )
+        self.inputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_inputs())
+        self.outputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_outputs())
+
+    @staticmethod
+    def _options(ort: ModuleType, plan: Plan, model: ModelFile) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = plan.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        if not plan.spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not plan.blocked_layout:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        # ONNX Runtime 1.31 folds Pad(0) into MaxPool as if it padded with -inf: wrong where the
+        # input is negative.
+        if {"Pad", "MaxPool"} <= model.facts.op_types:
+            options.add_session_config_entry("optimization.disable_specified_optimizers", "Pad_Fusion")
+        return options
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Run the graph on the given inputs and return all outputs.
+
+        Raises:
+            InputError: ONNX Runtime could not run these inputs.
+        """
+        try:
+            return list(self.native.run(None, feed))
+        except Exception as error:
+            raise run_failure(error) from None
+
+    def run_into(self, feed: Mapping[str, Array], outputs: Sequence[tuple[str, Array]]) -> None:
+        """Run the graph and let it write its outputs into the given contiguous arrays.
+
+        Raises:
+            InputError: ONNX Runtime could not run these inputs, or an output has another shape.
+        """
+        binding = self.native.io_binding()
+        try:
+            for name, array in feed.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name, array in outputs:
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self.native.run_with_iobinding(binding)
+        except Exception as error:
+            raise run_failure(error) from None
+
+
+def run_failure(error: Exception) -> InputError:
+    """The error for a run that ONNX Runtime gave up."""
+    return InputError(
+        f"ONNX Runtime could not run this input: {_reason(error)}.",
+        remedy="Check the input's sizes against the model's signature (nncompile inspect).",
+    )
+
+
+def _reason(error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return first.rsplit(" : ", 1)[-1].rstrip(".")[:400]
