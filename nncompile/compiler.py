@@ -89,8 +89,8 @@ def compile_with(
         verified = _optimize_and_verify(captured, options, phases)
         phases.start("load")
         data = artifact.build(verified, options)
-        model = CompiledModel(data, captured.name, _report(verified, phases, len(data)))
-    return model
+        report = CompileReport(verified.optimized.passes, verified.verification, phases.seconds, len(data))
+        return CompiledModel(data, captured.name, report)
 
 
 def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phases: Phases) -> VerifiedModel:
@@ -118,10 +118,6 @@ def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phase
     return VerifiedModel(
         verified.optimized, verified.verification.model_copy(update={"dropped_passes": dropped})
     )
-
-
-def _report(verified: VerifiedModel, phases: Phases, size: int) -> CompileReport:
-    return CompileReport(verified.optimized.passes, verified.verification, phases.seconds, size)
 
 
 @contextmanager

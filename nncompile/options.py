@@ -47,4 +47,6 @@ class CompileOptions:
             ("precision", self.precision, get_args(Precision)),
         ):
             if value not in choices:
-                raise NncompileError(f"{name}={value!r} is not offered.", remedy=f"Choose from {', '.join(choices)}.")
+                raise NncompileError(
+                    f"{name}={value!r} is not offered.", remedy=f"Choose from {', '.join(choices)}."
+                )

@@ -37,7 +37,8 @@ class CompileReport:
     def __str__(self) -> str:
         """A few lines of plain text."""
         lines = [
-            f"{r.name:<20} {r.changes:>4} changes  {r.nodes_before:>4} -> {r.nodes_after:<4} nodes" for r in self.passes
+            f"{r.name:<20} {r.changes:>4} changes  {r.nodes_before:>4} -> {r.nodes_after:<4} nodes"
+            for r in self.passes
         ]
         for report in self.passes:
             lines += [f"  {report.name}: left {r.node} alone: {r.reason}" for r in report.refusals]
@@ -53,8 +54,7 @@ def verification_lines(record: Verification) -> list[str]:
     lines = [f"verified against eager PyTorch in {record.reference}: {record.cases} inputs{batches}"]
     for output in record.outputs:
         top1 = "" if output.top1_agreement is None else f", top-1 agreement {output.top1_agreement:.1%}"
-        lines.append(
-            f"  {output.name}: largest error {output.max_abs:.2g} (eager's own {output.eager_max_abs:.2g}){top1}"
-        )
+        error = f"largest error {output.max_abs:.2g} (eager's own {output.eager_max_abs:.2g})"
+        lines.append(f"  {output.name}: {error}{top1}")
     lines += [f"DROPPED PASS {name}: it changed the answers" for name in record.dropped_passes]
     return lines

@@ -52,8 +52,7 @@ def capture(
             raise
         except Exception as error:
             raise explain(error, witness) from error
-    assert exported is not None
-    model = exported.model
+    model = exported.model  # type: ignore[union-attr]  # None is for dynamo=False
     _keep_outputs_apart(model.graph)
     signature = name_and_describe(program, model, example)
     _name_nodes_after_modules(model.graph)
@@ -79,7 +78,9 @@ def _dynamic_shapes(example: Example) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's warnings about its own internals, and the graphs it prints, from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "torch._dynamo")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "torch._dynamo")
+    ]
     levels = [logger.level for logger in loggers]
     disabled = logging.root.manager.disable
     try:

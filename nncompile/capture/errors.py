@@ -17,7 +17,8 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from nncompile_runtime.errors import CaptureError
 
 _LIBRARIES = tuple(
-    str(path) for path in (Path(torch.__file__).parent, Path(__file__).parents[1], sysconfig.get_paths()["stdlib"])
+    str(path)
+    for path in (Path(torch.__file__).parent, Path(__file__).parents[1], sysconfig.get_paths()["stdlib"])
 )
 _SYMBOLIC_SHAPES = "torch.fx.experimental.symbolic_shapes"
 
@@ -32,7 +33,11 @@ def _describe(frames: Iterable[traceback.FrameSummary]) -> str:
         own = not frame.filename.startswith((*_LIBRARIES, "<")) or "site-packages" in frame.filename
         if own and not frame.filename.startswith(_LIBRARIES[:2]) and frame.name != "<module>":
             line = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
-            return f" at {frame.filename}:{frame.lineno} ({line!r})" if line else f" at {frame.filename}:{frame.lineno}"
+            return (
+                f" at {frame.filename}:{frame.lineno} ({line!r})"
+                if line
+                else f" at {frame.filename}:{frame.lineno}"
+            )
     return ""
 
 
@@ -71,7 +76,7 @@ def explain(error: Exception, witness: BatchWitness) -> CaptureError:
     where = user_location(error)
     if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in text:
         return CaptureError(
-            f"forward decides by a tensor's value{where}; a graph holds no Python branch or size that depends on data.",
+            f"forward decides by a tensor's value{where}; a graph cannot branch by data in Python.",
             remedy="Use torch.where, or torch.cond with both branches as functions.",
         )
     if "Constraints violated" in text or "specialized it to be a constant" in text:

@@ -53,14 +53,15 @@ def prepare(
         raise CaptureError(f"compile() takes a torch.nn.Module, got {got}.", remedy=hint)
     module = _on_cpu(module)
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    args, kwargs = pytree.tree_map(_as_cpu_tensor, (args, dict(kwargs or {})))
-    _run_once(module, args, kwargs)
-    batch = _batch_size(args, kwargs) if dynamic_batch else None
+    named: dict[str, Any] = dict(kwargs or {})
+    args, named = pytree.tree_map(_as_cpu_tensor, (args, named))
+    _run_once(module, args, named)
+    batch = _batch_size(args, named) if dynamic_batch else None
     if batch is not None and batch < 2:
         # torch.export treats sizes 0 and 1 as constants (docs: "0/1 specialization").
-        args, kwargs = pytree.tree_map(lambda x: _widen(x, batch), (args, kwargs))
+        args, named = pytree.tree_map(lambda x: _widen(x, batch), (args, named))
         batch = 2
-    return module, _bind(module, args, kwargs, batch)
+    return module, _bind(module, args, named, batch)
 
 
 def _on_cpu(module: torch.nn.Module) -> torch.nn.Module:
@@ -78,9 +79,7 @@ def _as_cpu_tensor(value: Any) -> Any:
 
 def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     before = {name: buffer.clone() for name, buffer in module.named_buffers() if not _is_lazy(buffer)}
-    args, kwargs = pytree.tree_map(
-        lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs)
-    )
+    args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
     try:
         with torch.no_grad():
             module(*args, **kwargs)
@@ -97,7 +96,8 @@ def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             buffer.copy_(before[name])
     if changed:
         raise CaptureError(
-            f"forward changes the module's buffer {', '.join(map(repr, changed))}; a compiled model keeps no state.",
+            f"forward changes the module's buffer {', '.join(map(repr, changed))}; "
+            "a compiled model keeps no state.",
             remedy="Take the state as an input and return the new one as an output.",
         )
 
@@ -116,7 +116,9 @@ def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     for leaf in pytree.tree_leaves((args, kwargs)):
         if isinstance(leaf, torch.Tensor) and leaf.dim():
             if leaf.shape[0] == 0:
-                raise CaptureError("The example's batch is empty.", remedy="Give an example of at least one row.")
+                raise CaptureError(
+                    "The example's batch is empty.", remedy="Give an example of at least one row."
+                )
             return int(leaf.shape[0])
     return None
 

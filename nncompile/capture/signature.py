@@ -49,11 +49,11 @@ def name_and_describe(program: torch.export.ExportedProgram, model: ir.Model, ex
     taken = _rename(graph.inputs, inputs, "input", set())
     _rename(graph.outputs, outputs, "output", taken)
     _free_the_names(graph)
-    symbols = _name_symbols(graph, example)
+    _name_symbols(graph, example)
     return Signature(
         arguments=tuple(arguments),
-        inputs=tuple(_spec(value, symbols) for value in graph.inputs),
-        outputs=tuple(_spec(value, symbols) for value in graph.outputs),
+        inputs=tuple(_spec(value) for value in graph.inputs),
+        outputs=tuple(_spec(value) for value in graph.outputs),
         result=result,
         batch=BATCH if example.batch is not None else None,
     )
@@ -114,7 +114,7 @@ def _structure(value: Any, path: str) -> Structure:
         return MappingOf(entries=tuple((k, _structure(item, f"{path}[{k!r}]")) for k, item in value.items()))
     raise CaptureError(
         f"{path} is of type {type(value).__name__}, which cannot be rebuilt without Python code.",
-        remedy="Use tensors, numbers, strings, None, and tuples, lists, dicts, named tuples or dataclasses of them.",
+        remedy="Use tensors, numbers, strings, None, and tuples, lists, dicts or named tuples of them.",
     )
 
 
@@ -149,8 +149,8 @@ def _free_the_names(graph: ir.Graph) -> None:
         value.name = f"{value.name}_{number}"
 
 
-def _name_symbols(graph: ir.Graph, example: Example) -> dict[str, str]:
-    """Names for torch's symbols (`s77`): `batch`, and `dim_1`, `dim_2` ... for others."""
+def _name_symbols(graph: ir.Graph, example: Example) -> None:
+    """Rename torch's symbols (`s77`) to `batch`, and `dim_1`, `dim_2` ... for others."""
     names: dict[str, str] = {}
     for value in graph.inputs:
         for i, size in enumerate(value.shape or ()):
@@ -163,7 +163,6 @@ def _name_symbols(graph: ir.Graph, example: Example) -> dict[str, str]:
         if value.shape is not None:
             sizes = [size if isinstance(size, int) else _renamed(str(size), names) for size in value.shape]
             value.shape = ir.Shape(sizes)
-    return names
 
 
 def _all_values(graph: ir.Graph) -> list[ir.Value]:
@@ -176,7 +175,7 @@ def _renamed(symbol: str, names: Mapping[str, str]) -> str | None:
     return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), symbol)
 
 
-def _spec(value: ir.Value, symbols: Mapping[str, str]) -> TensorSpec:
+def _spec(value: ir.Value) -> TensorSpec:
     dtype = value.dtype.numpy().name if value.dtype is not None else "unknown"
     if dtype not in get_args(DType):
         raise CaptureError(

@@ -48,11 +48,14 @@ def selected(options: CompileOptions) -> tuple[Pass, ...]:
     """
     for name in (*(options.passes or ()), *options.disabled_passes):
         if name not in pass_names():
-            raise PassError(f"There is no pass {name!r}.", remedy=f"The passes are {', '.join(pass_names())}.")
+            raise PassError(
+                f"There is no pass {name!r}.", remedy=f"The passes are {', '.join(pass_names())}."
+            )
     return tuple(
         step
         for step in PIPELINE
-        if (options.passes is None or step.name in options.passes) and step.name not in options.disabled_passes
+        if (options.passes is None or step.name in options.passes)
+        and step.name not in options.disabled_passes
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 
@@ -29,18 +29,18 @@ def faults(model: ir.Model, expected: tuple[tuple[str | None, ir.DataType | None
     yield from _graph_faults(model.graph, frozenset(), model.opset_imports.keys())
 
 
-def _graph_faults(graph: ir.Graph, outer: frozenset[int], domains: object) -> Iterator[str]:
+def _graph_faults(graph: ir.Graph, outer: frozenset[int], domains: Collection[str]) -> Iterator[str]:
     known = {id(value) for value in (*graph.inputs, *graph.initializers.values())} | outer
     names: set[str] = set()
     for value in graph.initializers.values():
         if value.const_value is None and not value.is_graph_input():
             yield f"left weight {value.name!r} without data"
     for node in graph:
-        if (node.domain or "") not in domains:  # type: ignore[operator]
+        if (node.domain or "") not in domains:
             yield f"used operator set {node.domain!r} without importing it"
-        for value in node.inputs:
-            if value is not None and id(value) not in known:
-                yield f"left {node.name or node.op_type!r} reading {value.name!r} before it is computed"
+        for read in node.inputs:
+            if read is not None and id(read) not in known:
+                yield f"left {node.name or node.op_type!r} reading {read.name!r} before it is computed"
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 yield from _graph_faults(attribute.as_graph(), frozenset(known), domains)

@@ -49,7 +49,8 @@ class BrokenPassError(PassError):
     def __init__(self, name: str, what: str) -> None:
         """Say which pass, and what happened."""
         super().__init__(
-            f"Pass {name!r} {what}.", remedy=f"Leave it out with --disable-pass {name} and report it as a bug."
+            f"Pass {name!r} {what}.",
+            remedy=f"Leave it out with --disable-pass {name} and report it as a bug.",
         )
         self.name = name
 

@@ -19,16 +19,22 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
 from nncompile.passes.contract import Pass
-from nncompile.passes.rewriting import apply_rules
-from nncompile.passes.values import constant, float_attribute, folded, int_attribute
+from nncompile.passes.rewriting import Match, Rule, apply_rules
+from nncompile.passes.values import (
+    constant,
+    float_attribute,
+    folded,
+    given_input,
+    int_attribute,
+    weights,
+)
 
 Array = npt.NDArray[Any]
 
 
-class _FoldBatchNorm(RewriteRuleClassBase):
+class _FoldBatchNorm(Rule):
     """Shared by the three linear operators; they differ in where the output channel lies."""
 
     operator: ClassVar[str]
@@ -37,39 +43,39 @@ class _FoldBatchNorm(RewriteRuleClassBase):
         layer = getattr(op, self.operator)(x, _allow_other_inputs=True, _outputs=["y"])
         return op.BatchNormalization(layer, _allow_other_inputs=True, _outputs=["normed"])
 
-    def check(self, context: Any, y: ir.Value, normed: ir.Value, **_: Any) -> MatchResult:
-        del context
-        layer, norm = y.producer(), normed.producer()
-        result = MatchResult()
+    def refusal(self, match: Match) -> str | None:
+        layer, norm = match.node("y"), match.node("normed")
         if int_attribute(norm, "training_mode", 0):
-            return result.fail("the batch norm is in training mode")
-        parameters = [constant(value) for value in norm.inputs[1:]]
-        weight = constant(layer.inputs[1])
-        bias_given = len(layer.inputs) > 2 and layer.inputs[2] is not None
-        bias = constant(layer.inputs[2]) if bias_given else np.zeros(1)
-        if weight is None or bias is None or any(array is None for array in parameters):
-            return result.fail("a weight is not constant")
-        if weight.dtype.kind != "f":
-            return result.fail(f"the weights are of dtype {weight.dtype}")
+            return "the batch norm is in training mode"
+        bias_value = given_input(layer, 2)
+        needed = [layer.inputs[1], *norm.inputs[1:], *([bias_value] if bias_value is not None else [])]
+        if any(constant(value) is None for value in needed):
+            return "a weight is not constant"
+        dtype = weights(layer.inputs[1]).dtype
+        if dtype.kind != "f":
+            return f"the weights are of dtype {dtype}"
         scale, shift = _scale_and_shift(norm)
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-            return result.fail("the running statistics give a scale that is not finite")
-        if bias.ndim > 2 or bias.size not in (1, scale.size) or (bias.ndim == 2 and bias.shape[0] != 1):
-            return result.fail(f"a bias of shape {list(bias.shape)} is not one value for each channel")
-        return result
+            return "the running statistics give a scale that is not finite"
+        bias = weights(bias_value) if bias_value is not None else np.zeros(1)
+        if bias.size not in (1, scale.size) or (bias.ndim > 1 and bias.shape[:-1] != (1,)):
+            return f"a bias of shape {list(bias.shape)} is not one value for each channel"
+        return None
 
-    def rewrite(self, op: Any, x: ir.Value, y: ir.Value, normed: ir.Value) -> ir.Value:
-        layer, norm = y.producer(), normed.producer()
-        weight = _array(layer.inputs[1])
+    def replacement(self, op: Any, match: Match) -> Any:
+        layer, norm = match.node("y"), match.node("normed")
+        weight, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
         scale, shift = _scale_and_shift(norm)
         bias = np.zeros(1)
-        if len(layer.inputs) > 2 and layer.inputs[2] is not None:
-            bias = _array(layer.inputs[2]).astype(np.float64).reshape(-1) * float_attribute(layer, "beta", 1.0)
-        attributes = {name: value for name, value in layer.attributes.items() if name != "beta"}
-        name = layer.inputs[1].name
+        if given_input(layer, 2) is not None:
+            bias = weights(layer.inputs[2]).astype(np.float64).reshape(-1) * float_attribute(
+                layer, "beta", 1.0
+            )
+        scaled = self.scaled(weight.astype(np.float64), scale, layer)
+        attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
         return getattr(op, self.operator)(
-            x,
-            op.initializer(folded(self.scaled(weight.astype(np.float64), scale, layer), weight), name=f"{name}_bn"),
+            match["x"],
+            op.initializer(folded(scaled, weight), name=f"{name}_bn"),
             op.initializer(folded(bias * scale + shift, weight), name=f"{name}_bn_bias"),
             **attributes,
         )
@@ -112,22 +118,14 @@ class FoldBatchNormIntoGemm(_FoldBatchNorm):
 
 def _scale_and_shift(norm: ir.Node) -> tuple[Array, Array]:
     """The batch norm as `x * scale + shift`, in float64."""
-    weight, bias, mean, variance = (_array(value).astype(np.float64) for value in norm.inputs[1:])
+    weight, bias, mean, variance = (weights(value).astype(np.float64) for value in norm.inputs[1:])
     with np.errstate(all="ignore"):
         scale = weight / np.sqrt(variance + float_attribute(norm, "epsilon", 1e-5))
         return scale, bias - mean * scale
 
 
-def _array(value: ir.Value | None) -> Array:
-    array = constant(value)
-    assert array is not None, "check() has seen that it is constant"
-    return array
-
-
 FOLD_BATCH_NORM = Pass(
     "fold-batch-norm",
     "batch norm folded into the convolution or linear layer before it",
-    apply_rules(
-        FoldBatchNormIntoConv.rule(), FoldBatchNormIntoConvTranspose.rule(), FoldBatchNormIntoGemm.rule()
-    ),
+    apply_rules(FoldBatchNormIntoConv, FoldBatchNormIntoConvTranspose, FoldBatchNormIntoGemm),
 )

@@ -34,4 +34,6 @@ def _lift(model: ir.Model) -> Outcome:
 
 
 FOLD_CONSTANTS = Pass("fold-constants", "nodes with constant inputs replaced by their result", _run)
-LIFT_CONSTANTS = Pass("lift-constants", "Constant nodes turned into weights, where rules look for them", _lift)
+LIFT_CONSTANTS = Pass(
+    "lift-constants", "Constant nodes turned into weights, where rules look for them", _lift
+)

@@ -11,38 +11,35 @@ from __future__ import annotations
 from typing import Any
 
 import onnx_ir as ir
-from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
 from nncompile.passes.contract import Pass
-from nncompile.passes.rewriting import apply_rules
+from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import static_shape
 
 
-class MatMulAddToGemm(RewriteRuleClassBase):
+class MatMulAddToGemm(Rule):
     """`Add(MatMul(a, b), c)` to `Gemm(a, b, c)`."""
 
     def pattern(self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value) -> Any:
         return op.Add(op.MatMul(a, b), c)
 
-    def check(self, context: Any, a: ir.Value, b: ir.Value, c: ir.Value) -> MatchResult:
-        del context
-        result = MatchResult()
-        left, right, added = static_shape(a), static_shape(b), static_shape(c)
+    def refusal(self, match: Match) -> str | None:
+        left, right, added = (static_shape(match[name]) for name in "abc")
         if left is None or right is None or added is None:
-            return result.fail("a shape is not known")
+            return "a shape is not known"
         if len(left) != 2 or len(right) != 2:
-            return result.fail(f"the factors have rank {len(left)} and {len(right)}, not 2")
+            return f"the factors have rank {len(left)} and {len(right)}, not 2"
         rows, columns = left[0], right[1]
         if len(added) > 2:
-            return result.fail(f"the added tensor has rank {len(added)}")
+            return f"the added tensor has rank {len(added)}"
         if added and added[-1] != 1 and (added[-1] is None or added[-1] != columns):
-            return result.fail(f"the added tensor has {added[-1]} columns, the product {columns}")
+            return f"the added tensor has {added[-1]} columns, the product {columns}"
         if len(added) == 2 and added[0] != 1 and (added[0] is None or added[0] != rows):
-            return result.fail("the added tensor may have more rows than the product")
-        return result
+            return "the added tensor may have more rows than the product"
+        return None
 
-    def rewrite(self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        return op.Gemm(a, b, c)
+    def replacement(self, op: Any, match: Match) -> Any:
+        return op.Gemm(match["a"], match["b"], match["c"])
 
 
 class AddMatMulToGemm(MatMulAddToGemm):
@@ -55,5 +52,5 @@ class AddMatMulToGemm(MatMulAddToGemm):
 MATMUL_ADD_TO_GEMM = Pass(
     "matmul-add-to-gemm",
     "MatMul and the Add behind it as one Gemm",
-    apply_rules(MatMulAddToGemm.rule(), AddMatMulToGemm.rule()),
+    apply_rules(MatMulAddToGemm, AddMatMulToGemm),
 )

@@ -10,6 +10,8 @@ REMOVE_DEAD_CODE = Pass(
     "remove-dead-code",
     "nodes and weights that no output depends on, removed",
     from_ir_pass(
-        common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass(), common.RemoveUnusedOpsetsPass()
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
     ),
 )

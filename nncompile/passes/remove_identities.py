@@ -11,39 +11,36 @@ from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
 from nncompile.passes.contract import Outcome, Pass, from_ir_pass
-from nncompile.passes.rewriting import apply_rules
-from nncompile.passes.values import constant
+from nncompile.passes.rewriting import Match, Rule, apply_rules
+from nncompile.passes.values import constant, given_input
 
 
-class DropoutToIdentity(RewriteRuleClassBase):
+class DropoutToIdentity(Rule):
     """`Dropout(x)` to `Identity(x)` outside training."""
 
     def pattern(self, op: Any, x: ir.Value) -> Any:
         return op.Dropout(x, _allow_other_inputs=True, _outputs=["kept"])
 
-    def check(self, context: Any, kept: ir.Value, **_: Any) -> MatchResult:
-        del context
-        result = MatchResult()
-        node = kept.producer()
-        mode = node.inputs[2] if len(node.inputs) > 2 else None
+    def refusal(self, match: Match) -> str | None:
+        node = match.node("kept")
+        mode = given_input(node, 2)
         if mode is not None:
             training = constant(mode)
             if training is None:
-                return result.fail("training_mode is not constant")
+                return "training_mode is not constant"
             if training.any():
-                return result.fail("training_mode is true")
+                return "training_mode is true"
         if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
-            return result.fail("the mask is used")
-        return result
+            return "the mask is used"
+        return None
 
-    def rewrite(self, op: Any, x: ir.Value, **_: Any) -> ir.Value:
-        return op.Identity(x)
+    def replacement(self, op: Any, match: Match) -> Any:
+        return op.Identity(match["x"])
 
 
-_dropouts = apply_rules(DropoutToIdentity.rule())
+_dropouts = apply_rules(DropoutToIdentity)
 _identities = from_ir_pass(common.IdentityEliminationPass())
 
 

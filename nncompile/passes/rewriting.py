@@ -1,20 +1,20 @@
 """The driver of rewrite rules: matching by onnxscript, safety and bookkeeping here.
 
-A rule is an `onnxscript.rewriter.RewriteRuleClassBase`: `pattern`, `check` with a reason for every
-refusal, `rewrite`. The matcher refuses a match whose inner values have other uses or are graph outputs;
-rules do not repeat that.
+The matcher refuses a match whose inner values have other uses or are graph outputs; rules do not
+repeat that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx_ir.convenience import replace_nodes_and_values
-from onnxscript.rewriter import RewriteRule
-from onnxscript.rewriter._basics import MatchStatus
+from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleClassBase
+from onnxscript.rewriter._basics import MatchingTracer, MatchStatus
 
 from nncompile.passes.contract import Outcome
 from nncompile.stages import Refusal
@@ -23,14 +23,70 @@ _MAX_SWEEPS = 8
 _OTHER_USES = "Matched nodes have other uses"
 
 
-class _NearMisses:
+@dataclass(frozen=True)
+class Match:
+    """What a pattern bound: values by the names that the pattern gave them."""
+
+    values: Mapping[str, ir.Value]
+
+    def __getitem__(self, name: str) -> ir.Value:
+        """The value bound to a name."""
+        return self.values[name]
+
+    def node(self, name: str) -> ir.Node:
+        """The node that computes the value bound to a name."""
+        node = self.values[name].producer()
+        if node is None:
+            raise ValueError(f"the pattern binds {name!r} to a value that no node computes")
+        return node
+
+
+class Rule(RewriteRuleClassBase):
+    """One rewrite; it keeps no state between its three parts.
+
+    `pattern(self, op, x, ...)` is the nodes to look for, written with `op.Operator(...)`; its arguments,
+    and outputs named with `_outputs=[...]`, are what a `Match` holds.
+    """
+
+    pattern: Callable[..., Any]
+
+    def refusal(self, match: Match) -> str | None:
+        """Why a match must be left alone, in words for the user; None where it may be rewritten."""
+        raise NotImplementedError
+
+    def replacement(self, op: Any, match: Match) -> Any:
+        """What to put in its place: `op.Operator(...)`, weights as `op.initializer(tensor, name=...)`."""
+        raise NotImplementedError
+
+    def check(self, op: Any, *args: Any, **bound: Any) -> MatchResult:
+        """What onnxscript calls; see `refusal`."""
+        del op, args
+        reason = self.refusal(Match(bound))
+        return MatchResult() if reason is None else MatchResult().fail(reason)
+
+    def rewrite(self, op: Any, *args: Any, **bound: Any) -> Any:
+        """What onnxscript calls; see `replacement`."""
+        del args
+        return self.replacement(op, Match(bound))
+
+
+class _NearMisses(MatchingTracer):
     """Receives every attempt of the matcher, and keeps those that came close."""
 
     def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.refusals: list[Refusal] = []
 
-    def log(self, rule: RewriteRule, _graph: Any, node: ir.Node, match: Any, status: MatchStatus) -> None:
-        reason = match.reason
+    def log(
+        self,
+        rule: RewriteRule,
+        container: ir.Graph | ir.Function,
+        node: ir.Node,
+        match_result: MatchResult,
+        status: MatchStatus,
+    ) -> None:
+        del container
+        reason = match_result.reason
         if status is MatchStatus.NO_MATCH:
             if not reason.startswith(_OTHER_USES):
                 return
@@ -40,8 +96,9 @@ class _NearMisses:
         self.refusals.append(Refusal(str(rule), node.name or node.op_type, reason))
 
 
-def apply_rules(*rules: RewriteRule) -> Callable[[ir.Model], Outcome]:
+def apply_rules(*kinds: type[Rule]) -> Callable[[ir.Model], Outcome]:
     """A pass that applies rules until none fires; the first rule that matches a node wins."""
+    rules = [kind.rule() for kind in kinds]  # type: ignore[no-untyped-call]
 
     def run(model: ir.Model) -> Outcome:
         changes = 0

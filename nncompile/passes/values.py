@@ -16,6 +16,19 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     return value.const_value.numpy()
 
 
+def weights(value: ir.Value | None) -> npt.NDArray[Any]:
+    """The array of a value that is known to be constant."""
+    array = constant(value)
+    if array is None:
+        raise ValueError(f"{value} is not constant")
+    return array
+
+
+def given_input(node: ir.Node, index: int) -> ir.Value | None:
+    """An optional input; None where it is left out."""
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
 def static_shape(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """Sizes, None for each that is not known; None where the rank is not known."""
     if value is None or value.shape is None:
@@ -23,7 +36,7 @@ def static_shape(value: ir.Value | None) -> tuple[int | None, ...] | None:
     return tuple(size if isinstance(size, int) else None for size in value.shape)
 
 
-def folded(array: npt.NDArray[Any], like: npt.NDArray[Any]) -> ir.Tensor:
+def folded(array: npt.NDArray[Any], like: npt.NDArray[Any]) -> ir.TensorProtocol:
     """A weight computed in float64, rounded once to the dtype of the weight it replaces."""
     return ir.tensor(np.ascontiguousarray(array.astype(like.dtype)))
 

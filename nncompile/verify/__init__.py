@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import torch
+
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
 from nncompile.verify.suite import Failure, Suite
+from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import VerificationError
 from nncompile_runtime.manifest import Verification
 
@@ -25,20 +28,46 @@ def verify(captured: CapturedModel, optimize: Optimize) -> VerifiedModel:
     Raises:
         VerificationError: The graph is wrong with no pass at all.
     """
-    suite = Suite(captured)
+    suite = Suite(captured.module, captured.signature, captured.example)
     dropped: tuple[str, ...] = ()
     while True:
         model = optimize(frozenset(dropped))
-        outcome = suite.compare(model)
+        outcome = suite.compare(model.model)
         if isinstance(outcome, Verification):
             return VerifiedModel(model, outcome.model_copy(update={"dropped_passes": dropped}))
         guilty = _bisect(suite, optimize, model, frozenset(dropped), outcome)
         if guilty is None:
             raise VerificationError(
-                f"The graph is wrong with no pass at all. {outcome.what}.", remedy=suite.explain_first(captured)
+                f"The graph is wrong with no pass at all. {outcome.what}.",
+                remedy=suite.explain(),
             )
         _log.warning("Pass %r changes the answers and is left out. %s.", guilty, outcome.what)
         dropped = (*dropped, guilty)
+
+
+def verify_file(model: ModelFile, module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Verification:
+    """Compare an artifact that was saved with the module it should be.
+
+    Args:
+        model: The artifact; it must have a manifest.
+        module: In evaluation mode, on the CPU.
+        example: Typical inputs, flat, in the order of the graph's inputs.
+
+    Raises:
+        VerificationError: They differ, or the module does not take such inputs.
+    """
+    if model.manifest is None:
+        raise VerificationError(
+            f"{model.name} has no manifest: it is not known how its inputs map to forward.",
+            remedy="Verify a file that nncompile export wrote.",
+        )
+    outcome = Suite(module, model.manifest.signature, example).compare(model.data)
+    if isinstance(outcome, Failure):
+        raise VerificationError(
+            f"{model.name} does not answer as the module does. {outcome.what}.",
+            remedy="Check that these are the weights it was exported with, or export it again.",
+        )
+    return outcome
 
 
 def skip(model: OptimizedModel) -> VerifiedModel:
@@ -54,7 +83,7 @@ def _bisect(
 
     def fails(count: int) -> bool:
         without = dropped | frozenset(active[count:])
-        return isinstance(suite.compare(optimize(without), only=failure.case), Failure)
+        return isinstance(suite.compare(optimize(without).model, only=failure.case), Failure)
 
     if fails(0):
         return None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from nncompile.stages import CapturedModel
 from nncompile_runtime.manifest import Signature
 
 BATCHES = (1, 2, 3, 8)
@@ -27,14 +26,13 @@ class Case:
     inputs: tuple[torch.Tensor, ...]
 
 
-def cases(captured: CapturedModel) -> tuple[Case, ...]:
+def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case, ...]:
     """The user's example, seeded normal values, values of large range, and constants.
 
     With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size.
     Integer and boolean inputs are drawn from the example's own values: only the module knows what
     others would mean (an index into a table, say).
     """
-    signature, example = captured.signature, captured.example
     generator = torch.Generator().manual_seed(_SEED)
 
     def normal(like: torch.Tensor, scale: float = 1.0) -> torch.Tensor:

@@ -57,7 +57,9 @@ def difference(got: Array, eager: Array, reference: Array) -> Difference:
         got[~finite].astype(np.float64), reference[~finite], equal_nan=True
     )
     if not same_special or not np.isfinite(got[finite]).all():
-        return Difference(False, float("inf"), float("inf"), note="NaN or infinity where eager has none, or the reverse")
+        return Difference(
+            False, float("inf"), float("inf"), note="NaN or infinity where eager has none, or the reverse"
+        )
     exact = reference[finite].astype(np.float64)
     error = np.abs(got[finite] - exact)
     own = float(np.abs(eager[finite] - exact).max(initial=0.0))

@@ -55,5 +55,5 @@ def widened(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 def _as_array(value: Any) -> Array:
     if not isinstance(value, torch.Tensor):
         return np.asarray(value)
-    value = value.detach()
-    return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    plain: Array = (value.float() if value.dtype is torch.bfloat16 else value).detach().numpy()
+    return plain

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from nncompile.stages import CapturedModel, OptimizedModel
 from nncompile.verify.cases import BATCHES, Case, cases
 from nncompile.verify.compare import EAGER_MULTIPLE, TOLERANCES, Array, Difference, difference
 from nncompile.verify.eager import Eager, in_float64, widened
 from nncompile_runtime import container
 from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
 from nncompile_runtime.machine import this_machine
-from nncompile_runtime.manifest import OutputRecord, Verification
+from nncompile_runtime.manifest import OutputRecord, Signature, Verification
 from nncompile_runtime.plan import default_plan
 from nncompile_runtime.session import Session
 
@@ -37,24 +36,35 @@ class Failure:
 class Suite:
     """The cases with eager's answers, computed once for all graphs that are compared."""
 
-    def __init__(self, captured: CapturedModel) -> None:
-        """Run eager PyTorch, in the module's own dtype and in float64."""
-        self._signature = captured.signature
-        self._cases = cases(captured)
-        eager = Eager(captured.module, captured.signature)
-        double = in_float64(captured.module, captured.signature, self._cases[0].inputs)
-        self._expected = [_answers(eager, double, case) for case in self._cases]
-        self._reference = "float64" if double else "float32"
-
-    def compare(self, model: OptimizedModel, only: int | None = None) -> Failure | Verification:
-        """Compare the bytes that will be saved, in a session with the default plan.
+    def __init__(
+        self, module: torch.nn.Module, signature: Signature, example: tuple[torch.Tensor, ...]
+    ) -> None:
+        """Run eager PyTorch, in the module's own dtype and in float64.
 
         Args:
-            model: The graph.
+            module: In evaluation mode, on the CPU.
+            signature: How it is called.
+            example: Typical inputs, flat.
+
+        Raises:
+            VerificationError: Eager itself fails on a case.
+        """
+        self._signature = signature
+        self._cases = cases(signature, example)
+        self._eager = Eager(module, signature)
+        double = in_float64(module, signature, self._cases[0].inputs)
+        self._expected = [_answers(self._eager, double, case) for case in self._cases]
+        self._reference = "float64" if double else "float32"
+
+    def compare(self, model: bytes, only: int | None = None) -> Failure | Verification:
+        """Compare a serialised graph, in a session with the default plan: the way it will run.
+
+        Args:
+            model: The bytes that are saved.
             only: Number of the one case to run; None runs all.
         """
         try:
-            session = Session(container.parse(model.model, "the compiled graph"), default_plan(this_machine()))
+            session = Session(container.parse(model, "the compiled graph"), default_plan(this_machine()))
         except ModelLoadError as error:
             return Failure(0, str(error))
         found: list[list[Difference]] = []
@@ -72,11 +82,12 @@ class Suite:
             found.append(row)
         return self._record(found, independent=only is None and self._rows_are_independent(session))
 
-    def explain_first(self, captured: CapturedModel) -> str:
+    def explain(self) -> str:
         """A hint at the cause, where even the exporter's own graph is wrong."""
-        eager = Eager(captured.module, captured.signature)
-        first, second = (eager(self._cases[0].inputs) for _ in range(2))
-        if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, second, strict=True)):
+        first, second = (self._eager(self._cases[0].inputs) for _ in range(2))
+        if all(
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, second, strict=True)
+        ):
             return "PyTorch's exporter translated the module wrongly; report it with the module's code."
         return (
             "The module answers differently each time it is called: it draws random numbers, for example "
@@ -95,7 +106,9 @@ class Suite:
         inputs, cut = self._cases[-1].inputs, BATCHES[-1] // 3
 
         def piece(rows: slice) -> list[Array]:
-            return session.run(self._feed([x[rows] if c else x for x, c in zip(inputs, carries, strict=True)]))
+            return session.run(
+                self._feed([x[rows] if c else x for x, c in zip(inputs, carries, strict=True)])
+            )
 
         whole, first, rest = piece(slice(None)), piece(slice(cut)), piece(slice(cut, None))
         joined = [np.concatenate(pair) for pair in zip(first, rest, strict=True)]

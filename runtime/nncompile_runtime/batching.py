@@ -51,8 +51,10 @@ def _run_in_pieces(
 
     names = [spec.name for spec in signature.outputs]
     start = 0
-    if all(isinstance(d, int) for spec in signature.outputs for d in spec.shape[1:]):
-        results = [np.empty((size, *spec.shape[1:]), spec.dtype) for spec in signature.outputs]
+    shapes = [[d for d in spec.shape[1:] if isinstance(d, int)] for spec in signature.outputs]
+    if all(len(s) == len(spec.shape) - 1 for s, spec in zip(shapes, signature.outputs, strict=True)):
+        specs = zip(shapes, signature.outputs, strict=True)
+        results = [np.empty((size, *shape), spec.dtype) for shape, spec in specs]
     else:
         first = session.run(rows(0))
         results = [np.empty((size, *output.shape[1:]), output.dtype) for output in first]
@@ -81,7 +83,11 @@ def stream(
 def _batches(
     signature: Signature, iterable: Iterable[Any], batch_size: int | None
 ) -> Iterator[tuple[Any, ...]]:
-    if batch_size and len(signature.inputs) == 1 and (isinstance(iterable, np.ndarray) or is_tensor(iterable)):
+    if (
+        batch_size
+        and len(signature.inputs) == 1
+        and (isinstance(iterable, np.ndarray) or is_tensor(iterable))
+    ):
         rows: Any = iterable
         for start in range(0, len(rows), batch_size):
             yield (rows[start : start + batch_size],)
@@ -116,14 +122,20 @@ def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...
     if len(columns) != len(names):
         raise _bad(number, f"holds {len(columns)} inputs", f"The model takes {len(names)}: {names}.")
     columns = tuple(c if is_tensor(c) else np.asarray(c) for c in columns)
-    specs = [signature.inputs[a.structure.index] for a in signature.arguments if isinstance(a.structure, TensorLeaf)]
+    specs = [
+        signature.inputs[a.structure.index]
+        for a in signature.arguments
+        if isinstance(a.structure, TensorLeaf)
+    ]
     ranks = [len(spec.shape) for spec in specs]
     got = [column.ndim for column in columns]
     if got == [rank - 1 for rank in ranks]:
         columns = tuple(column[None] for column in columns)
     elif got != ranks:
         wanted = ", ".join(map(str, specs))
-        raise _bad(number, f"has shape {[list(c.shape) for c in columns]}", f"Give samples or batches of {wanted}.")
+        raise _bad(
+            number, f"has shape {[list(c.shape) for c in columns]}", f"Give samples or batches of {wanted}."
+        )
     if len({len(column) for column in columns}) != 1:
         raise _bad(number, f"holds {[len(c) for c in columns]} rows", "Give as many rows for each input.")
     return columns
@@ -135,7 +147,9 @@ def _join(parts: list[tuple[Any, ...]], number: int) -> tuple[Any, ...]:
     joined = []
     for column in zip(*parts, strict=True):
         if len({(c.shape[1:], c.dtype, is_tensor(c)) for c in column}) != 1:
-            raise _bad(number, "or one shortly before differs in shape or dtype", "Give rows of one shape and dtype.")
+            raise _bad(
+                number, "or one shortly before differs in shape or dtype", "Give rows of one shape and dtype."
+            )
         joined.append(sys.modules["torch"].cat(column) if is_tensor(column[0]) else np.concatenate(column))
     return tuple(joined)
 

@@ -153,9 +153,7 @@ def _mode_for(target: Path) -> int:
 
 
 def _entry(key: bytes, value: bytes) -> bytes:
-    return write_bytes_field(
-        _METADATA_PROPS, write_bytes_field(_KEY, key) + write_bytes_field(_VALUE, value)
-    )
+    return write_bytes_field(_METADATA_PROPS, write_bytes_field(_KEY, key) + write_bytes_field(_VALUE, value))
 
 
 def _metadata(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
@@ -177,7 +175,9 @@ def _read_manifest(data: bytes, name: str) -> Manifest | None:
     if [key for _, key, _ in ours] != [MANIFEST_KEY, DIGEST_KEY]:
         raise _damaged(name, "its manifest and its digest are not both there, once, in this order")
     (start, _, text), (digest_start, _, digest) = ours
-    if data[start:digest_start] != _entry(MANIFEST_KEY, text) or data[digest_start:] != _entry(DIGEST_KEY, digest):
+    if data[start:digest_start] != _entry(MANIFEST_KEY, text) or data[digest_start:] != _entry(
+        DIGEST_KEY, digest
+    ):
         raise _damaged(name, "its manifest and its digest are not the last two entries")
     if hashlib.sha256(memoryview(data)[:digest_start]).hexdigest().encode() != digest:
         raise _damaged(name, "its SHA-256 digest does not match")

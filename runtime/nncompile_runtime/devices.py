@@ -16,11 +16,11 @@ class Device(NamedTuple):
     """An execution provider and the index of its device."""
 
     provider: Literal["cpu", "cuda"]
-    index: int = 0
+    number: int = 0
 
     def __str__(self) -> str:
         """`cpu`, `cuda:0`, ..."""
-        return self.provider if self.provider == "cpu" else f"{self.provider}:{self.index}"
+        return self.provider if self.provider == "cpu" else f"{self.provider}:{self.number}"
 
 
 CPU = Device("cpu")

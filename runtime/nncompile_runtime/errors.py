@@ -16,6 +16,7 @@ class NncompileError(Exception):
     """
 
     def __init__(self, problem: str, *, remedy: str = "") -> None:
+        """Say what failed, and what to do."""
         super().__init__(problem, remedy)
         self.problem = problem
         self.remedy = remedy

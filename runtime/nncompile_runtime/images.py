@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -53,17 +52,17 @@ def _read(path: str | os.PathLike[str], how: ImagePreprocessing) -> Array:
         from PIL import Image
     except ImportError:
         raise NncompileError(
-            "Reading images needs Pillow, which is not installed.", remedy="Run: pip install 'nncompile[images]'."
+            "Reading images needs Pillow, which is not installed.",
+            remedy="Run: pip install 'nncompile[images]'.",
         ) from None
     height, width = how.size
     try:
         with Image.open(path) as image:
-            image = image.convert(how.mode)
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            pixels: Any = np.asarray(image)
+            converted = image.convert(how.mode)
+            if converted.size != (width, height):
+                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(converted)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{os.fspath(path)} cannot be read as an image: {error}.", remedy="Check the file."
         ) from None
-    return np.asarray(pixels)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.manifest import Signature, TensorSpec
-from nncompile_runtime.structure import StructureMismatch, TensorLeaf, flatten
+from nncompile_runtime.structure import StructureMismatchError, TensorLeaf, flatten
 
 Array = npt.NDArray[Any]
 
@@ -123,7 +123,7 @@ class InputBinder:
         for argument in self._arguments:
             try:
                 flatten(argument.structure, values[argument.name], flat, argument.name)
-            except StructureMismatch as error:
+            except StructureMismatchError as error:
                 raise InputError(
                     f"Input {error.path!r} expects {error.expected}, got {error.got}.",
                     remedy="Nest the inputs as in the example the model was compiled with.",

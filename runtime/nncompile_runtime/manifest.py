@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from nncompile_runtime.errors import ModelLoadError
 from nncompile_runtime.structure import Name, Structure, leaves
 
-SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 DType = Literal[
@@ -166,7 +165,7 @@ class Manifest(_Part):
         plans: Machine fingerprint -> execution plan, checked when it is used.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     producer: Annotated[dict[Name, Text], Field(max_length=64)]
     model_name: Name
     signature: Signature

@@ -64,7 +64,7 @@ def scan(data: bytes) -> GraphFacts:
         for field in fields(data, start, end):
             child = children.get(field.number)
             if child is not None and field.wire_type == LENGTH_DELIMITED:
-                has_graph = has_graph or message == "ModelProto" and child == "GraphProto"
+                has_graph = has_graph or (message == "ModelProto" and child == "GraphProto")
                 pending.append((child, field.value_start, field.end, depth + 1))
             elif message == "NodeProto" and field.number == _NODE_OP_TYPE:
                 op_types.add(data[field.value_start : field.end])

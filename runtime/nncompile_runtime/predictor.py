@@ -163,7 +163,11 @@ class Predictor:
         if len(structures) != 1 or not isinstance(structures[0], TensorLeaf):
             return
         spec = self._signature.inputs[0]
-        if spec.shape and spec.shape[0] == self._batch and not any(isinstance(n, str) for n in spec.shape[1:]):
+        if (
+            spec.shape
+            and spec.shape[0] == self._batch
+            and not any(isinstance(n, str) for n in spec.shape[1:])
+        ):
             self._name, self._dtype, self._row = spec.name, np.dtype(spec.dtype), spec.shape[1:]
             self._whole = self._pieces or sys.maxsize
 
@@ -192,7 +196,7 @@ def _open(model: ModelFile, device: str, plan: Plan | Mapping[str, Any] | None) 
     stored = model.manifest.plans if model.manifest else {}
     tried = devices.candidates(device)
     for candidate in tried:
-        chosen = choose(plan, stored, this_machine(), candidate.provider, candidate.index)
+        chosen = choose(plan, stored, this_machine(), candidate.provider, candidate.number)
         if device != "auto" and chosen.device != str(candidate):
             raise DeviceError(
                 f"device={device!r} contradicts the plan's {chosen.device}.", remedy="Give one of the two."

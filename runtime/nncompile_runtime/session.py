@@ -62,7 +62,8 @@ def onnxruntime() -> ModuleType:
             remedy="Run: pip install 'nncompile[cpu]', or 'nncompile[gpu]' for CUDA.",
         ) from None
     imported.set_default_logger_severity(_ERRORS_ONLY)
-    return imported
+    module: ModuleType = imported
+    return module
 
 
 def available_providers() -> list[str]:
@@ -102,7 +103,7 @@ class Session:
         if self.native.get_providers()[0] != provider:
             raise DeviceError(
                 f"{provider} could not be started; ONNX Runtime would have run on the CPU instead.",
-                remedy="Run: nncompile doctor. It shows the driver and the libraries; device='cpu' is the CPU.",
+                remedy="Run nncompile doctor to see why, or choose device='cpu'.",
             )
         self.inputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_inputs())
         self.outputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_outputs())

@@ -61,10 +61,11 @@ MappingOf.model_rebuild()
 RecordOf.model_rebuild()
 
 
-class StructureMismatch(Exception):
+class StructureMismatchError(Exception):
     """A value does not have the expected nesting. `path` says where, for example `state[1].h`."""
 
     def __init__(self, path: str, expected: str, got: str) -> None:
+        """Say where, what was expected and what was there."""
         super().__init__(path, expected, got)
         self.path, self.expected, self.got = path, expected, got
 
@@ -95,13 +96,13 @@ def flatten(structure: Structure, value: Any, into: list[Any], path: str) -> Non
     """Put the tensors of `value` into their places of the flat list `into`.
 
     Raises:
-        StructureMismatch: `value` is nested otherwise than `structure`, or holds another constant.
+        StructureMismatchError: `value` is nested otherwise than `structure`, or holds another constant.
     """
     if isinstance(structure, TensorLeaf):
         into[structure.index] = value
     elif isinstance(structure, ConstantLeaf):
         if type(value) is not type(structure.value) or value != structure.value:
-            raise StructureMismatch(path, f"the constant {structure.value!r}", repr(value)[:80])
+            raise StructureMismatchError(path, f"the constant {structure.value!r}", repr(value)[:80])
     else:
         for (step, child), item in zip(children(structure), _items(structure, value, path), strict=True):
             flatten(child, item, into, path + step)
@@ -112,18 +113,18 @@ def _items(structure: SequenceOf | MappingOf | RecordOf, value: Any, path: str) 
     if isinstance(structure, SequenceOf):
         wanted = f"a {structure.kind} of {len(structure.items)}"
         if not isinstance(value, (tuple, list)):
-            raise StructureMismatch(path, wanted, got)
+            raise StructureMismatchError(path, wanted, got)
         if len(value) != len(structure.items):
-            raise StructureMismatch(path, wanted, f"{got} of {len(value)}")
+            raise StructureMismatchError(path, wanted, f"{got} of {len(value)}")
         return value
     keys = [key for key, _ in structure.entries]
     if isinstance(value, Mapping):
         if set(value) != set(keys):
-            raise StructureMismatch(path, f"the keys {keys}", f"the keys {list(value)[:20]}")
+            raise StructureMismatchError(path, f"the keys {keys}", f"the keys {list(value)[:20]}")
         return [value[key] for key in keys]
     if isinstance(structure, RecordOf) and all(hasattr(value, str(key)) for key in keys):
         return [getattr(value, str(key)) for key in keys]
-    raise StructureMismatch(path, f"a {structure.kind} with {keys}", got)
+    raise StructureMismatchError(path, f"a {structure.kind} with {keys}", got)
 
 
 def unflattener(structure: Structure) -> Callable[[Sequence[Any]], Any]:
@@ -133,7 +134,7 @@ def unflattener(structure: Structure) -> Callable[[Sequence[Any]], Any]:
         return lambda flat: flat[index]
     if isinstance(structure, ConstantLeaf):
         constant = structure.value
-        return lambda flat: constant
+        return lambda _flat: constant
     parts = [unflattener(child) for _, child in children(structure)]
     if isinstance(structure, MappingOf):
         keys = [key for key, _ in structure.entries]
