@@ -6,6 +6,7 @@ operators then do not exist and the import fails. Their schemas are all that the
 classifiers call neither operator.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -38,11 +39,10 @@ def import_timm() -> ModuleType:
     if not _operators_exist() and not _load_operators():
         _declare_operators()
     try:
-        import timm
+        return import_module("timm")
     except (ImportError, RuntimeError) as error:
         message = f"timm cannot be imported beside torch {torch.__version__} ({error}): {INSTALL_COMMAND}"
         raise ImportError(message, name="timm") from error
-    return timm
 
 
 def _operators_exist() -> bool:

@@ -33,8 +33,8 @@ class _LeNet(nn.Module):
         x = x.view(-1, self.num_flat_features(x))
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
-        x = self.fc3(x)
-        return x
+        logits: Tensor = self.fc3(x)
+        return logits
 
     def num_flat_features(self, x: Tensor) -> int:
         """Return the product of all dimensions of `x` but the batch."""

@@ -85,8 +85,8 @@ class MLP(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             x = self.activation(layer(x))
-        x = last(x)
-        return x
+        output: Tensor = last(x)
+        return output
 
 
 def _resolve(activation: str | Activation) -> Activation:

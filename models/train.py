@@ -100,7 +100,7 @@ def train(
     epochs = recipe.epochs if epochs is None else epochs
     learning_rate = DEFAULT_LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
     for what, value in (("epochs", epochs), ("learning_rate", learning_rate), ("batch_size", batch_size)):
-        if value <= 0:
+        if not value > 0:
             raise ValueError(f"{what} must be above 0, got {value}")
 
     data = digits.split(seed)
@@ -140,7 +140,7 @@ def evaluate(module: nn.Module, images: Tensor, labels: Tensor) -> float:
     return right / len(labels)
 
 
-def save(result: TrainingResult, path: Path) -> None:
+def save(result: TrainingResult, path: str | Path) -> None:
     """Write the weights as safetensors, with the network, accuracy and seed as metadata.
 
     The file appears whole or not at all.
@@ -156,6 +156,7 @@ def save(result: TrainingResult, path: Path) -> None:
         "seed": str(result.seed),
     }
     weights = {key: tensor.contiguous() for key, tensor in result.module.state_dict().items()}
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(safetensors.torch.save(weights, metadata))
@@ -220,16 +221,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     network: Annotated[str, typer.Argument(help="Which network: " + ", ".join(zoo.trainable_names()) + ".")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the weights (safetensors).")],
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images [by network].")] = None,
-    lr: Annotated[float | None, typer.Option(help="Step size at the start [adam 0.002, sgd 0.02].")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the images (default: the network's own).")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Step size at the start (default: adam 0.002, sgd 0.02).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one step.")] = 64,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [torch's choice].")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's choice).")] = None,
     optimizer: Annotated[Optimizer, typer.Option(help="Update rule.")] = Optimizer.ADAM,
 ) -> None:
     """Train a network of the seed documents on scikit-learn's digits and save its weights."""
-    if output.is_dir() or not output.parent.is_dir():
-        _fail(f"cannot write {output}: name a file in a folder that exists, such as {network}.safetensors", 2)
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        _fail(f"cannot write {output}: name a file in a folder that exists and can be written", 2)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"training {network}", total=None)
@@ -244,13 +249,14 @@ def main(
                 threads=threads,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
-            save(result, output)
         except ValueError as error:
             _fail(str(error), 2)
         except ImportError as error:
             _fail(str(error), 1)
-        except OSError as error:
-            _fail(f"cannot write {output}: {error.strerror or error}; choose another --output", 1)
+    try:
+        save(result, output)
+    except OSError as error:
+        _fail(f"cannot write {output} ({error.strerror}): choose another --output", 1)
     typer.echo(
         f"{network}: {result.accuracy:.2%} of {result.held_out} held-out digits right, "
         f"trained in {result.seconds:.1f} s, weights in {output}"

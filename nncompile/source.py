@@ -63,7 +63,8 @@ def _find(reference: str) -> Any:
             f"{reference!r} does not name a module.",
             remedy="Write path/to/file.py:Class or package.module:Class; Class may be a factory function.",
         )
-    python = _import_file(Path(place)) if place.endswith(".py") else _import_package(place)
+    is_path = place.endswith(".py") or "/" in place
+    python = _import_file(Path(place).with_suffix(".py")) if is_path else _import_package(place)
     found = python
     for part in name.split("."):
         if not hasattr(found, part):
@@ -114,6 +115,7 @@ def _suggestion(python: ModuleType) -> str:
         if isinstance(value, type)
         and issubclass(value, torch.nn.Module)
         and value.__module__ == python.__name__
+        and not name.startswith("_")
     ]
     return f"It has {', '.join(own)}." if own else "It defines no nn.Module class."
 

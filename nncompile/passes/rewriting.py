@@ -74,7 +74,7 @@ class _NearMisses(MatchingTracer):
     """Receives every attempt of the matcher, and keeps those that came close."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.refusals: list[Refusal] = []
 
     def log(

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from nncompile_runtime.errors import DeviceError
 
 _log = logging.getLogger("nncompile")
-_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class Device(NamedTuple):
@@ -26,7 +26,7 @@ class Device(NamedTuple):
 CPU = Device("cpu")
 
 
-def candidates(device: str, driver: Path = _NVIDIA_DRIVER) -> tuple[Device, ...]:
+def candidates(device: str, driver: Path = NVIDIA_DRIVER) -> tuple[Device, ...]:
     """The devices to try in order; one for a strict request, perhaps two for `auto`.
 
     Args:

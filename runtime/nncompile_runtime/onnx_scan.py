@@ -5,6 +5,8 @@ Field numbers are those of onnx.proto3 (https://github.com/onnx/onnx/blob/main/o
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nncompile_runtime.wire import LENGTH_DELIMITED, VARINT, WireError, fields, read_varint
@@ -39,12 +41,12 @@ class GraphFacts:
     Attributes:
         has_graph: Whether the file holds a graph at all.
         external_data: Whether any tensor keeps its data outside the file.
-        op_types: The operator names used anywhere in it, subgraphs and functions included.
+        operators: How often each operator is used, subgraphs and functions included.
     """
 
     has_graph: bool
     external_data: bool
-    op_types: frozenset[str]
+    operators: Mapping[str, int]
 
 
 def scan(data: bytes) -> GraphFacts:
@@ -54,7 +56,7 @@ def scan(data: bytes) -> GraphFacts:
         WireError: The bytes are not a well-formed message, or nest deeper than 64 messages.
     """
     has_graph = external = False
-    op_types: set[bytes] = set()
+    operators: Counter[str] = Counter()
     pending = [("ModelProto", 0, len(data), 0)]
     while pending:
         message, start, end, depth = pending.pop()
@@ -67,11 +69,11 @@ def scan(data: bytes) -> GraphFacts:
                 has_graph = has_graph or (message == "ModelProto" and child == "GraphProto")
                 pending.append((child, field.value_start, field.end, depth + 1))
             elif message == "NodeProto" and field.number == _NODE_OP_TYPE:
-                op_types.add(data[field.value_start : field.end])
+                operators[data[field.value_start : field.end].decode("utf-8", "replace")] += 1
             elif message == "TensorProto":
                 if field.number == _TENSOR_EXTERNAL_DATA:
                     external = True
                 elif field.number == _TENSOR_DATA_LOCATION and field.wire_type == VARINT:
                     location, _ = read_varint(data, field.value_start, field.end)
                     external = external or location == _LOCATION_EXTERNAL
-    return GraphFacts(has_graph, external, frozenset(op.decode("utf-8", "replace") for op in op_types))
+    return GraphFacts(has_graph, external, operators)

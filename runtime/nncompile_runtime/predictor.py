@@ -19,7 +19,7 @@ from nncompile_runtime.manifest import Manifest, TensorSpec
 from nncompile_runtime.plan import Plan, choose
 from nncompile_runtime.session import Session, run_failure
 from nncompile_runtime.signature import signature_of
-from nncompile_runtime.structure import TensorLeaf, unflattener
+from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
 
 _log = logging.getLogger("nncompile")
 
@@ -70,7 +70,7 @@ class Predictor:
             x = args[0]
             if x.dtype == self._dtype and x.shape[1:] == self._row and 0 < len(x) <= self._whole:
                 try:
-                    outputs = self._run(None, {self._name: x})
+                    outputs = self._call({self._name: x})
                 except Exception as error:
                     raise run_failure(error) from None
                 return outputs[0] if self._single_output else self._nest(outputs)
@@ -99,6 +99,12 @@ class Predictor:
             InputError: An element does not fit, or the model's batch is fixed to another size.
         """
         return batching.stream(self.predict, self._signature, iterable, batch_size)
+
+    def flatten_result(self, result: Any) -> list[Any]:
+        """The tensors of what `predict` returned, in the order of `outputs`."""
+        flat: list[Any] = [None] * len(self.outputs)
+        flatten(self._signature.result, result, flat, "result")
+        return flat
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -156,7 +162,7 @@ class Predictor:
 
     def _prepare_single_input(self) -> None:
         """What `predict` needs to know of a model with one tensor input whose batch alone is free."""
-        self._run = self._session.native.run
+        self._call = self._session.call
         self._name, self._dtype, self._row, self._whole = "", None, None, 0
         structures = [argument.structure for argument in self._signature.arguments]
         self._single_output = isinstance(self._signature.result, TensorLeaf)

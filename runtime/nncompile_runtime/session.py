@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -105,8 +105,11 @@ class Session:
                 f"{provider} could not be started; ONNX Runtime would have run on the CPU instead.",
                 remedy="Run nncompile doctor to see why, or choose device='cpu'.",
             )
+        # A failed run must not be repeated on the CPU behind the caller's back.
+        self.native.disable_fallback()
         self.inputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_inputs())
         self.outputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_outputs())
+        self.call = self._direct_call()
 
     @staticmethod
     def _options(ort: ModuleType, plan: Plan, model: ModelFile) -> Any:
@@ -120,9 +123,19 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         # ONNX Runtime 1.31 folds Pad(0) into MaxPool as if it padded with -inf: wrong where the
         # input is negative.
-        if {"Pad", "MaxPool"} <= model.facts.op_types:
+        if {"Pad", "MaxPool"} <= model.facts.operators.keys():
             options.add_session_config_entry("optimization.disable_specified_optimizers", "Pad_Fusion")
         return options
+
+    def _direct_call(self) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """ONNX Runtime's compiled `run`, without the checks of its Python wrapper, which ours repeat.
+
+        It saves about a microsecond a call; the wrapper serves where the attribute is not there.
+        """
+        names = [port.name for port in self.outputs]
+        compiled = getattr(self.native, "_sess", None)
+        run = compiled.run if compiled is not None else self.native.run
+        return lambda feed: run(names, feed, None)
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """Run the graph on the given inputs and return all outputs.
@@ -131,7 +144,7 @@ class Session:
             InputError: ONNX Runtime could not run these inputs.
         """
         try:
-            return list(self.native.run(None, feed))
+            return self.call(feed)
         except Exception as error:
             raise run_failure(error) from None
 

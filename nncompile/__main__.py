@@ -1,0 +1,5 @@
+"""`python -m nncompile`: the command line."""
+
+from nncompile.cli import main
+
+main()

@@ -1,0 +1,6 @@
+"""Comparing engines on one model, interleaved in one process, so that their ratios can be believed."""
+
+from nncompile.bench.results import BenchReport
+from nncompile.bench.runner import AGAINST, BATCHES, run
+
+__all__ = ["AGAINST", "BATCHES", "BenchReport", "run"]

@@ -1,0 +1,89 @@
+"""Only an engine that gives the right answers is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nncompile.bench.engines import Array, Engine, Feed, first_line
+
+# dtype of an output -> (rtol, atol): wide enough for any order of summation, far too narrow for a bug.
+TOLERANCES = {"float16": (1e-2, 1e-2), "float32": (1e-3, 1e-4), "float64": (1e-3, 1e-4)}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An engine that was not timed on a batch.
+
+    Attributes:
+        engine: Its name.
+        batch: The batch.
+        reason: What it did instead of answering like the reference.
+    """
+
+    engine: str
+    batch: int
+    reason: str
+
+
+def rejected(engines: Mapping[str, Engine], reference: str, feed: Feed, batch: int) -> tuple[Rejected, ...]:
+    """The engines whose answers are not the reference's.
+
+    Args:
+        engines: All engines by name.
+        reference: Name of the one that is right by definition. Where it fails, the next one stands in.
+        feed: Inputs by graph input name; engines get copies.
+        batch: Their batch.
+    """
+    expected: list[Array] | None = None
+    by = ""
+    found = []
+    for name in sorted(engines, key=lambda name: name != reference):
+        own = {key: array.copy() for key, array in feed.items()}
+        try:
+            outputs = [np.array(output) for output in engines[name].run(own)]
+        except Exception as error:
+            found.append(Rejected(name, batch, f"fails: {first_line(error)}"))
+            continue
+        if expected is None:
+            expected, by = outputs, name
+        problem = disagreement(outputs, expected)
+        if problem is not None:
+            found.append(Rejected(name, batch, f"disagrees with {by}: {problem}"))
+        elif any(
+            not np.array_equal(own[key], feed[key], equal_nan=own[key].dtype.kind == "f") for key in own
+        ):
+            found.append(
+                Rejected(name, batch, "writes into its inputs, so it cannot be called again on them")
+            )
+    return tuple(found)
+
+
+def disagreement(got: Sequence[Array], expected: Sequence[Array]) -> str | None:
+    """What is wrong with the first output that is; None where all are right."""
+    if len(got) != len(expected):
+        return f"{len(got)} outputs instead of {len(expected)}"
+    for number, (a, b) in enumerate(zip(got, expected, strict=True)):
+        problem = _difference(a, b)
+        if problem is not None:
+            return f"output {number}: {problem}"
+    return None
+
+
+def _difference(got: Array, expected: Array) -> str | None:
+    if got.shape != expected.shape:
+        return f"shape {list(got.shape)} instead of {list(expected.shape)}"
+    if got.dtype != expected.dtype:
+        return f"dtype {got.dtype} instead of {expected.dtype}"
+    if got.dtype.kind != "f":
+        wrong = int(np.count_nonzero(got != expected))
+        return f"{wrong} of {got.size} values differ" if wrong else None
+    rtol, atol = TOLERANCES[got.dtype.name]
+    wide, exact = got.astype(np.float64), expected.astype(np.float64)
+    close = np.isclose(wide, exact, rtol, atol, equal_nan=True)
+    if close.all():
+        return None
+    largest = float(np.abs(wide - exact)[~close].max())
+    return f"{close.size - int(close.sum())} of {close.size} values differ, by up to {largest:.3g}"

@@ -1,0 +1,111 @@
+"""The engines that are compared: one peer a file, imported when it is asked for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy.typing as npt
+
+from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.manifest import Signature
+from nncompile_runtime.predictor import Predictor
+from nncompile_runtime.signature import signature_of as read_from_session
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
+
+# Each name is a module of this package that holds `opened(subject)`; a dash stands for its underscore.
+NAMES = ("nncompile", "onnxruntime", "eager")
+
+
+class Engine(Protocol):
+    """One way to run the model: numpy arrays in, numpy arrays out."""
+
+    @property
+    def name(self) -> str:
+        """What the engine is chosen by."""
+
+    @property
+    def description(self) -> str:
+        """One line: which version runs which graph, and how."""
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that compute, the calling one included; None where that cannot be told."""
+
+    def run(self, feed: Feed) -> list[Array]:
+        """All outputs, in the order of the signature, for inputs by graph input name."""
+
+
+class EngineError(NncompileError):
+    """The engine cannot be had here; the message says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is benchmarked.
+
+    Attributes:
+        path: The model file.
+        predictor: It, loaded.
+        signature: How it is called.
+        module: The module it was compiled from, where the caller has it.
+        threads: Threads for engines whose number of threads can be set.
+        example: Inputs by graph input name, of a typical batch.
+    """
+
+    path: str
+    predictor: Predictor
+    signature: Signature
+    module: torch.nn.Module | None
+    threads: int
+    example: Feed
+
+
+def signature_of(predictor: Predictor) -> Signature:
+    """How a model is called: as its manifest says, or as its session does."""
+    manifest = predictor.manifest
+    return manifest.signature if manifest else read_from_session(predictor.session)
+
+
+def open_engine(name: str, subject: Subject) -> AbstractContextManager[Engine]:
+    """An engine, ready to run while its context is open.
+
+    Raises:
+        EngineError: The engine cannot be had, here or on entering the context.
+        NncompileError: There is no engine of that name.
+    """
+    check_names([name])
+    try:
+        peer = import_module(f"{__name__}.{name.replace('-', '_')}")
+    except ImportError as error:
+        raise EngineError(
+            f"{error.name or name} cannot be imported: {error}.",
+            remedy="Run: pip install 'nncompile[bench]'.",
+        ) from error
+    context: AbstractContextManager[Engine] = peer.opened(subject)
+    return context
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse names that are no engine's.
+
+    Raises:
+        NncompileError: One is not; the message lists those that are.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise NncompileError(f"There is no engine {name!r}.", remedy=f"Choose from {', '.join(NAMES)}.")
+
+
+def first_line(error: Exception) -> str:
+    """An error of someone else's in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}"[:400] if lines else type(error).__name__

@@ -1,0 +1,54 @@
+"""Calling what has `forward`'s signature with a flat feed, and keeping a module in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nncompile_runtime.manifest import Signature
+from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
+
+
+class Calling:
+    """Between the flat inputs and outputs of a graph and the arguments and result of `forward`."""
+
+    def __init__(self, signature: Signature) -> None:
+        """Prepare for `signature`."""
+        self.names = tuple(spec.name for spec in signature.inputs)
+        self._positional = [unflattener(a.structure) for a in signature.arguments if not a.keyword_only]
+        self._by_name = [(a.name, unflattener(a.structure)) for a in signature.arguments if a.keyword_only]
+        self._result = signature.result
+        self._outputs = len(signature.outputs)
+        structures = [a.structure for a in signature.arguments]
+        in_order = [TensorLeaf(index=i) for i in range(len(structures))]
+        self._plain = structures == in_order and not self._by_name and isinstance(self._result, TensorLeaf)
+
+    def adapt(self, call: Callable[..., Any]) -> Callable[[Sequence[Any]], list[Any]]:
+        """A function from one value for each graph input to one for each output, by way of `call`."""
+        if self._plain:
+            return lambda flat: [call(*flat)]
+
+        def nested(flat: Sequence[Any]) -> list[Any]:
+            args, kwargs = self.arguments(flat)
+            returned: list[Any] = [None] * self._outputs
+            flatten(self._result, call(*args, **kwargs), returned, "output")
+            return returned
+
+        return nested
+
+    def arguments(self, flat: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments from one value for each graph input."""
+        return [nest(flat) for nest in self._positional], {name: nest(flat) for name, nest in self._by_name}
+
+
+@contextmanager
+def evaluation_mode(module: Any) -> Iterator[None]:
+    """Evaluation mode; every submodule's own mode comes back at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,48 @@
+"""The ONNX model that a user gets without nncompile: PyTorch's dynamo exporter as it comes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from nncompile.bench.engines import Feed
+from nncompile.bench.engines.calling import Calling, evaluation_mode
+from nncompile_runtime.manifest import Signature
+
+
+def export(module: torch.nn.Module, signature: Signature, example: Feed) -> bytes:
+    """A serialised ModelProto whose free dimensions are the signature's, the exporter's optimiser on.
+
+    Args:
+        module: The module.
+        signature: How it is called.
+        example: Inputs by graph input name; of batch 2 or more, because torch.export takes 1 for a
+            constant.
+
+    Raises:
+        Exception: The exporter's own error.
+    """
+    batch = torch.export.Dim(signature.batch) if signature.batch else None
+
+    def free(shape: tuple[int | str, ...]) -> dict[int, Any]:
+        symbols = {i: size for i, size in enumerate(shape) if isinstance(size, str)}
+        return {i: batch if size == signature.batch else torch.export.Dim.AUTO for i, size in symbols.items()}
+
+    calling = Calling(signature)
+    args, kwargs = calling.arguments([torch.from_numpy(example[name]) for name in calling.names])
+    shapes, shapes_by_name = calling.arguments([free(spec.shape) for spec in signature.inputs])
+    dynamic: Any = tuple(shapes)
+    if kwargs:
+        positional = [argument.name for argument in signature.arguments if not argument.keyword_only]
+        dynamic = dict(zip(positional, shapes, strict=True)) | shapes_by_name
+    with evaluation_mode(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module, tuple(args), kwargs=kwargs, dynamo=True, dynamic_shapes=dynamic, verbose=False
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    serialised: bytes = program.model_proto.SerializeToString()
+    return serialised

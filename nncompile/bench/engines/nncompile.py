@@ -1,0 +1,36 @@
+"""nncompile: `Predictor.predict` with the plan that it was loaded with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nncompile.bench.engines import Array, Feed, Subject
+from nncompile.bench.engines.calling import Calling
+
+
+class Compiled:
+    """The artifact as a user of the Python API runs it."""
+
+    name = "nncompile"
+
+    def __init__(self, subject: Subject) -> None:
+        """Take the subject's own predictor."""
+        plan = subject.predictor.plan
+        settings = plan.model_dump(exclude_defaults=True, exclude={"threads", "provider", "device_id"})
+        special = "".join(f", {key}={value}" for key, value in settings.items())
+        self.description = f"predict, {plan.device}{special}"
+        self.threads: int | None = plan.threads
+        calling = Calling(subject.signature)
+        self._names = calling.names
+        self._predict = calling.adapt(subject.predictor.predict)
+
+    def run(self, feed: Feed) -> list[Array]:
+        """All outputs of `predict`."""
+        return self._predict([feed[name] for name in self._names])
+
+
+@contextmanager
+def opened(subject: Subject) -> Iterator[Compiled]:
+    """The engine for a subject."""
+    yield Compiled(subject)

@@ -1,0 +1,144 @@
+"""A benchmark of one model as a table, as data for JSON, and as Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from nncompile.bench.correctness import TOLERANCES
+from nncompile.bench.results import BenchReport, Row
+from nncompile.bench.statistics import Estimate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NOTHING = "-"
+
+
+def as_json(report: BenchReport) -> dict[str, Any]:
+    """The whole report in what JSON has: the same after `json.dumps` and `json.loads`."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(report)))
+    return plain
+
+
+def as_table(report: BenchReport) -> Table:
+    """The latencies for a terminal, one section a batch, with what was not measured below."""
+    from rich.table import Table
+    from rich.text import Text
+
+    remarks = Text("\n".join(_remarks(report)))
+    table = Table(title=Text(_title(report)), caption=remarks, title_justify="left", caption_justify="left")
+    for name in _columns(report):
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    for batch in report.batches:
+        for cells in _cells(report, batch):
+            table.add_row(*map(Text, cells))
+        table.add_section()
+    return table
+
+
+def as_markdown(report: BenchReport) -> str:
+    """The table in Markdown, with machine, versions and method."""
+    columns = _columns(report)
+    rows = [cells for batch in report.batches for cells in _cells(report, batch)]
+    right = [name != "engine" for name in columns]
+    lines = [
+        f"## {_title(report)}",
+        "",
+        markdown_table(columns, rows, right),
+        "",
+        *_bullets(_remarks(report)),
+    ]
+    return "\n".join([*lines, "", environment(report), "", method(report), ""])
+
+
+def markdown_table(columns: list[str], rows: list[list[str]], right: list[bool]) -> str:
+    """A Markdown table; `right` says which columns are aligned to the right."""
+    lines = [columns, ["---:" if aligned else ":---" for aligned in right], *rows]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def environment(report: BenchReport) -> str:
+    """Machine and versions in one sentence."""
+    machine = report.machine
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    flags = ", ".join(machine.vector_flags) or "no vector extensions"
+    return f"Machine: {machine.cpu} ({flags}), {machine.processors} processors. Versions: {versions}."
+
+
+def method(report: BenchReport) -> str:
+    """How it was measured, in a few sentences."""
+    schedule, (rtol, atol) = report.method.schedule, TOLERANCES["float32"]
+    block = f"{schedule.seconds / schedule.rounds:g} s (at least {schedule.minimum_calls} calls)"
+    return (
+        f"Method: {schedule.rounds} rounds in one process. Each gives every engine, in rotating order, a "
+        f"pause of {schedule.pause:g} s, {schedule.warmup:g} s of calls that are not counted, and {block} "
+        f"that are; numpy in, numpy out. A ratio is {report.method.yardstick}'s median time over the "
+        f"engine's in the same round, the median over the rounds: above 1 is faster than "
+        f"{report.method.yardstick}; in brackets its bootstrap 95 % interval. Before it is timed, an engine "
+        f"must answer like {report.method.reference} (float32: rtol {rtol:g}, atol {atol:g})."
+    )
+
+
+def estimate(value: Estimate, digits: int = 2) -> str:
+    """For example `1.83 [1.75, 1.90]`."""
+    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def not_measured(report: BenchReport) -> list[str]:
+    """One sentence for each engine that has no time, on some batch or at all."""
+    absent = [f"{a.engine} was not measured: {a.reason}" for a in report.absent]
+    return absent + [f"{r.engine} has no time at batch {r.batch}: it {r.reason}." for r in report.rejected]
+
+
+def _title(report: BenchReport) -> str:
+    network = f"{report.network}, " if report.network else ""
+    return f"{network}{report.model} ({', '.join(report.inputs)})"
+
+
+def _columns(report: BenchReport) -> list[str]:
+    yardstick = report.method.yardstick
+    return ["batch", "engine", "p50 µs", "p90 µs", "p95 µs", "p99 µs", "samples/s", f"x {yardstick} [95 %]"]
+
+
+def _cells(report: BenchReport, batch: int) -> list[list[str]]:
+    cells = []
+    for engine in report.engines:
+        row = report.row(engine.name, batch)
+        cells.append(
+            [str(batch), engine.name, *(_numbers(row, report) if row else ["rejected", *[NOTHING] * 5])]
+        )
+    return cells
+
+
+def _numbers(row: Row, report: BenchReport) -> list[str]:
+    times = (row.latency.p50, row.latency.p90, row.latency.p95, row.latency.p99)
+    ratio = estimate(row.ratio) if row.ratio else NOTHING
+    if row.engine == report.method.yardstick:
+        ratio = "1"
+    return [*(microseconds(time) for time in times), f"{row.samples_per_second:,.0f}", ratio]
+
+
+def microseconds(time: float) -> str:
+    """Four figures or so: `9.31`, `52.8`, `1,204`."""
+    return f"{time:,.{2 if time < 10 else 1 if time < 100 else 0}f}"
+
+
+def _remarks(report: BenchReport) -> list[str]:
+    engines = [f"{e.name}: {e.description}, {_threads(e.threads)}" for e in report.engines]
+    o = report.overhead
+    overhead = (
+        f"predict over the bare session call, batch {o.batch}: {estimate(o.difference, 1)} µs "
+        f"({o.predict:.1f} against {o.bare:.1f}, {o.pairs} pairs)"
+    )
+    return [*engines, *not_measured(report), overhead]
+
+
+def _threads(count: int | None) -> str:
+    return "threads unknown" if count is None else f"{count} thread{'' if count == 1 else 's'}"
+
+
+def _bullets(lines: list[str]) -> list[str]:
+    return [f"- {line}" for line in lines]

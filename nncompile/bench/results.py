@@ -1,0 +1,114 @@
+"""What a benchmark found: plain frozen data, ready for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nncompile.bench.correctness import Rejected
+from nncompile.bench.overhead import Overhead
+from nncompile.bench.statistics import Estimate, Latency
+from nncompile.bench.timing import Schedule
+from nncompile_runtime.machine import Machine
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """An engine that took part.
+
+    Attributes:
+        name: What it is chosen by.
+        description: One line: which version runs which graph, and how.
+        threads: Threads that compute; None where that cannot be told.
+    """
+
+    name: str
+    description: str
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Absent:
+    """An engine that could not be had.
+
+    Attributes:
+        engine: Its name.
+        reason: Why, in one line.
+    """
+
+    engine: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine on one batch.
+
+    Attributes:
+        engine: Its name.
+        batch: Samples in one call.
+        calls: How many calls were timed.
+        latency: Microseconds a call.
+        samples_per_second: Throughput of calls one after another.
+        ratio: How many times faster than the yardstick; None where that was rejected on this batch.
+    """
+
+    engine: str
+    batch: int
+    calls: int
+    latency: Latency
+    samples_per_second: float
+    ratio: Estimate | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How it was measured.
+
+    Attributes:
+        schedule: Rounds, times and pauses.
+        seed: Seed of the inputs.
+        reference: The engine that answers are compared with.
+        yardstick: The engine that ratios are relative to.
+    """
+
+    schedule: Schedule
+    seed: int
+    reference: str
+    yardstick: str
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Everything that `run` found.
+
+    Attributes:
+        model: File name of the model.
+        network: Class name of the module; empty where the file does not say.
+        inputs: The inputs with dtype and shape.
+        machine: Where it was measured.
+        versions: Package -> version; those that are not installed are left out.
+        method: How it was measured.
+        batches: The batches, in the order asked for.
+        engines: Engines that took part.
+        rows: One for each engine and batch, but for those rejected.
+        rejected: Engines with wrong answers, which were not timed.
+        absent: Engines that could not be had.
+        overhead: Cost of `predict` over the bare session call.
+    """
+
+    model: str
+    network: str
+    inputs: tuple[str, ...]
+    machine: Machine
+    versions: dict[str, str]
+    method: Method
+    batches: tuple[int, ...]
+    engines: tuple[EngineInfo, ...]
+    rows: tuple[Row, ...]
+    rejected: tuple[Rejected, ...]
+    absent: tuple[Absent, ...]
+    overhead: Overhead
+
+    def row(self, engine: str, batch: int) -> Row | None:
+        """The row of an engine on a batch; None where it was not timed."""
+        return next((r for r in self.rows if (r.engine, r.batch) == (engine, batch)), None)

@@ -1,0 +1,65 @@
+"""What latencies amount to: percentiles, throughput, and paired ratios with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+_SEED = 20240501
+
+Numbers = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median with its bootstrap 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one call takes, in microseconds, over the calls of all rounds."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+def latency(rounds: Sequence[Numbers]) -> Latency:
+    """Percentiles of nanoseconds, by linear interpolation between neighbours."""
+    return Latency(*(float(p) / 1e3 for p in np.percentile(np.concatenate(rounds), (50, 90, 95, 99))))
+
+
+def samples_per_second(rounds: Sequence[Numbers], batch: int) -> float:
+    """Samples answered in the time that the calls took (nanoseconds), one call after another."""
+    calls = np.concatenate(rounds)
+    return float(batch * len(calls) * 1e9 / calls.sum())
+
+
+def paired_ratio(yardstick: Sequence[Numbers], engine: Sequence[Numbers]) -> Estimate:
+    """How many times faster than the yardstick: above 1 is faster.
+
+    Each round pairs the two medians of that round, which saw the machine in about the same state; the
+    estimate is the median of the rounds' ratios, its interval from resampling rounds.
+    """
+    ratios = [float(np.median(a) / np.median(b)) for a, b in zip(yardstick, engine, strict=True)]
+    return median_estimate(np.array(ratios))
+
+
+def median_estimate(values: npt.NDArray[Any], resamples: int = RESAMPLES, seed: int = _SEED) -> Estimate:
+    """The median and its percentile-bootstrap interval (Efron 1979); one seed gives one answer."""
+    generator = np.random.default_rng(seed)
+    draws = values[generator.integers(0, len(values), (resamples, len(values)))]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.median(draws, axis=1), (tail, 1 - tail))
+    return Estimate(float(np.median(values)), float(low), float(high))

@@ -1,0 +1,113 @@
+"""Interleaved timing: rounds of blocks, so that whatever slows the machine meets every engine alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nncompile_runtime.errors import NncompileError
+
+Latencies = npt.NDArray[np.int64]
+Clock = Callable[[], int]
+Sleep = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how often each engine is timed.
+
+    Attributes:
+        rounds: How often every engine has its turn; each round yields one paired ratio.
+        seconds: Time of the timed calls of one engine, over all rounds.
+        warmup: Seconds of calls before each block that are not counted.
+        pause: Seconds of sleep before each block: an idle worker of ONNX Runtime spins on for about
+            50 ms after a run and slows whatever is timed next on its processor.
+        minimum_calls: Calls that a block times at least, however long they take.
+    """
+
+    rounds: int = 10
+    seconds: float = 1.0
+    warmup: float = 0.05
+    pause: float = 0.1
+    minimum_calls: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that measures nothing.
+
+        Raises:
+            NncompileError: A number is too small.
+        """
+        for name, least in (("rounds", 1), ("minimum_calls", 1), ("seconds", 0), ("warmup", 0), ("pause", 0)):
+            if not getattr(self, name) >= least:
+                raise NncompileError(
+                    f"{name} is {getattr(self, name)}.", remedy=f"Give a number from {least} on."
+                )
+
+
+def measure(
+    calls: Mapping[str, Callable[[], Any]],
+    schedule: Schedule,
+    *,
+    on_block: Callable[[str], None] | None = None,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
+) -> dict[str, tuple[Latencies, ...]]:
+    """Time every call, one block after another.
+
+    Args:
+        calls: What to time, by name. Each round starts with the next name.
+        schedule: How long and how often.
+        on_block: Told the name before each block, outside all timing.
+        clock: Nanoseconds that only grow.
+        sleep: Waits for a number of seconds.
+
+    Returns:
+        For each name one array a round, of the nanoseconds of each timed call.
+    """
+    names = list(calls)
+    block = round(schedule.seconds / schedule.rounds * 1e9)
+    warmup = round(schedule.warmup * 1e9)
+    taken: dict[str, list[Latencies]] = {name: [] for name in names}
+    for number in range(schedule.rounds):
+        first = number % len(names) if names else 0
+        for name in names[first:] + names[:first]:
+            if on_block is not None:
+                on_block(name)
+            sleep(schedule.pause)
+            with garbage_left_alone():
+                timed_calls(calls[name], warmup, 1, clock)
+                latencies = timed_calls(calls[name], block, schedule.minimum_calls, clock)
+            taken[name].append(np.array(latencies, dtype=np.int64))
+    return {name: tuple(rounds) for name, rounds in taken.items()}
+
+
+def timed_calls(call: Callable[[], Any], duration: int, minimum: int, clock: Clock) -> list[int]:
+    """Call again and again until `duration` nanoseconds have passed and `minimum` calls are done."""
+    latencies: list[int] = []
+    stop = clock()
+    end = stop + duration
+    while stop < end or len(latencies) < minimum:
+        start = clock()
+        call()
+        stop = clock()
+        latencies.append(stop - start)
+    return latencies
+
+
+@contextmanager
+def garbage_left_alone() -> Iterator[None]:
+    """No garbage collection meanwhile."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

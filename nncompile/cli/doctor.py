@@ -1,0 +1,100 @@
+"""`nncompile doctor`: what is installed, what this machine is, and what stands in the way."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nncompile.cli import console
+from nncompile_runtime.devices import NVIDIA_DRIVER
+from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.machine import available_processors, installed_onnxruntime, this_machine
+
+_PACKAGES = ("nncompile", "numpy", "pydantic", "torch", "onnx", "onnx-ir", "onnxscript", "pillow")
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+    """Check the installation; exit code 1 where models could not be run."""
+    findings = _examine()
+    if as_json:
+        console.print_json(findings)
+    else:
+        grid = console.table("", "")
+        for name, value in findings.items():
+            if name not in ("problems", "notes"):
+                grid.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
+        console.out.print(grid)
+        for note in findings["notes"]:
+            console.out.print(f"note: {note}", markup=False)
+        for problem in findings["problems"]:
+            console.out.print(f"PROBLEM: {problem}", markup=False)
+        if not findings["problems"]:
+            console.out.print("ok: models run on this machine")
+    if findings["problems"]:
+        raise typer.Exit(1)
+
+
+def _examine() -> dict[str, Any]:
+    machine = this_machine()
+    problems: list[str] = []
+    notes: list[str] = []
+    providers: list[str] = []
+    try:
+        from nncompile_runtime.session import available_providers
+
+        providers = available_providers()
+    except NncompileError as error:
+        problems.append(str(error))
+    driver = NVIDIA_DRIVER.exists()
+    if driver and providers and "CUDAExecutionProvider" not in providers:
+        notes.append(
+            "there is an NVIDIA GPU, but this ONNX Runtime has no CUDA: pip install 'nncompile[gpu]'"
+        )
+    if not driver:
+        notes.append("no NVIDIA driver: device='cuda' is refused, device='auto' runs on the CPU")
+    if os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        notes.append("ORT_DISABLE_TELEMETRY is set to something else than 1: ONNX Runtime may report usage")
+    if _version("torch") == "not installed":
+        notes.append(
+            "torch is not installed: fine for serving; export needs pip install 'nncompile[compile]'"
+        )
+    return {
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "processor": machine.cpu,
+        "vector flags": list(machine.vector_flags),
+        "processors": f"{available_processors()} usable of {os.cpu_count()}",
+        "memory": _memory(),
+        **{name: _version(name) for name in _PACKAGES},
+        "onnxruntime": ", ".join(f"{n} {v}" for n, v in installed_onnxruntime().items()) or "not installed",
+        "providers": providers,
+        "nvidia driver": _first_line(NVIDIA_DRIVER) if driver else "none",
+        "fingerprint": machine.fingerprint,
+        "notes": notes,
+        "problems": problems,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _memory() -> str:
+    total = _first_line(Path("/proc/meminfo")).split()
+    return console.size(int(total[1]) * 1024) if len(total) > 1 else "unknown"
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()[0]
+    except (OSError, IndexError):
+        return "unknown"

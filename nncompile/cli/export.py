@@ -1,0 +1,155 @@
+"""`nncompile export`: a module to one verified .onnx file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nncompile.cli import console
+from nncompile.cli.source import Arguments, ModuleReference, Weights, load_source, random_examples
+from nncompile_runtime.errors import CaptureError, NncompileError
+
+if TYPE_CHECKING:
+    from nncompile.compiled import CompiledModel
+    from nncompile_runtime.manifest import ImagePreprocessing
+
+
+def export(
+    module: ModuleReference,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input-shape",
+            "-s",
+            metavar="[NAME:]SIZES[:DTYPE]",
+            help="Shape of an example input, such as 1x3x224x224; repeat for several inputs.",
+        ),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option("--input", "-i", help="Example inputs: .npy for one, .npz for several by name."),
+    ] = None,
+    weights: Weights = None,
+    arg: Arguments = None,
+    static: Annotated[bool, typer.Option("--static", help="Keep the example's batch size.")] = False,
+    target: Annotated[str, typer.Option(help="portable, cpu or cuda.")] = "portable",
+    precision: Annotated[str, typer.Option(help="float32.")] = "float32",
+    disable_pass: Annotated[
+        list[str] | None, typer.Option("--disable-pass", help="Leave a pass out; may be repeated.")
+    ] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with PyTorch.")] = False,
+    labels: Annotated[Path | None, typer.Option(help="Class names, one a line, in order.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to resize images to.")] = None,
+    image_mode: Annotated[str, typer.Option(help="L (grey) or RGB.")] = "RGB",
+    mean: Annotated[str, typer.Option(help="Mean per channel on the 0..1 scale, comma-separated.")] = "0",
+    std: Annotated[str, typer.Option(help="Deviation per channel, comma-separated.")] = "1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compile a module, verify it against eager PyTorch, and write one .onnx file."""
+    if not output.parent.is_dir():
+        raise NncompileError(
+            f"There is no folder {output.parent}.", remedy="Create it, or choose another -o."
+        )
+    preprocess = _preprocessing(image_size, image_mode, mean, std)
+    names = _read_labels(labels) if labels else None
+    source = load_source(module, arg, weights)
+    if weights is None:
+        console.err.print("no --weights: exporting the weights that the constructor made", markup=False)
+    args, kwargs = _examples(input_shape, input_file)
+
+    import nncompile
+
+    model = nncompile.compile(
+        source,
+        args,
+        kwargs,
+        dynamic_batch=not static,
+        target=target,  # type: ignore[arg-type]  # checked by CompileOptions, which names the choices
+        precision=precision,  # type: ignore[arg-type]
+        disabled_passes=disable_pass or (),
+        preprocess=preprocess,
+        labels=names,
+        verify=not no_verify,
+        progress=True,
+    )
+    model.save(output)
+    if as_json:
+        console.print_json({"output": str(output), **model.report.as_dict()})
+    else:
+        _show(model, output)
+
+
+def _check_output(path: Path) -> None:
+    """Fail before the work, not after it."""
+    if path.is_dir():
+        raise NncompileError(f"{path} is a folder.", remedy="Give the name of the .onnx file to write.")
+    if not path.parent.is_dir():
+        raise NncompileError(f"There is no folder {path.parent}.", remedy="Create it, or choose another -o.")
+    if not os.access(path.parent, os.W_OK):
+        raise NncompileError(f"The folder {path.parent} is not writable.", remedy="Choose another -o.")
+
+
+def _show(model: CompiledModel, output: Path) -> None:
+    seconds = ", ".join(f"{name} {took:.1f} s" for name, took in model.report.seconds.items())
+    console.out.print(str(model.report), markup=False)
+    console.out.print(f"wrote {output} ({console.size(model.report.size)}; {seconds})", markup=False)
+
+
+def _examples(shapes: list[str] | None, file: Path | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if bool(shapes) == (file is not None):
+        raise CaptureError(
+            "The example inputs are not given."
+            if not shapes
+            else "--input-shape and --input are both given.",
+            remedy="Give --input-shape 1x3x224x224, or --input example.npy.",
+        )
+    if file is None:
+        return random_examples(shapes or [])
+
+    import torch
+
+    from nncompile_runtime.arrays import read_arrays
+
+    positional, named = read_arrays(file)
+    return tuple(map(torch.from_numpy, positional)), {k: torch.from_numpy(v) for k, v in named.items()}
+
+
+def _preprocessing(size: str | None, mode: str, mean: str, std: str) -> ImagePreprocessing | None:
+    if size is None:
+        if (mean, std) != ("0", "1"):
+            raise NncompileError("--mean and --std are given without --image-size.", remedy="Give all three.")
+        return None
+
+    from pydantic import ValidationError
+
+    from nncompile_runtime.manifest import ImagePreprocessing
+
+    try:
+        return ImagePreprocessing.model_validate(
+            {
+                "size": tuple(map(int, size.lower().split("x"))),
+                "mode": mode,
+                "mean": tuple(map(float, mean.split(","))),
+                "std": tuple(map(float, std.split(","))),
+            }
+        )
+    except (ValidationError, ValueError) as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise NncompileError(
+            f"The image options do not fit: {what}.",
+            remedy="For example: --image-size 224x224 --image-mode RGB --mean 0.485,0.456,0.406 "
+            "--std 0.229,0.224,0.225.",
+        ) from None
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise NncompileError(
+            f"The labels in {path} cannot be read: {error}.", remedy="Check --labels."
+        ) from None

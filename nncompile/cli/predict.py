@@ -1,0 +1,141 @@
+"""`nncompile predict`: arrays or images in, predictions out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nncompile.cli import console
+from nncompile_runtime.errors import InputError, NncompileError
+
+if TYPE_CHECKING:
+    from nncompile_runtime.inputs import Array
+    from nncompile_runtime.predictor import Predictor
+
+_OUTPUTS = (".jsonl", ".npy", ".npz")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx file.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help=".npy, .npz, image files, or folders of images.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=".jsonl, .npy or .npz; stdout without it.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1)] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Predict, and write JSON lines (one a row) or arrays."""
+    if output is not None and output.suffix not in _OUTPUTS:
+        raise NncompileError(
+            f"It is not clear how to write {output.name}.",
+            remedy=f"Name it {', '.join('*' + s for s in _OUTPUTS)}.",
+        )
+    from nncompile_runtime import arrays, load
+
+    predictor = load(model, device=device)
+    files = list(_expand(inputs))
+    kinds = {path.suffix.lower() in arrays.SUFFIXES for path in files}
+    if len(kinds) > 1:
+        raise InputError("Arrays and images are mixed.", remedy="Predict them in two calls.")
+    if kinds == {True}:
+        names, results = _predict_arrays(predictor, files, batch_size)
+    else:
+        names, results = _predict_images(predictor, files, batch_size)
+    flat = _flat(predictor, results)
+    if output is not None and output.suffix != ".jsonl":
+        arrays.write_arrays(output, predictor.outputs, flat)
+        return
+    text = "".join(json.dumps(line) + "\n" for line in _lines(predictor, names, flat))
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        from nncompile_runtime import container
+
+        container.write(output, text.encode())
+
+
+def _expand(inputs: Sequence[Path]) -> Iterator[Path]:
+    """Files as given; a folder stands for the images in it, by name."""
+    from nncompile_runtime.images import SUFFIXES
+
+    for path in inputs:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(child for child in path.iterdir() if child.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InputError(
+                f"There are no images in {path}.", remedy=f"Image files end in {', '.join(sorted(SUFFIXES))}."
+            )
+        yield from found
+
+
+def _predict_arrays(predictor: Predictor, files: list[Path], batch_size: int) -> tuple[list[str], list[Any]]:
+    from nncompile_runtime.arrays import read_arrays
+
+    names: list[str] = []
+    results: list[Any] = []
+    for path in files:
+        positional, named = read_arrays(path)
+        columns = {
+            spec.name: array for spec, array in zip(predictor.inputs, positional, strict=False)
+        } | named
+        rows = len(next(iter(columns.values()), ())) if columns else 0
+        fixed = not predictor.inputs or isinstance(predictor.inputs[0].shape[0], int)
+        for start in range(0, max(rows, 1), rows or 1 if fixed else batch_size):
+            piece = columns if fixed else {k: v[start : start + batch_size] for k, v in columns.items()}
+            results.append(predictor.predict(**piece))
+        names += [str(path)] * rows
+    return names, results
+
+
+def _predict_images(predictor: Predictor, files: list[Path], batch_size: int) -> tuple[list[str], list[Any]]:
+    from rich.progress import track
+
+    from nncompile_runtime.images import load_images, preprocessing_for
+
+    how = predictor.manifest.preprocessing if predictor.manifest else None
+    if how is None:
+        how = preprocessing_for(predictor.inputs[0])
+        console.err.print(
+            f"{predictor.inputs[0].name}: the model does not say how images are prepared; using {how.mode}, "
+            f"{how.size[0]}x{how.size[1]}, values 0 to 1",
+            markup=False,
+        )
+    pieces = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    steps = track(
+        pieces, "predicting", console=console.err, disable=not console.err.is_terminal, transient=True
+    )
+    return [str(path) for path in files], [predictor.predict(load_images(piece, how)) for piece in steps]
+
+
+def _flat(predictor: Predictor, results: list[Any]) -> list[Array]:
+    """The results of all pieces, joined along the batch, in the order of the graph's outputs."""
+    import numpy as np
+
+    rows = [predictor.flatten_result(result) for result in results]
+    return [np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*rows, strict=True)]
+
+
+def _lines(predictor: Predictor, names: list[str], flat: list[Array]) -> Iterator[dict[str, Any]]:
+    """One record a row: the best class where the output is one score per class, all values otherwise."""
+    scores = flat[0]
+    single = len(flat) == 1 and scores.ndim == 2 and scores.shape[1] > 1 and scores.dtype.kind == "f"
+    labels = predictor.labels
+    for row, name in enumerate(names):
+        if single:
+            best = int(scores[row].argmax())
+            label = {"label": labels[best]} if labels and best < len(labels) else {}
+            yield {"input": name, "row": row, "index": best, **label, "score": float(scores[row, best])}
+        else:
+            values = {
+                spec.name: array[row].tolist() for spec, array in zip(predictor.outputs, flat, strict=True)
+            }
+            yield {"input": name, "row": row, **values}

@@ -1,0 +1,83 @@
+"""The options that name a module and its example inputs, shared by export, verify and bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nncompile_runtime.errors import CaptureError, NncompileError
+
+if TYPE_CHECKING:
+    import torch
+
+ModuleReference = Annotated[
+    str, typer.Argument(metavar="MODULE", help="path/to/file.py:Class, package.module:Class, or a factory.")
+]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="NAME=VALUE", help="A constructor argument; may be repeated."),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", "-w", help="State dict: .safetensors, or torch.load(weights_only=True)."),
+]
+
+
+def load_source(reference: str, arguments: list[str] | None, weights: Path | None) -> torch.nn.Module:
+    """The module that the options name; see `nncompile.source.load_module`."""
+    try:
+        from nncompile.source import load_module, parse_arguments
+    except ModuleNotFoundError as error:
+        raise NncompileError(
+            f"This command needs {error.name}, which is not installed.",
+            remedy="Run: pip install 'nncompile[compile,cpu]' (or [compile,gpu]).",
+        ) from error
+    return load_module(reference, parse_arguments(arguments or []), weights)
+
+
+def parse_shape(text: str) -> tuple[str | None, tuple[int, ...], str]:
+    """`x:1x3x32x32:int64` to its name (or None), sizes and dtype.
+
+    Raises:
+        CaptureError: The text is no shape.
+    """
+    parts = text.split(":")
+    name = parts.pop(0) if len(parts) > 1 and not parts[0][:1].isdigit() else None
+    sizes = parts[0].lower().split("x")
+    if len(parts) > 2 or not all(size.isascii() and size.isdigit() for size in sizes):
+        raise CaptureError(
+            f"--input-shape {text!r} is no shape.",
+            remedy="Write 1x3x224x224, NAME:1x3x224x224 or NAME:1x128:int64.",
+        )
+    return name, tuple(map(int, sizes)), parts[1] if len(parts) > 1 else "float32"
+
+
+def random_examples(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Seeded normal tensors of the given shapes; integers and booleans are zeros.
+
+    Returns:
+        Positional inputs, and inputs by name.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for name, sizes, dtype in map(parse_shape, shapes):
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype):
+            raise CaptureError(
+                f"{dtype!r} is no dtype.", remedy="Use float32, float64, float16, int64, int32 or bool."
+            )
+        tensor = (
+            torch.randn(sizes, generator=generator).to(kind)
+            if kind.is_floating_point
+            else torch.zeros(sizes, dtype=kind)
+        )
+        if name is None:
+            positional.append(tensor)
+        else:
+            named[name] = tensor
+    return tuple(positional), named

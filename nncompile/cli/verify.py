@@ -1,0 +1,54 @@
+"""`nncompile verify`: does a file still answer as the module does?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nncompile.cli import console
+from nncompile.cli.source import Arguments, Weights, load_source
+from nncompile_runtime.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nncompile_runtime.manifest import Signature
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx file.")],
+    module: Annotated[str, typer.Argument(metavar="MODULE", help="path/to/file.py:Class or a factory.")],
+    weights: Weights = None,
+    arg: Arguments = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Compare a saved file with the module it was exported from; exit code 1 where they differ."""
+    from nncompile_runtime import container
+
+    model = container.read(file)
+    if model.manifest is None:
+        raise ModelLoadError(f"{file} has no manifest.", remedy="Verify a file that nncompile export wrote.")
+    source = load_source(module, arg, weights)
+
+    from nncompile.report import verification_lines
+    from nncompile.verify import verify_file
+
+    example = _example(model.manifest.signature)
+    record = verify_file(model, source.eval(), example)
+    if as_json:
+        console.print_json(record.model_dump(mode="json"))
+    else:
+        console.out.print("\n".join(verification_lines(record)), markup=False)
+
+
+def _example(signature: Signature) -> tuple[torch.Tensor, ...]:
+    """Seeded inputs of the signature's shapes; a symbolic dimension takes 2."""
+    from nncompile.cli.source import random_examples
+
+    shapes = [
+        "x".join(str(size if isinstance(size, int) else 2) for size in spec.shape) + f":{spec.dtype}"
+        for spec in signature.inputs
+    ]
+    return random_examples(shapes)[0]

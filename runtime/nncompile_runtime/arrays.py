@@ -1,0 +1,58 @@
+"""Arrays in .npy and .npz files, never through pickle."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nncompile_runtime import container
+from nncompile_runtime.errors import InputError, NncompileError
+from nncompile_runtime.inputs import Array
+from nncompile_runtime.manifest import TensorSpec
+
+SUFFIXES = frozenset({".npy", ".npz"})
+
+
+def read_arrays(path: str | os.PathLike[str]) -> tuple[tuple[Array, ...], dict[str, Array]]:
+    """Read inputs from a file.
+
+    Returns:
+        One positional array for `.npy`; arrays by name for `.npz`.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds Python objects.
+    """
+    name = os.fspath(path)
+    try:
+        with np.load(name, allow_pickle=False) as loaded:
+            return (), {key: loaded[key] for key in loaded.files}
+    except (AttributeError, TypeError):  # a .npy file gives an array, which is no context manager
+        return (np.load(name, allow_pickle=False),), {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(
+            f"{name} cannot be read: {reason}.", remedy="Give a .npy or .npz file of plain numbers."
+        ) from None
+
+
+def write_arrays(path: str | os.PathLike[str], specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> None:
+    """Write outputs: `.npz` by name, or `.npy` where there is one.
+
+    Raises:
+        NncompileError: Several outputs do not fit one `.npy`, or the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    if Path(path).suffix == ".npz":
+        np.savez(buffer, **{spec.name: array for spec, array in zip(specs, arrays, strict=True)})  # type: ignore[arg-type]
+    elif len(arrays) == 1:
+        np.save(buffer, arrays[0])
+    else:
+        raise NncompileError(
+            f"The model has {len(arrays)} outputs; .npy holds one.", remedy="Write a .npz file."
+        )
+    container.write(path, buffer.getvalue())
