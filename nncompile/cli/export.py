@@ -50,10 +50,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compile a module, verify it against eager PyTorch, and write one .onnx file."""
-    if not output.parent.is_dir():
-        raise NncompileError(
-            f"There is no folder {output.parent}.", remedy="Create it, or choose another -o."
-        )
+    _check_output(output)
     preprocess = _preprocessing(image_size, image_mode, mean, std)
     names = _read_labels(labels) if labels else None
     source = load_source(module, arg, weights)

@@ -1,0 +1,74 @@
+import json
+
+import onnx
+import pytest
+
+
+def test_inspect_shows_the_signature_and_the_verification(run, exported):
+    result = run("inspect", exported.model)
+    assert result.code == 0
+    for text in ("float32[batch, 1, 8, 8]", "Conv 1", "Gemm 1", "fold-batch-norm 1", "verified", "cat, dog"):
+        assert text in result.out
+
+
+def test_inspect_json(run, exported):
+    found = json.loads(run("inspect", exported.model, "--json").out)
+    assert found["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 1, 8, 8]}]
+    assert found["operators"]["Conv"] == 1
+    assert found["manifest"]["verification"]["batches"] == [1, 2, 3, 8]
+
+
+def test_inspect_a_file_from_elsewhere(run, folder, exported):
+    model = onnx.load(exported.model)
+    del model.metadata_props[:]
+    onnx.save(model, folder / "plain.onnx")
+    result = run("inspect", "plain.onnx")
+    assert result.code == 0
+    assert "did not write" in result.out
+
+
+def test_verify_accepts_the_module_it_came_from(run, exported):
+    result = run("verify", exported.model, "nets.py:Small", "-w", exported.weights)
+    assert result.code == 0
+    assert "verified against eager PyTorch" in result.out
+
+
+def test_verify_refuses_other_weights(run, exported):
+    result = run("verify", exported.model, "nets.py:Small")
+    assert result.code == 1
+    assert "does not answer as the module does" in result.err
+
+
+def test_verify_needs_a_manifest(run, folder, exported):
+    model = onnx.load(exported.model)
+    del model.metadata_props[:]
+    onnx.save(model, folder / "plain.onnx")
+    result = run("verify", "plain.onnx", "nets.py:Small")
+    assert result.code == 1
+    assert "no manifest" in result.err
+
+
+def test_doctor_is_content_here(run):
+    result = run("doctor")
+    assert result.code == 0
+    assert "ok: models run on this machine" in result.out
+    found = json.loads(run("doctor", "--json").out)
+    assert "CPUExecutionProvider" in found["providers"]
+    assert found["problems"] == []
+
+
+@pytest.mark.parametrize("found", [{}, {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}])
+def test_doctor_finds_a_missing_or_double_onnxruntime(run, monkeypatch, found):
+    from nncompile_runtime import session
+
+    session.onnxruntime.cache_clear()
+    monkeypatch.setattr(session, "installed_onnxruntime", lambda: found)
+    if not found:
+        monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    try:
+        result = run("doctor")
+    finally:
+        session.onnxruntime.cache_clear()
+    assert result.code == 1
+    assert "PROBLEM" in result.out
+    assert "pip install 'nncompile[" in result.out
