@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from nncompile.capture.errors import explain, watching_for_a_fixed_batch
 from nncompile.capture.example import Example, prepare
+from nncompile.capture.exporter import to_onnx
 from nncompile.capture.signature import BATCH, name_and_describe
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
@@ -47,12 +48,11 @@ def capture(
             program = torch.export.export(
                 module, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
             )
-            exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+            model = to_onnx(program)
         except CaptureError:
             raise
         except Exception as error:
             raise explain(error, witness) from error
-    model = exported.model  # type: ignore[union-attr]  # None is for dynamo=False
     _keep_outputs_apart(model.graph)
     signature = name_and_describe(program, model, example)
     _name_nodes_after_modules(model.graph)
