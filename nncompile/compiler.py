@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nncompile import artifact, passes, verify
+from nncompile.calling import evaluation_mode
 from nncompile.capture import capture
 from nncompile.compiled import CompiledModel
 from nncompile.options import CompileOptions, Precision, Target
@@ -83,7 +83,7 @@ def compile_with(
 ) -> CompiledModel:
     """Compile with checked options; see `compile`."""
     passes.selected(options)
-    with _evaluation_mode(module), phases:
+    with evaluation_mode(module), phases:
         phases.start("capture")
         captured = capture(module, example_inputs, example_kwargs, options)
         verified = _optimize_and_verify(captured, options, phases)
@@ -118,16 +118,3 @@ def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phase
     return VerifiedModel(
         verified.optimized, verified.verification.model_copy(update={"dropped_passes": dropped})
     )
-
-
-@contextmanager
-def _evaluation_mode(module: Any) -> Iterator[None]:
-    """Evaluation mode, with every submodule's own mode given back at the end."""
-    modes = [(part, part.training) for part in module.modules()] if hasattr(module, "modules") else []
-    if modes:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nncompile.bench.engines import Feed, Subject
-from nncompile.bench.engines.calling import Calling
 from nncompile.bench.statistics import Estimate, median_estimate
 from nncompile.bench.timing import Clock, garbage_left_alone
+from nncompile.calling import Calling
 
 _MOST_PAIRS = 3000
 

@@ -17,7 +17,6 @@ from nncompile.bench.engines import (
     Subject,
     check_names,
     open_engine,
-    signature_of,
 )
 from nncompile.bench.inputs import check_batches, fixed_batch, make_feed
 from nncompile.bench.overhead import measure_overhead
@@ -74,7 +73,7 @@ def run(
     check_names(list(names))
     machine = this_machine()
     predictor = load(model_path, device="cpu")
-    signature = signature_of(predictor)
+    signature = predictor.signature
     check_batches(signature, batches)
     feeds = {batch: make_feed(signature, batch, sizes, seed) for batch in batches}
     least = fixed_batch(signature) or 1

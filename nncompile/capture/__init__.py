@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from nncompile.capture.errors import explain, watching_for_a_fixed_batch
 from nncompile.capture.example import Example, prepare
 from nncompile.capture.exporter import to_onnx
+from nncompile.capture.lowerings import lowered
 from nncompile.capture.signature import BATCH, name_and_describe
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
@@ -48,7 +49,7 @@ def capture(
             program = torch.export.export(
                 module, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
             )
-            model = to_onnx(program)
+            model = to_onnx(lowered(program))
         except CaptureError:
             raise
         except Exception as error:

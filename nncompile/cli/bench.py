@@ -33,8 +33,8 @@ def bench(
     ] = None,
     weights: Weights = None,
     arg: Arguments = None,
-    seconds: Annotated[float, typer.Option(help="Timed seconds for each engine and batch.")] = 1.5,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds the time is split into.")] = 15,
+    seconds: Annotated[float, typer.Option(help="Timed seconds for each engine and batch.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds the time is split into.")] = 10,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -43,7 +43,7 @@ def bench(
 
     batches = _batches(batch_size)
     if not seconds > 0:
-        raise NncompileError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.5.")
+        raise NncompileError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
     schedule = Schedule(rounds=rounds, seconds=seconds)
     source = load_source(module, arg, weights).eval() if module else None
     engines = tuple(name.strip() for name in against.split(",") if name.strip())
@@ -78,10 +78,12 @@ def _run(
 
     from nncompile.bench.runner import run
 
-    with Progress(console=console.err, disable=not console.err.is_terminal, transient=True) as bar:
+    # auto_refresh redraws in a thread, which would be timed too.
+    shown = console.err.is_terminal
+    with Progress(console=console.err, disable=not shown, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("bench", total=None)
 
         def advance(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+            bar.update(task, description=what, completed=done, total=total, refresh=True)
 
         return run(file, batches, engines, module=source, schedule=schedule, progress=advance)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +21,13 @@ class Case:
     Attributes:
         name: What kind of values, and the batch.
         inputs: Flat, in the order of the graph's inputs.
+        fallback: The example's values at the same batch, for a module that takes no others (a loss
+            of probabilities, say); None where the inputs are the example's already.
     """
 
     name: str
     inputs: tuple[torch.Tensor, ...]
+    fallback: tuple[torch.Tensor, ...] | None = None
 
 
 def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case, ...]:
@@ -44,14 +48,18 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
     def constant(like: torch.Tensor) -> torch.Tensor:
         return torch.full_like(like, 0.5) if like.is_floating_point() else like
 
+    def invented(name: str, batch: int, make: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+        sized = at_batch(signature, example, batch)
+        return Case(f"{name}, batch {batch}", tuple(map(make, sized)), fallback=sized)
+
     one, two, three, large = BATCHES
     return (
         Case("example", example),
-        Case("example, batch 1", at_batch(signature, example, one)),
-        Case("normal, batch 2", tuple(map(normal, at_batch(signature, example, two)))),
-        Case("large range, batch 3", tuple(normal(x, _LARGE) for x in at_batch(signature, example, three))),
-        Case("constant, batch 1", tuple(map(constant, at_batch(signature, example, one)))),
-        Case("normal, batch 8", tuple(map(normal, at_batch(signature, example, large)))),
+        Case(f"example, batch {one}", at_batch(signature, example, one)),
+        invented("normal", two, normal),
+        invented("large range", three, lambda like: normal(like, _LARGE)),
+        invented("constant", one, constant),
+        invented("normal", large, normal),
     )
 
 

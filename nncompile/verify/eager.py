@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nncompile.calling import Calling
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.structure import flatten, unflattener
 
 Array = npt.NDArray[Any]
 
@@ -21,20 +21,13 @@ class Eager:
 
     def __init__(self, module: torch.nn.Module, signature: Signature) -> None:
         """Prepare to call `module` as its `signature` says."""
-        self._module = module
-        self._signature = signature
-        self._arguments = [(a, unflattener(a.structure)) for a in signature.arguments]
+        self._call = Calling(signature).adapt(module)
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> list[Array]:
         """The outputs as numpy arrays; floats as they are, bfloat16 as float32."""
         own = [x.clone() for x in inputs]  # forward may write into its inputs
-        args = [nest(own) for argument, nest in self._arguments if not argument.keyword_only]
-        kwargs = {argument.name: nest(own) for argument, nest in self._arguments if argument.keyword_only}
         with torch.no_grad():
-            returned = self._module(*args, **kwargs)
-        flat: list[Any] = [None] * len(self._signature.outputs)
-        flatten(self._signature.result, returned, flat, "output")
-        return [_as_array(value) for value in flat]
+            return [_as_array(value) for value in self._call(own)]
 
 
 def in_float64(module: torch.nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]) -> Eager | None:

@@ -15,7 +15,7 @@ from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import DeviceError
 from nncompile_runtime.inputs import InputBinder
 from nncompile_runtime.machine import this_machine
-from nncompile_runtime.manifest import Manifest, TensorSpec
+from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
 from nncompile_runtime.plan import Plan, choose
 from nncompile_runtime.session import Session, run_failure
 from nncompile_runtime.signature import signature_of
@@ -105,6 +105,11 @@ class Predictor:
         flat: list[Any] = [None] * len(self.outputs)
         flatten(self._signature.result, result, flat, "result")
         return flat
+
+    @property
+    def signature(self) -> Signature:
+        """How the model is called and what it returns, nesting included."""
+        return self._signature
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -279,6 +279,12 @@ def test_recipes_score_right_answers_below_wrong_ones():
         assert loss(output, torch.tensor([0])).item() == pytest.approx(math.log1p(9 * math.exp(-9)), rel=1e-3)
 
 
+def test_net_alone_is_trained_on_log_probabilities():
+    losses = {name: trainable_entry(name)[1].loss for name in trainable_names()}
+    assert losses.pop("net") is F.nll_loss
+    assert set(losses.values()) == {F.cross_entropy}
+
+
 def test_untrainable_networks_are_refused_by_name():
     with pytest.raises(
         ValueError, match=r"^model cannot be trained on digits, because it returns feature maps"

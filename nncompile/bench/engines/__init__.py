@@ -13,7 +13,6 @@ import numpy.typing as npt
 from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.predictor import Predictor
-from nncompile_runtime.signature import signature_of as read_from_session
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +66,6 @@ class Subject:
     module: torch.nn.Module | None
     threads: int
     example: Feed
-
-
-def signature_of(predictor: Predictor) -> Signature:
-    """How a model is called: as its manifest says, or as its session does."""
-    manifest = predictor.manifest
-    return manifest.signature if manifest else read_from_session(predictor.session)
 
 
 def open_engine(name: str, subject: Subject) -> AbstractContextManager[Engine]:

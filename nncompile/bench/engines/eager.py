@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from nncompile.bench.engines import Array, EngineError, Feed, Subject
-from nncompile.bench.engines.calling import Calling, evaluation_mode
+from nncompile.calling import Calling, evaluation_mode
 
 
 class Eager:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nncompile.bench.engines import Feed
-from nncompile.bench.engines.calling import Calling, evaluation_mode
+from nncompile.calling import Calling, evaluation_mode
 from nncompile_runtime.manifest import Signature
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nncompile.bench.engines import Array, Feed, Subject
-from nncompile.bench.engines.calling import Calling
+from nncompile.calling import Calling
 
 
 class Compiled:

@@ -1,4 +1,4 @@
-"""Calling what has `forward`'s signature with a flat feed, and keeping a module in evaluation mode."""
+"""Calling a module as its graph is called: flat inputs and outputs, evaluation mode. Needs no torch."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ class Calling:
 
 @contextmanager
 def evaluation_mode(module: Any) -> Iterator[None]:
-    """Evaluation mode; every submodule's own mode comes back at the end."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    """Evaluation mode; every submodule's own mode comes back at the end. What is no module is left alone."""
+    modes = [(part, part.training) for part in module.modules()] if hasattr(module, "modules") else []
+    if modes:
+        module.eval()
     try:
         yield
     finally:

@@ -1,0 +1,125 @@
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from nncompile.bench import grid
+from nncompile.bench.correctness import Rejected
+from nncompile.bench.overhead import Overhead
+from nncompile.bench.report import as_json, as_markdown, as_table, microseconds
+from nncompile.bench.results import Absent, BenchReport, EngineInfo, Method, Row
+from nncompile.bench.statistics import Estimate, Latency
+from nncompile.bench.timing import Schedule
+from nncompile_runtime.machine import Machine
+
+
+def row(engine, batch, p50, ratio):
+    return Row(engine, batch, 100, Latency(p50, p50 + 1, p50 + 2, p50 + 3), 1e6 * batch / p50, ratio)
+
+
+REPORT = BenchReport(
+    model="net.onnx",
+    network="Net",
+    inputs=("x: float32[batch, 4]",),
+    machine=Machine("A CPU", ("avx2", "fma"), 2, "1.31.1"),
+    versions={"python": "3.11.7", "onnxruntime": "1.31.1"},
+    method=Method(Schedule(), 0, "eager", "onnxruntime"),
+    batches=(1, 64),
+    engines=(
+        EngineInfo("nncompile", "predict, cpu", 2),
+        EngineInfo("onnxruntime", "ONNX Runtime 1.31.1, default options", None),
+        EngineInfo("eager", "PyTorch", 1),
+    ),
+    rows=(
+        row("nncompile", 1, 9.314, Estimate(2.004, 1.9, 2.1)),
+        row("onnxruntime", 1, 18.6, Estimate(1.0, 1.0, 1.0)),
+        row("eager", 1, 204.0, Estimate(0.09, 0.08, 0.1)),
+        row("onnxruntime", 64, 1234.5, Estimate(1.0, 1.0, 1.0)),
+        row("eager", 64, 2000.0, Estimate(0.5, 0.4, 0.6)),
+    ),
+    rejected=(
+        Rejected("nncompile", 64, "disagrees with eager: output 0: 3 of 640 values differ, by up to 2"),
+    ),
+    absent=(Absent("openvino", "openvino cannot be imported. Run: pip install 'x'."),),
+    overhead=Overhead(1, 500, 11.0, 9.5, Estimate(1.5, 1.25, 1.75)),
+)
+
+
+def test_json_comes_back_as_it_went():
+    data = as_json(REPORT)
+    assert json.loads(json.dumps(data)) == data
+    assert data["rows"][0]["latency"]["p50"] == 9.314
+    assert data["rows"][0]["ratio"] == {"value": 2.004, "low": 1.9, "high": 2.1}
+    assert data["machine"]["vector_flags"] == ["avx2", "fma"]
+    assert {field.name for field in dataclasses.fields(REPORT)} == set(data)
+
+
+def test_markdown_holds_every_engine_and_why_one_has_no_time():
+    text = as_markdown(REPORT)
+    assert "| 1 | nncompile | 9.31 | 10.3 | 11.3 | 12.3 | 107,365 | 2.00 [1.90, 2.10] |" in text
+    assert "| 1 | onnxruntime | 18.6 | 19.6 | 20.6 | 21.6 | 53,763 | 1 |" in text
+    assert "| 64 | nncompile | rejected | - | - | - | - | - |" in text
+    assert "- openvino was not measured: openvino cannot be imported. Run: pip install 'x'." in text
+    assert "nncompile has no time at batch 64: it disagrees with eager" in text
+    assert "- eager: PyTorch, 1 thread\n" in text
+    assert "default options, threads unknown" in text
+    assert "1.5 [1.2, 1.8] µs (11.0 against 9.5, 500 pairs)" in text
+    assert "A CPU (avx2, fma), 2 processors" in text
+    assert "onnxruntime 1.31.1" in text
+    assert "10 rounds" in text
+
+
+def test_every_line_of_a_markdown_table_has_as_many_cells():
+    lines = [line for line in as_markdown(REPORT).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 6
+    assert {line.count("|") for line in lines} == {9}
+
+
+def test_the_terminal_table_holds_the_same():
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(as_table(REPORT))
+    text = console.export_text()
+    for part in ("Net, net.onnx (x: float32[batch, 4])", "2.00 [1.90, 2.10]", "rejected", "openvino was not"):
+        assert part in text
+    assert as_table(REPORT).row_count == 6
+
+
+@pytest.mark.parametrize(
+    ("time", "text"), [(0.5, "0.50"), (9.99, "9.99"), (10, "10.0"), (99.9, "99.9"), (1234.5, "1,234")]
+)
+def test_microseconds_have_about_three_figures(time, text):
+    assert microseconds(time) == text
+
+
+SMALLER = dataclasses.replace(REPORT, batches=(1,), rows=REPORT.rows[:3], rejected=(), absent=())
+
+
+def test_a_grid_has_networks_down_and_batches_across():
+    assert grid.ratios({"net": REPORT, "other": SMALLER}, "eager", "onnxruntime").splitlines() == [
+        "| network | batch 1 | batch 64 |",
+        "| :--- | ---: | ---: |",
+        "| net | 0.09 [0.08, 0.10] | 0.50 [0.40, 0.60] |",
+        "| other | 0.09 [0.08, 0.10] | - |",
+    ]
+
+
+def test_a_grid_shows_no_ratio_to_another_yardstick():
+    other = dataclasses.replace(REPORT, method=Method(Schedule(), 0, "eager", "eager"))
+    assert grid.ratios({"net": other}, "nncompile", "onnxruntime").splitlines()[-1] == "| net | - | - |"
+
+
+def test_a_grid_of_medians():
+    engines = ("nncompile", "onnxruntime", "eager")
+    assert grid.medians({"net": REPORT}, engines).splitlines()[-1] == (
+        "| net | 9.31 / 18.6 / 204 | - / 1,234 / 2,000 |"
+    )
+
+
+def test_a_grid_of_overheads():
+    assert grid.overheads({"net": REPORT}).splitlines()[-1] == "| net | 1 | 11.0 | 9.50 | 1.5 [1.2, 1.8] |"
+
+
+def test_gaps_name_the_network():
+    assert [gap.split(":")[0] for gap in grid.gaps({"net": REPORT, "other": SMALLER})] == ["net", "net"]
