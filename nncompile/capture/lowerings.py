@@ -30,49 +30,71 @@ def adaptive_windows(size: int, outputs: int) -> list[tuple[int, int]]:
     return [(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]
 
 
-def _windows(x: torch.Tensor, sizes: Sequence[int]) -> tuple[list[torch.Tensor], list[list[int]]]:
-    """Every window of an adaptive pool over the last dimensions, flat, with each element's flat position."""
+def _windows(x: torch.Tensor, sizes: Sequence[int]) -> list[tuple[torch.Tensor, tuple[tuple[int, int], ...]]]:
+    """Every window of an adaptive pool over the last dimensions, flat, with its span in each of them."""
     rank = len(sizes)
     extents = [int(n) for n in x.shape[-rank:]]
-    per_dimension = [adaptive_windows(n, m) for n, m in zip(extents, sizes, strict=True)]
-    windows, positions = [], []
-    for spans in product(*per_dimension):
+    spans = product(*(adaptive_windows(n, int(m)) for n, m in zip(extents, sizes, strict=True)))
+    windows = []
+    for span in spans:
         window = x
-        for axis, (start, end) in zip(range(-rank, 0), spans, strict=True):
+        for axis, (start, end) in zip(range(-rank, 0), span, strict=True):
             window = window.narrow(axis, start, end - start)
-        windows.append(window.flatten(-rank))
-        flat = []
-        for index in product(*(range(start, end) for start, end in spans)):
-            place = 0
-            for coordinate, extent in zip(index, extents, strict=True):
-                place = place * extent + coordinate
-            flat.append(place)
-        positions.append(flat)
-    return windows, positions
+        windows.append((window.flatten(-rank), span))
+    return windows
 
 
 def adaptive_avg_pool(x: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
     """The mean of each window, exact for every size."""
-    windows, _ = _windows(x, output_size)
-    means = torch.stack([window.mean(-1) for window in windows], dim=-1)
+    means = torch.stack([window.mean(-1) for window, _ in _windows(x, output_size)], dim=-1)
     return means.reshape(*x.shape[: -len(output_size)], *output_size)
 
 
 def adaptive_max_pool(x: torch.Tensor, output_size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The maximum of each window, and where it lies in the flattened plane."""
-    windows, positions = _windows(x, output_size)
+    extents = [int(n) for n in x.shape[-len(output_size) :]]
     values, indices = [], []
-    for window, flat in zip(windows, positions, strict=True):
-        value, place = window.max(-1)
+    for window, span in _windows(x, output_size):
+        value, inside = window.max(-1)
         values.append(value)
-        indices.append(torch.tensor(flat)[place])
+        indices.append(_place(inside, span, extents))
     shape = (*x.shape[: -len(output_size)], *output_size)
     return torch.stack(values, dim=-1).reshape(shape), torch.stack(indices, dim=-1).reshape(shape)
+
+
+def _place(inside: torch.Tensor, span: Sequence[tuple[int, int]], extents: Sequence[int]) -> torch.Tensor:
+    """The flat position in the whole plane of a flat position in a window."""
+    place = torch.zeros_like(inside)
+    stride = 1
+    for (start, end), extent in zip(reversed(span), reversed(extents), strict=True):
+        place = place + (inside % (end - start) + start) * stride
+        inside = inside // (end - start)
+        stride *= extent
+    return place
 
 
 def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
     """min(x, 0) - log(1 + exp(-|x|)): finite wherever x is; log(sigmoid(x)) underflows below -104."""
     return x.clamp(max=0) - torch.log1p(torch.exp(-x.abs()))
+
+
+def bce_with_logits(
+    x: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    pos_weight: torch.Tensor | None = None,
+    reduction: int = 1,
+) -> torch.Tensor:
+    """Binary cross-entropy of logits by way of `log_sigmoid`, which does not overflow."""
+    positive = 1.0 if pos_weight is None else (pos_weight - 1) * target + 1
+    loss = (1 - target) * x - positive * log_sigmoid(x)
+    loss = loss if weight is None else loss * weight
+    return (loss, loss.mean(), loss.sum())[reduction] if reduction else loss
+
+
+def rrelu_in_evaluation(x: torch.Tensor, lower: float, upper: float) -> torch.Tensor:
+    """Outside training the slope is the middle of its range."""
+    return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
 
 
 LOWERINGS: dict[Any, Callable[..., Any]] = {
@@ -82,4 +104,5 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.adaptive_max_pool2d.default: adaptive_max_pool,
     aten.adaptive_max_pool3d.default: adaptive_max_pool,
     aten.log_sigmoid.default: log_sigmoid,
+    aten.binary_cross_entropy_with_logits.default: bce_with_logits,
 }

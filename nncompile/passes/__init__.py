@@ -16,6 +16,7 @@ from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
+from nncompile.passes.static_reshape import STATIC_RESHAPE
 from nncompile.stages import CapturedModel, OptimizedModel, PassReport
 from nncompile_runtime.container import MAX_FILE_BYTES
 from nncompile_runtime.errors import PassError
@@ -30,6 +31,8 @@ PIPELINE: tuple[Pass, ...] = (
     # Before batch norm, which folds into Gemm but not into MatMul and Add.
     MATMUL_ADD_TO_GEMM,
     FOLD_BATCH_NORM,
+    # Needs nothing of the others; leaves the nodes that computed the shape to the next pass.
+    STATIC_RESHAPE,
     # Last: drops what the others left unused.
     REMOVE_DEAD_CODE,
 )

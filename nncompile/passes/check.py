@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
+import onnx
 import onnx_ir as ir
 
 
@@ -26,32 +27,61 @@ def faults(model: ir.Model, expected: tuple[tuple[str | None, ir.DataType | None
     """
     if interface(model) != expected:
         yield f"changed the inputs or outputs from {expected} to {interface(model)}"
-    yield from _graph_faults(model.graph, frozenset(), model.opset_imports.keys())
+    yield from _graph_faults(model, model.graph, frozenset(), frozenset())
 
 
-def _graph_faults(graph: ir.Graph, outer: frozenset[int], domains: Collection[str]) -> Iterator[str]:
-    known = {id(value) for value in (*graph.inputs, *graph.initializers.values())} | outer
-    names: set[str] = set()
-    for value in graph.initializers.values():
-        if value.const_value is None and not value.is_graph_input():
+def _graph_faults(
+    model: ir.Model, graph: ir.Graph, outer: frozenset[int], outer_names: frozenset[str]
+) -> Iterator[str]:
+    weights = [value for value in graph.initializers.values() if not value.is_graph_input()]
+    names = set(outer_names)
+    for value in (*graph.inputs, *weights):
+        yield from _name_fault(value, names)
+    for value in weights:
+        if value.const_value is None:
             yield f"left weight {value.name!r} without data"
+    known = {id(value) for value in (*graph.inputs, *weights)} | outer
+    own = {id(value) for value in (*graph.inputs, *weights)}
     for node in graph:
-        if (node.domain or "") not in domains:
-            yield f"used operator set {node.domain!r} without importing it"
+        yield from _operator_faults(model, node)
         for read in node.inputs:
             if read is not None and id(read) not in known:
                 yield f"left {node.name or node.op_type!r} reading {read.name!r} before it is computed"
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield from _graph_faults(attribute.as_graph(), frozenset(known), domains)
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for subgraph in attribute.as_graphs():
-                    yield from _graph_faults(subgraph, frozenset(known), domains)
+        for subgraph in _subgraphs(node):
+            yield from _graph_faults(model, subgraph, frozenset(known), frozenset(names))
         for value in node.outputs:
+            yield from _name_fault(value, names)
             known.add(id(value))
-            if value.name and value.name in names:
-                yield f"gave two values the name {value.name!r}"
-            names.add(value.name or "")
+            own.add(id(value))
     for value in graph.outputs:
-        if id(value) not in known:
+        if id(value) not in own:
             yield f"left the output {value.name!r} uncomputed"
+
+
+def _name_fault(value: ir.Value, names: set[str]) -> Iterator[str]:
+    if value.name and value.name in names:
+        yield f"gave two values the name {value.name!r}"
+    names.add(value.name or "")
+
+
+def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def _operator_faults(model: ir.Model, node: ir.Node) -> Iterator[str]:
+    """An operator set that is not imported; an operator or attribute that the ONNX standard lacks."""
+    version = model.opset_imports.get(node.domain)
+    if version is None:
+        yield f"used operator set {node.domain!r} without importing it"
+    elif node.domain == "":
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, "")
+        except onnx.defs.SchemaError:
+            yield f"used the operator {node.op_type!r}, which opset {version} does not have"
+            return
+        for name in node.attributes.keys() - schema.attributes.keys():
+            yield f"gave {node.op_type} the attribute {name!r}, which it does not have"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -62,15 +62,25 @@ def node_count(model: ir.Model) -> int:
     )
 
 
-def from_ir_pass(*steps: ir.passes.PassBase) -> Callable[[ir.Model], Outcome]:
-    """Run onnx_ir passes; the change is counted in nodes and weights, and is at least 1 if they say so."""
+def from_ir_pass(*makers: Callable[[], ir.passes.PassBase]) -> Callable[[ir.Model], Outcome]:
+    """Run onnx_ir passes, made anew for each model; the nodes and weights that are gone are counted."""
 
     def run(model: ir.Model) -> Outcome:
-        size = node_count(model) + len(model.graph.initializers)
+        before = set(map(id, _parts(model)))
+        kept = list(_parts(model))  # keeps the ids from being used again
         modified = False
-        for step in steps:
-            modified = step(model).modified or modified
-        changes = abs(size - node_count(model) - len(model.graph.initializers))
-        return Outcome(max(changes, 1) if modified else 0)
+        for make in makers:
+            modified = make()(model).modified or modified
+        gone = len(before - set(map(id, _parts(model))))
+        del kept
+        return Outcome(max(gone, int(modified)))
 
     return run
+
+
+def _parts(model: ir.Model) -> Iterator[object]:
+    """Every node and weight, and the functions and operator sets."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        yield from graph
+        yield from graph.initializers.values()
+    yield from model.functions.values()

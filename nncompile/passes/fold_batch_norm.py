@@ -45,7 +45,7 @@ class _FoldBatchNorm(Rule):
 
     def refusal(self, match: Match) -> str | None:
         layer, norm = match.node("y"), match.node("normed")
-        if int_attribute(norm, "training_mode", 0):
+        if int_attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
             return "the batch norm is in training mode"
         bias_value = given_input(layer, 2)
         needed = [layer.inputs[1], *norm.inputs[1:], *([bias_value] if bias_value is not None else [])]
@@ -57,6 +57,8 @@ class _FoldBatchNorm(Rule):
         scale, shift = _scale_and_shift(norm)
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             return "the running statistics give a scale that is not finite"
+        if np.abs(weights(layer.inputs[1])).max(initial=0) * np.abs(scale).max() > np.finfo(dtype).max:
+            return f"a folded weight could be beyond the range of {dtype}"
         bias = weights(bias_value) if bias_value is not None else np.zeros(1)
         if bias.size not in (1, scale.size) or (bias.ndim > 1 and bias.shape[:-1] != (1,)):
             return f"a bias of shape {list(bias.shape)} is not one value for each channel"

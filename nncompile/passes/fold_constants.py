@@ -7,33 +7,58 @@ ConstantOfShape blows up the file.
 
 from __future__ import annotations
 
+import logging
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnxscript import optimizer
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
-from nncompile.passes.contract import Outcome, Pass, node_count
+from nncompile.passes.contract import Pass, from_ir_pass
 
 _NEVER_GROW = frozenset({"Cast", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Dropout",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+_LARGEST_INPUT, _LARGEST_OUTPUT = 8192, 512 * 512  # elements; onnxscript's defaults
+
+# It warns of operators with several outputs, which it leaves alone.
+logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
 
 
 def _should_fold(node: ir.Node) -> bool | None:
-    return True if node.op_type in _NEVER_GROW and node.domain in ("", "ai.onnx") else None
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type in _RANDOM:
+        return False
+    return True if node.op_type in _NEVER_GROW else None
 
 
-def _run(model: ir.Model) -> Outcome:
-    before = node_count(model)
-    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_should_fold)
-    common.RemoveUnusedNodesPass()(model)
-    return Outcome(before - node_count(model))
+def _fold() -> FoldConstantsPass:
+    return FoldConstantsPass(
+        shape_inference=True,
+        input_size_limit=_LARGEST_INPUT,
+        output_size_limit=_LARGEST_OUTPUT,
+        should_fold=_should_fold,
+    )
 
 
-def _lift(model: ir.Model) -> Outcome:
-    before = node_count(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    return Outcome(before - node_count(model))
+def _lift() -> common.LiftConstantsToInitializersPass:
+    return common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
 
 
-FOLD_CONSTANTS = Pass("fold-constants", "nodes with constant inputs replaced by their result", _run)
+FOLD_CONSTANTS = Pass(
+    "fold-constants",
+    "nodes with constant inputs replaced by their result",
+    from_ir_pass(_fold, common.RemoveUnusedNodesPass),
+)
 LIFT_CONSTANTS = Pass(
-    "lift-constants", "Constant nodes turned into weights, where rules look for them", _lift
+    "lift-constants", "Constant nodes turned into weights, where rules look for them", from_ir_pass(_lift)
 )

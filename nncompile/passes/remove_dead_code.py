@@ -10,8 +10,6 @@ REMOVE_DEAD_CODE = Pass(
     "remove-dead-code",
     "nodes and weights that no output depends on, removed",
     from_ir_pass(
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
-        common.RemoveUnusedOpsetsPass(),
+        common.RemoveUnusedNodesPass, common.RemoveUnusedFunctionsPass, common.RemoveUnusedOpsetsPass
     ),
 )

@@ -19,7 +19,10 @@ from onnxscript.rewriter._basics import MatchingTracer, MatchStatus
 from nncompile.passes.contract import Outcome
 from nncompile.stages import Refusal
 
+NOTHING_TO_DO = ""
+
 _MAX_SWEEPS = 8
+_OWN_INPUT = "an inner value of the pattern is also one of its inputs"
 _OTHER_USES = "Matched nodes have other uses"
 
 
@@ -51,7 +54,10 @@ class Rule(RewriteRuleClassBase):
     pattern: Callable[..., Any]
 
     def refusal(self, match: Match) -> str | None:
-        """Why a match must be left alone, in words for the user; None where it may be rewritten."""
+        """Why a match must be left alone, in words for the user; None where it may be rewritten.
+
+        `NOTHING_TO_DO` is for what is as it should be already: no near-miss, so it is not reported.
+        """
         raise NotImplementedError
 
     def replacement(self, op: Any, match: Match) -> Any:
@@ -91,7 +97,7 @@ class _NearMisses(MatchingTracer):
             if not reason.startswith(_OTHER_USES):
                 return
             reason = "an inner value of the pattern is used elsewhere or is a graph output"
-        elif status is MatchStatus.SUCCESS:
+        elif status is MatchStatus.SUCCESS or reason == NOTHING_TO_DO:
             return
         self.refusals.append(Refusal(str(rule), node.name or node.op_type, reason))
 
@@ -128,6 +134,9 @@ def _sweep(model: ir.Model, graph: ir.Graph, rules: Sequence[RewriteRule], near:
             delta = rule.try_rewrite(model, graph, node, tracer=near)
             if delta is None:
                 continue
+            if _reads_what_goes(delta.match.nodes, delta.new_nodes):
+                near.refusals.append(Refusal(str(rule), node.name or node.op_type, _OWN_INPUT))
+                continue
             for value in delta.new_initializers:
                 value.name = _unused(graph, value.name or "weight")
                 graph.register_initializer(value)
@@ -138,6 +147,11 @@ def _sweep(model: ir.Model, graph: ir.Graph, rules: Sequence[RewriteRule], near:
             changes += 1
             break
     return changes
+
+
+def _reads_what_goes(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> bool:
+    """Whether the replacement reads a value whose node is about to be removed."""
+    return any(value is not None and value.producer() in old for node in new for value in node.inputs)
 
 
 def _unused(graph: ir.Graph, name: str) -> str:

@@ -1,0 +1,197 @@
+"""One pass on one small graph: applied, checked, run before and after, and run a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from nncompile.passes.check import faults, interface
+from nncompile.passes.contract import Outcome, Pass
+
+# dtype of an output -> rtol and atol; the graphs are small and their values of order one.
+TOLERANCES = {"float64": (1e-12, 1e-12), "float32": (1e-5, 1e-5), "float16": (1e-2, 1e-2)}
+ROWS = 3  # size of every symbolic dimension
+
+Weights = Mapping[str, Any]
+Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a pass made of a model."""
+
+    outcome: Outcome
+    before: onnx.ModelProto
+    after: onnx.ModelProto
+
+    @property
+    def operators(self) -> list[str]:
+        """Operator of every node after the pass, subgraphs included, in order."""
+        return [node.op_type for graph in graphs(self.after.graph) for node in graph.node]
+
+    @property
+    def reasons(self) -> list[str]:
+        return [refusal.reason for refusal in self.outcome.refusals]
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Initializers of the outermost graph after the pass."""
+        return arrays(self.after)
+
+    def node(self, operator: str) -> onnx.NodeProto:
+        (found,) = [node for node in self.after.graph.node if node.op_type == operator]
+        return found
+
+
+def parse(text: str, weights: Weights | None = None, opset: int = 20) -> onnx.ModelProto:
+    """A valid model from ONNX's text format, with `weights` as initializers and shapes inferred."""
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}]>\n{text}')
+    for name, value in (weights or {}).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    onnx.checker.check_model(model, full_check=True)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from graphs(inner)
+
+
+def arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def content(model: ir.Model) -> bytes:
+    """The model serialised, without the types of inner values, which say nothing new."""
+    proto = ir.to_proto(model)
+    for graph in graphs(proto.graph):
+        graph.ClearField("value_info")
+    return proto.SerializeToString(deterministic=True)
+
+
+def assert_names_unique(graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> None:
+    """Static single assignment: no name is defined twice, nor again in a subgraph."""
+    inputs = [value.name for value in graph.input]
+    weights = [tensor.name for tensor in graph.initializer]
+    computed = [name for node in graph.node for name in node.output if name]
+    assert len(set(weights)) == len(weights)
+    defined = [*inputs, *(name for name in weights if name not in inputs), *computed]
+    assert len(set(defined)) == len(defined)
+    assert not outer & set(defined)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                assert_names_unique(attribute.g, outer | set(defined))
+
+
+def in_onnxruntime(model: onnx.ModelProto, feeds: Feeds) -> list[np.ndarray]:
+    """Every node as it stands: with ONNX Runtime's own optimisers off."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return session.run(None, dict(feeds))
+
+
+def in_reference(model: onnx.ModelProto, feeds: Feeds) -> list[np.ndarray]:
+    """ONNX's own interpreter, for what ONNX Runtime's CPU provider lacks, and as a second opinion."""
+    return ReferenceEvaluator(model).run(None, dict(feeds))
+
+
+ENGINES = {"onnxruntime": in_onnxruntime, "reference": in_reference}
+
+
+def random_inputs(model: onnx.ModelProto, given: Feeds) -> dict[str, np.ndarray]:
+    """Seeded normal values (small integers) for each input that needs one."""
+    random = np.random.default_rng(20240501)
+    feeds = dict(given)
+    optional = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name in feeds or value.name in optional:
+            continue
+        tensor = value.type.tensor_type
+        shape = [d.dim_value if d.HasField("dim_value") else ROWS for d in tensor.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        scale = 1 if dtype.kind == "f" else 3
+        feeds[value.name] = np.asarray(random.standard_normal(shape) * scale).astype(dtype)
+    return feeds
+
+
+def assert_same_answers(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, engine: str) -> None:
+    run = ENGINES[engine]
+    for name, expected, got in zip(
+        [value.name for value in before.graph.output], run(before, feeds), run(after, feeds), strict=True
+    ):
+        assert got.shape == expected.shape
+        assert got.dtype == expected.dtype
+        rtol, atol = TOLERANCES.get(expected.dtype.name, (0, 0))
+        np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol, equal_nan=True, err_msg=name)
+
+
+def _apply(
+    step: Pass,
+    text: str,
+    weights: Weights | None = None,
+    *,
+    feeds: Feeds | None = None,
+    engines: tuple[str, ...] = ("onnxruntime",),
+    opset: int = 20,
+) -> Applied:
+    before = parse(text, weights, opset)
+    model = ir.from_proto(before)
+    untouched = content(model)
+    expected = interface(model)
+
+    outcome = step.run(model)
+
+    after = ir.to_proto(model)
+    assert list(faults(model, expected)) == []
+    onnx.checker.check_model(after, full_check=True)
+    assert_names_unique(after.graph)
+    assert outcome.changes >= 0
+    once = content(model)
+    assert (once != untouched) == (outcome.changes > 0)
+    for engine in engines:
+        assert_same_answers(before, after, random_inputs(before, feeds or {}), engine)
+
+    second = step.run(model)
+    assert second.changes == 0
+    assert content(model) == once
+    return Applied(outcome, before, after)
+
+
+Apply = Callable[..., Applied]
+
+
+@pytest.fixture(scope="session")
+def apply() -> Apply:
+    """Apply a pass to a model in ONNX's text format.
+
+    `apply(PASS, text, weights, feeds=..., engines=..., opset=...)` fails where the pass leaves a fault,
+    a name defined twice, other answers, or changes something when it runs a second time, and where
+    `changes` does not say whether it changed anything.
+    """
+    return _apply
+
+
+@pytest.fixture(scope="session")
+def parsed() -> Callable[..., onnx.ModelProto]:
+    """`parsed(text, weights)`: a valid model in ONNX's text format, shapes inferred."""
+    return parse
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
