@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from models.zoo import ZOO
 
 import nncompile
+from models.zoo import ZOO
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -18,8 +18,8 @@ aten = torch.ops.aten
 def lowered(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without the operators of this table; the same object where it has none of them."""
     used = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    table = {op: function for op, function in LOWERINGS.items() if op in used}
-    return program.run_decompositions(table) if table else program
+    # The whole table: one of these operators may decompose into another.
+    return program.run_decompositions(LOWERINGS) if used & LOWERINGS.keys() else program
 
 
 def adaptive_windows(size: int, outputs: int) -> list[tuple[int, int]]:
@@ -92,7 +92,7 @@ def bce_with_logits(
     return (loss, loss.mean(), loss.sum())[reduction] if reduction else loss
 
 
-def rrelu_in_evaluation(x: torch.Tensor, lower: float, upper: float) -> torch.Tensor:
+def rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> torch.Tensor:
     """Outside training the slope is the middle of its range."""
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
 
@@ -105,4 +105,5 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.adaptive_max_pool3d.default: adaptive_max_pool,
     aten.log_sigmoid.default: log_sigmoid,
     aten.binary_cross_entropy_with_logits.default: bce_with_logits,
+    aten.rrelu.default: rrelu,
 }

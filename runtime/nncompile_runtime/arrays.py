@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +35,16 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[tuple[Array, ...], dict[s
             return (), {key: loaded[key] for key in loaded.files}
     except (AttributeError, TypeError):  # a .npy file gives an array, which is no context manager
         return (np.load(name, allow_pickle=False),), {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(
             f"{name} cannot be read: {reason}.", remedy="Give a .npy or .npz file of plain numbers."
@@ -48,7 +59,10 @@ def write_arrays(path: str | os.PathLike[str], specs: Sequence[TensorSpec], arra
     """
     buffer = io.BytesIO()
     if Path(path).suffix == ".npz":
-        np.savez(buffer, **{spec.name: array for spec, array in zip(specs, arrays, strict=True)})  # type: ignore[arg-type]
+        with zipfile.ZipFile(buffer, "w") as archive:  # numpy.savez cannot take an array named "file"
+            for spec, array in zip(specs, arrays, strict=True):
+                with archive.open(f"{spec.name}.npy", "w", force_zip64=True) as member:
+                    np.save(member, array)
     elif len(arrays) == 1:
         np.save(buffer, arrays[0])
     else:

@@ -77,12 +77,37 @@ def stream(
             "predict_batches takes models whose inputs are plain tensors; this one's are nested.",
             remedy="Call predict once per batch.",
         )
-    return (predict(*batch) for batch in _batches(signature, iterable, batch_size))
+    single = [s.name for s in signature.inputs if not _carries(s.shape, signature.batch)]
+    if batch_size is not None and signature.batch is not None and single:
+        raise InputError(
+            f"Input {single[0]!r} has no batch dimension, so batches cannot be cut and joined.",
+            remedy="Give batch_size=None, which keeps the batches as they come.",
+        )
+    if not isinstance(iterable, Iterable) or (isinstance(iterable, np.ndarray) and not iterable.ndim):
+        raise InputError(
+            f"An object of type {type(iterable).__name__} is no stream.", remedy="Give an iterable."
+        )
+    return _predictions(predict, signature, iterable, batch_size)
+
+
+def _predictions(
+    predict: Callable[..., Any], signature: Signature, iterable: Iterable[Any], batch_size: int | None
+) -> Iterator[Any]:
+    names = [argument.name for argument in signature.arguments]
+    for number, batch in _batches(signature, iterable, batch_size):
+        try:
+            result = predict(**dict(zip(names, batch, strict=True)))
+        except InputError as error:
+            raise InputError(
+                f"The batch that element {number} of the stream completes: {error.problem}",
+                remedy=error.remedy,
+            ) from None
+        yield result
 
 
 def _batches(
     signature: Signature, iterable: Iterable[Any], batch_size: int | None
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
     if (
         batch_size
         and len(signature.inputs) == 1
@@ -90,25 +115,25 @@ def _batches(
     ):
         rows: Any = iterable
         for start in range(0, len(rows), batch_size):
-            yield (rows[start : start + batch_size],)
+            yield start, (rows[start : start + batch_size],)
         return
     pending: list[tuple[Any, ...]] = []
     waiting = 0
     for number, element in enumerate(iterable):
         batch = _as_batch(signature, element, number)
         if batch_size is None:
-            yield batch
+            yield number, batch
             continue
         while waiting + len(batch[0]) >= batch_size:
             take = batch_size - waiting
-            yield _join([*pending, tuple(column[:take] for column in batch)], number)
+            yield number, _join([*pending, tuple(column[:take] for column in batch)], number)
             batch = tuple(column[take:] for column in batch)
             pending, waiting = [], 0
         if len(batch[0]):
             pending.append(batch)
             waiting += len(batch[0])
     if pending:
-        yield _join(pending, number)
+        yield number, _join(pending, number)
 
 
 def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...]:
@@ -121,7 +146,10 @@ def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...
     columns = element if isinstance(element, (tuple, list)) else (element,)
     if len(columns) != len(names):
         raise _bad(number, f"holds {len(columns)} inputs", f"The model takes {len(names)}: {names}.")
-    columns = tuple(c if is_tensor(c) else np.asarray(c) for c in columns)
+    try:
+        columns = tuple(c if is_tensor(c) else np.asarray(c) for c in columns)
+    except ValueError as error:
+        raise _bad(number, f"is no array: {error}", "Give numpy arrays or torch tensors.") from None
     specs = [
         signature.inputs[a.structure.index]
         for a in signature.arguments
@@ -136,8 +164,9 @@ def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...
         raise _bad(
             number, f"has shape {[list(c.shape) for c in columns]}", f"Give samples or batches of {wanted}."
         )
-    if len({len(column) for column in columns}) != 1:
-        raise _bad(number, f"holds {[len(c) for c in columns]} rows", "Give as many rows for each input.")
+    rows = [len(c) for c, s in zip(columns, specs, strict=True) if _carries(s.shape, signature.batch)]
+    if len(set(rows)) > 1:
+        raise _bad(number, f"holds {rows} rows", "Give as many rows for each input.")
     return columns
 
 

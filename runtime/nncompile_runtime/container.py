@@ -61,10 +61,13 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
                     f"{name} is {size} bytes; one ONNX file holds at most {MAX_FILE_BYTES}.",
                     remedy="Export the model in a smaller precision.",
                 )
-            data = file.read()
-    except OSError as error:
+            data = file.read(MAX_FILE_BYTES + 1)
+            if len(data) > MAX_FILE_BYTES:  # a device or a pipe says size 0
+                raise ModelLoadError(f"{name} is endless.", remedy="Give a file.")
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise ModelLoadError(
-            f"{name} cannot be read: {error.strerror or error}.", remedy="Check the path and its permissions."
+            f"{name!r} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            remedy="Check the path and its permissions.",
         ) from None
     return parse(data, name)
 
@@ -97,17 +100,30 @@ def append_manifest(model: bytes, manifest: Manifest) -> bytes:
     Args:
         model: A serialised ModelProto without our entries.
         manifest: What to say about it.
+
+    Raises:
+        NncompileError: The manifest is larger than can be read back.
     """
     text = manifest.model_dump_json().encode()
+    if len(text) > manifests.MAX_MANIFEST_BYTES:
+        raise NncompileError(
+            f"The manifest would be {len(text)} bytes; at most {manifests.MAX_MANIFEST_BYTES} can be read back.",
+            remedy="Give fewer or shorter labels.",
+        )
     with_manifest = model + _entry(MANIFEST_KEY, text)
     digest = hashlib.sha256(with_manifest).hexdigest().encode()
     return with_manifest + _entry(DIGEST_KEY, digest)
 
 
 def replace_manifest(data: bytes, manifest: Manifest) -> bytes:
-    """The same artifact with another manifest; the model's bytes stay as they are."""
+    """The same artifact with another manifest; the model's bytes stay as they are.
+
+    Args:
+        data: An artifact; a plain ONNX file gets its first manifest.
+        manifest: What to say about the model.
+    """
     entries = [start for start, key, _ in _metadata(data) if key == MANIFEST_KEY]
-    return append_manifest(data[: entries[0]], manifest)
+    return append_manifest(data[: entries[0]] if entries else data, manifest)
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -134,7 +150,7 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def _temporary_beside(target: Path) -> Iterator[str]:
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".nncompile-", suffix=".part")
     os.close(handle)
     try:
         yield temporary

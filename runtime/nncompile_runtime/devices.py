@@ -36,7 +36,7 @@ def candidates(device: str, driver: Path = NVIDIA_DRIVER) -> tuple[Device, ...]:
     Raises:
         DeviceError: The name is none of these.
     """
-    kind, colon, index = device.partition(":")
+    kind, colon, index = device.partition(":") if isinstance(device, str) else ("", "", "")
     if device == "auto":
         if driver.exists():
             return Device("cuda"), CPU

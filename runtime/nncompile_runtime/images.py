@@ -21,7 +21,13 @@ def preprocessing_for(spec: TensorSpec) -> ImagePreprocessing:
         InputError: The input is no float image batch of static size.
     """
     shape = spec.shape
-    if len(shape) == 4 and isinstance(shape[2], int) and isinstance(shape[3], int) and shape[1] in (1, 3):
+    if (
+        spec.dtype.startswith("float")
+        and len(shape) == 4
+        and isinstance(shape[2], int)
+        and isinstance(shape[3], int)
+        and shape[1] in (1, 3)
+    ):
         return ImagePreprocessing(size=(shape[2], shape[3]), mode="L" if shape[1] == 1 else "RGB")
     raise InputError(
         f"Input {spec.name!r} is {spec}: it is not clear how an image becomes that.",
@@ -58,7 +64,11 @@ def _read(path: str | os.PathLike[str], how: ImagePreprocessing) -> Array:
     height, width = how.size
     try:
         with Image.open(path) as image:
-            converted = image.convert(how.mode)
+            if image.mode.startswith("I;16"):  # Pillow's own conversion clips to 8 bits
+                scaled = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            else:
+                scaled = image
+            converted = scaled.convert(how.mode)
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(converted)

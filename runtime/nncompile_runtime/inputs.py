@@ -72,9 +72,12 @@ class TensorCheck:
             return value
         if is_tensor(value):
             try:
-                array: Array = value.detach().cpu().numpy()
-            except TypeError:
-                raise self._refused(f"a torch tensor of {value.dtype}", self._cast_hint()) from None
+                array: Array = value.detach().cpu().resolve_conj().resolve_neg().numpy()
+            except (TypeError, RuntimeError):  # a dtype that numpy lacks; sparse, quantised or meta
+                got = f"a torch tensor of {value.dtype}, layout {value.layout}, device {value.device}"
+                raise self._refused(got, self._cast_hint(value)) from None
+            if array.dtype != self.dtype and not holds_every_value(array.dtype, self.dtype):
+                raise self._refused(f"a torch tensor of {value.dtype}", self._cast_hint(value))
             return array
         if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
             return np.asarray(value)
@@ -93,7 +96,9 @@ class TensorCheck:
     def _refused(self, got: str, remedy: str) -> InputError:
         return InputError(f"Input {self.spec.name!r} expects {self.spec}, got {got}.", remedy=remedy)
 
-    def _cast_hint(self) -> str:
+    def _cast_hint(self, tensor: Any = None) -> str:
+        if tensor is not None:
+            return f"Convert it first, for example x.to(torch.{self.spec.dtype})."
         return f"Convert it first, for example x.astype(numpy.{self.spec.dtype})."
 
     def _shape_hint(self, shape: tuple[int, ...]) -> str:

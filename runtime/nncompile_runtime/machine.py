@@ -35,7 +35,7 @@ class Machine:
     def fingerprint(self) -> str:
         """A readable key under which a plan for this machine is kept."""
         flags = "+".join(self.vector_flags) or "no vector flags"
-        return f"{self.cpu} | {flags} | {self.processors} cpus | onnxruntime {self.onnxruntime}"[:256]
+        return f"{self.cpu[:128]} | {flags} | {self.processors} cpus | onnxruntime {self.onnxruntime}"[:256]
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +85,10 @@ def _cgroup_quota(cgroup: Path) -> float | None:
         quota, period = float(words[0]), float(words[1])
     except (ValueError, IndexError):
         return None
-    return quota / period if quota > 0 and period > 0 else None
+    if not (quota > 0 and period > 0):
+        return None
+    cpus = quota / period
+    return cpus if math.isfinite(cpus) else None
 
 
 def _read(path: Path) -> str:

@@ -21,6 +21,7 @@ DType = Literal[
 Dimension = Union[Annotated[int, Field(ge=0, le=2**40)], Name]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Error = Annotated[float, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 
 
@@ -71,6 +72,8 @@ class Signature(_Part):
         returned = [leaf.index for _, leaf in leaves(self.result)]
         if sorted(given) != list(range(len(self.inputs))):
             raise ValueError("the arguments do not cover the graph inputs one to one")
+        if len({argument.name for argument in self.arguments}) != len(self.arguments):
+            raise ValueError("two arguments have the same name")
         if sorted(returned) != list(range(len(self.outputs))):
             raise ValueError("the result does not cover the graph outputs one to one")
         return self
@@ -144,8 +147,15 @@ class ImagePreprocessing(_Part):
 
     size: tuple[Annotated[int, Field(ge=1, le=65536)], Annotated[int, Field(ge=1, le=65536)]]
     mode: Literal["L", "RGB"] = "RGB"
-    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=3)] = (0.0,)
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=3)] = (1.0,)
+    mean: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=3)] = (0.0,)
+    std: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], Field(min_length=1, max_length=3)] = (1.0,)
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> ImagePreprocessing:
+        channels = 1 if self.mode == "L" else 3
+        if not {len(self.mean), len(self.std)} <= {1, channels}:
+            raise ValueError(f"mean and std need one value, or {channels} for mode {self.mode}")
+        return self
 
 
 class Manifest(_Part):

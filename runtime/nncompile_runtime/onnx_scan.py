@@ -31,6 +31,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
 }
 _NODE_OP_TYPE = 4
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION, _LOCATION_EXTERNAL = 13, 14, 1
+_ENUM_BITS = 2**32 - 1  # protobuf drops the bits beyond
 _MAX_DEPTH = 64
 
 
@@ -75,5 +76,5 @@ def scan(data: bytes) -> GraphFacts:
                     external = True
                 elif field.number == _TENSOR_DATA_LOCATION and field.wire_type == VARINT:
                     location, _ = read_varint(data, field.value_start, field.end)
-                    external = external or location == _LOCATION_EXTERNAL
+                    external = external or location & _ENUM_BITS == _LOCATION_EXTERNAL
     return GraphFacts(has_graph, external, operators)

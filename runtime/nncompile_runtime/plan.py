@@ -70,6 +70,11 @@ def choose(
     if isinstance(user, Plan):
         return user
     if user is not None:
+        if not isinstance(user, Mapping):
+            raise PlanError(
+                f"The plan is a {type(user).__name__}.",
+                remedy="Give a nncompile.Plan or a dict of its fields.",
+            )
         try:
             return Plan.model_validate(dict(user))
         except ValidationError as error:

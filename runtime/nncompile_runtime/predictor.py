@@ -18,7 +18,7 @@ from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
 from nncompile_runtime.plan import Plan, choose
 from nncompile_runtime.session import Session, run_failure
-from nncompile_runtime.signature import signature_of
+from nncompile_runtime.signature import check_against, signature_of
 from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
 
 _log = logging.getLogger("nncompile")
@@ -43,7 +43,9 @@ class Predictor:
             ModelLoadError: ONNX Runtime refuses the model.
         """
         self._file = model
-        self._plan, self._session = _open(model, device, plan)
+        self._plan, self._session = _open(model, str(device), plan)
+        if model.manifest:
+            check_against(self._session, model.manifest.signature)
         self._signature = model.manifest.signature if model.manifest else signature_of(self._session)
         self._bind = InputBinder(self._signature)
         self._nest = unflattener(self._signature.result)
@@ -68,7 +70,7 @@ class Predictor:
         """
         if len(args) == 1 and not kwargs and type(args[0]) is np.ndarray:
             x = args[0]
-            if x.dtype == self._dtype and x.shape[1:] == self._row and 0 < len(x) <= self._whole:
+            if x.shape[1:] == self._row and x.shape and x.dtype == self._dtype and 0 < len(x) <= self._whole:
                 try:
                     outputs = self._call({self._name: x})
                 except Exception as error:
@@ -177,7 +179,7 @@ class Predictor:
         if (
             spec.shape
             and spec.shape[0] == self._batch
-            and not any(isinstance(n, str) for n in spec.shape[1:])
+            and not any(isinstance(n, str) or n == 0 for n in spec.shape[1:])
         ):
             self._name, self._dtype, self._row = spec.name, np.dtype(spec.dtype), spec.shape[1:]
             self._whole = self._pieces or sys.maxsize

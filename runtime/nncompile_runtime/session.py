@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 _log = logging.getLogger("nncompile")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY = 3
+# ONNX Runtime 1.31's kernels of these end the process (abort, SIGFPE) where the batch is empty.
+_FATAL_WHEN_EMPTY = frozenset({"LSTM", "GRU", "Einsum"})
 # Creating sessions from several threads at once is not promised to be safe (onnxruntime issue 27089).
 _creation = threading.Lock()
 
@@ -110,6 +112,7 @@ class Session:
         self.inputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_inputs())
         self.outputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_outputs())
         self.call = self._direct_call()
+        self._fatal_when_empty = sorted(_FATAL_WHEN_EMPTY & model.facts.operators.keys())
 
     @staticmethod
     def _options(ort: ModuleType, plan: Plan, model: ModelFile) -> Any:
@@ -143,6 +146,11 @@ class Session:
         Raises:
             InputError: ONNX Runtime could not run these inputs.
         """
+        if self._fatal_when_empty and not all(array.size for array in feed.values()):
+            raise InputError(
+                f"An input is empty, which ONNX Runtime's {self._fatal_when_empty[0]} cannot run.",
+                remedy="Skip empty inputs.",
+            )
         try:
             return self.call(feed)
         except Exception as error:

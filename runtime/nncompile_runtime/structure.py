@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
@@ -30,6 +39,18 @@ class ConstantLeaf(_Node):
     kind: Literal["constant"] = "constant"
     value: Scalar
 
+    @field_serializer("value", when_used="json")
+    def _in_json(self, value: Scalar) -> Any:
+        """JSON has no infinity and no NaN, and a string is another constant."""
+        return {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        if isinstance(value, dict) and list(value) == ["float"] and value["float"] in ("inf", "-inf", "nan"):
+            return float(value["float"])
+        return value
+
 
 class SequenceOf(_Node):
     """A tuple or a list."""
@@ -44,6 +65,12 @@ class MappingOf(_Node):
     kind: Literal["dict"] = "dict"
     entries: Annotated[tuple[tuple[Union[int, Name], Structure], ...], Field(max_length=4096)]
 
+    @model_validator(mode="after")
+    def _each_key_once(self) -> MappingOf:
+        if len({key for key, _ in self.entries}) != len(self.entries):
+            raise ValueError("a key comes twice")
+        return self
+
 
 class RecordOf(_Node):
     """A named tuple or a dataclass; rebuilt as a named tuple of the same type and field names."""
@@ -51,6 +78,11 @@ class RecordOf(_Node):
     kind: Literal["record"] = "record"
     type_name: Identifier
     entries: Annotated[tuple[tuple[Identifier, Structure], ...], Field(max_length=4096)]
+
+    @model_validator(mode="after")
+    def _can_be_rebuilt(self) -> RecordOf:
+        namedtuple(self.type_name, [field for field, _ in self.entries])
+        return self
 
 
 Structure = Annotated[
@@ -101,7 +133,8 @@ def flatten(structure: Structure, value: Any, into: list[Any], path: str) -> Non
     if isinstance(structure, TensorLeaf):
         into[structure.index] = value
     elif isinstance(structure, ConstantLeaf):
-        if type(value) is not type(structure.value) or value != structure.value:
+        same = value == structure.value or (value != value and structure.value != structure.value)
+        if type(value) is not type(structure.value) or not same:
             raise StructureMismatchError(path, f"the constant {structure.value!r}", repr(value)[:80])
     else:
         for (step, child), item in zip(children(structure), _items(structure, value, path), strict=True):

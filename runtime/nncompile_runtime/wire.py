@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
+_MAX_TAG = 2**32 - 1
 
 
 class WireError(ValueError):
@@ -58,6 +59,9 @@ def fields(data: bytes, start: int, end: int) -> Iterator[Field]:
     while position < end:
         field_start = position
         tag, position = read_varint(data, position, end)
+        # Protobuf drops the bits beyond: it would read another field than this walk.
+        if tag > _MAX_TAG:
+            raise WireError("a tag of more than 32 bits")
         number, wire_type = tag >> 3, tag & 7
         if number == 0:
             raise WireError("field number 0")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import pytest
+from hypothesis import settings
 
 from nncompile_runtime import container
 from nncompile_runtime.manifest import Manifest
@@ -16,6 +17,10 @@ from .graphs import conv_net, manifest
 
 if TYPE_CHECKING:
     from nncompile import CompiledModel
+
+# The same examples in every run, and no deadline: the machine may be busy.
+settings.register_profile("nncompile", derandomize=True, deadline=None)
+settings.load_profile("nncompile")
 
 
 @pytest.fixture(scope="session")

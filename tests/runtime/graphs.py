@@ -31,11 +31,12 @@ def build(
     functions: Sequence[onnx.FunctionProto] = (),
     domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """A model whose graph inputs and outputs are as the specs say; a symbol "" stays unnamed."""
+    """A model whose graph inputs and outputs are as the specs say; the size "?" stays unnamed."""
 
     def port(s: TensorSpec) -> onnx.ValueInfoProto:
         shape = [None if size == "?" else size for size in s.shape]
-        return helper.make_tensor_value_info(s.name, helper.np_dtype_to_tensor_dtype(np.dtype(s.dtype)), shape)
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(s.dtype))
+        return helper.make_tensor_value_info(s.name, element, shape)
 
     graph = helper.make_graph(
         nodes,
@@ -60,13 +61,12 @@ def manifest(
 ) -> Manifest:
     """A manifest with one plain argument per input, unless told otherwise."""
     leaves = tuple(TensorLeaf(index=i) for i in range(len(outputs)))
+    plain = (Argument(name=s.name, structure=TensorLeaf(index=i)) for i, s in enumerate(inputs))
     return Manifest(
         producer={"nncompile": "0"},
         model_name="Net",
         signature=Signature(
-            arguments=tuple(
-                arguments or (Argument(name=s.name, structure=TensorLeaf(index=i)) for i, s in enumerate(inputs))
-            ),
+            arguments=tuple(arguments or plain),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             result=result or (leaves[0] if len(leaves) == 1 else SequenceOf(kind="tuple", items=leaves)),
@@ -87,10 +87,11 @@ def predictor(
     return Predictor(container.parse(data, "test.onnx"), device=device, plan=plan)
 
 
-def compiled(nodes: Sequence[onnx.NodeProto], inputs: Specs, outputs: Specs, weights: Any = None, **options: Any):
-    """A predictor with a manifest; `plan` goes to it, everything else to the manifest."""
-    plan = options.pop("plan", None)
-    return predictor(build(nodes, inputs, outputs, weights), manifest(inputs, outputs, **options), plan=plan)
+def compiled(
+    nodes: Sequence[onnx.NodeProto], inputs: Specs, outputs: Specs, *, plan: Any = None, **about: Any
+) -> Predictor:
+    """A predictor with a manifest, about which the other options say more."""
+    return predictor(build(nodes, inputs, outputs), manifest(inputs, outputs, **about), plan=plan)
 
 
 def doubling(*shape: int | str, dtype: str = "float32", **options: Any) -> Predictor:

@@ -16,6 +16,8 @@ from nncompile_runtime.container import DIGEST_KEY, MANIFEST_KEY
 from nncompile_runtime.manifest import Manifest
 from nncompile_runtime.wire import fields, write_bytes_field
 
+from .graphs import conv_net
+
 METADATA_PROPS, KEY, VALUE = 14, 1, 2
 
 
@@ -38,7 +40,7 @@ def boundaries(data: bytes) -> list[int]:
     return [f.end for f in (*top, *fields(data, graph.value_start, graph.end))]
 
 
-def refused(data: bytes, match: str = "") -> bool:
+def refused(data: bytes, match: str | None = None) -> bool:
     with pytest.raises(ModelLoadError, match=match) as caught:
         container.parse(data, "net.onnx")
     return "net.onnx" in str(caught.value) and bool(caught.value.remedy)
@@ -64,6 +66,10 @@ def test_an_artifact_is_valid_onnx_and_keeps_its_metadata(artifact: Path) -> Non
     assert Manifest.model_validate_json(text) == load(artifact, device="cpu").manifest
     data = artifact.read_bytes()
     assert digest == hashlib.sha256(data[: data.rindex(digest_entry(b"")[:20])]).hexdigest()
+
+
+def test_a_message_without_a_graph_is_refused_before_onnx_runtime_sees_it() -> None:
+    assert refused(onnx.ModelProto(ir_version=10, producer_name="p").SerializeToString(), "holds no graph")
 
 
 def test_a_plain_model_has_no_manifest(model: onnx.ModelProto) -> None:
@@ -144,8 +150,8 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "missing.onnx")
     with pytest.raises(ModelLoadError, match="directory"):
         load(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(ModelLoadError, match="Not a directory"):
-        (tmp_path / "file").touch()
         load(tmp_path / "file" / "net.onnx")
     with pytest.raises(ModelLoadError, match="null"):
         load("a\0b.onnx")
@@ -159,9 +165,9 @@ def test_a_file_beyond_protobufs_limit_is_refused_unread(tmp_path: Path) -> None
         load(path)
 
 
-def test_data_outside_the_file_is_refused(model: onnx.ModelProto, tmp_path: Path) -> None:
+def test_data_outside_the_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    onnx.save_model(model, path, save_as_external_data=True, size_threshold=0, location="w.bin")
+    onnx.save_model(conv_net()[0], path, save_as_external_data=True, size_threshold=0, location="w.bin")
     with pytest.raises(ModelLoadError, match="other files"):
         load(path)
 

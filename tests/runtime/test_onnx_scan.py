@@ -21,7 +21,8 @@ MODEL_GRAPH, GRAPH_NODE, GRAPH_INITIALIZER, NODE_ATTRIBUTE, ATTRIBUTE_GRAPH = 7,
 
 
 def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
-    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4])])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4])
+    return helper.make_graph(nodes, name, [], [out])
 
 
 def constant(tensor: TensorProto) -> onnx.NodeProto:
@@ -144,9 +145,8 @@ def test_external_data_cannot_hide_behind_an_overlong_tag(field: int) -> None:
 
 
 def test_operators_are_found_in_subgraphs_and_functions() -> None:
-    inner = helper.make_node(
-        "If", ["c"], ["out"], then_branch=branch("t", helper.make_node("Pad", ["x"], ["out"])), else_branch=branch("e")
-    )
+    pad = branch("then", helper.make_node("Pad", ["x"], ["out"]))
+    inner = helper.make_node("If", ["c"], ["out"], then_branch=pad, else_branch=branch("else"))
     assert scan(with_if(inner).SerializeToString()).operators == {"If": 2, "Pad": 1, "Identity": 1}
     assert scan(with_function(tensor(), default=True).SerializeToString()).operators == {"F": 1, "Relu": 1}
 

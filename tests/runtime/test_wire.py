@@ -67,7 +67,8 @@ def test_a_varint_of_eleven_bytes_is_refused() -> None:
 
 
 def test_each_wire_type_is_walked() -> None:
-    data = b"\x08\x96\x01" + b"\x12\x07testing" + b"\x1d\x00\x00\x80\x3f" + b"\x21" + b"\x00" * 8 + b"\xa2\x06\x00"
+    fixed = b"\x1d\x00\x00\x80\x3f" + b"\x21" + b"\x00" * 8
+    data = b"\x08\x96\x01" + b"\x12\x07testing" + fixed + b"\xa2\x06\x00"
     assert list(fields(data, 0, len(data))) == [
         Field(1, VARINT, 0, 1, 3),
         Field(2, LENGTH_DELIMITED, 3, 5, 12),
