@@ -107,7 +107,7 @@ def append_manifest(model: bytes, manifest: Manifest) -> bytes:
     text = manifest.model_dump_json().encode()
     if len(text) > manifests.MAX_MANIFEST_BYTES:
         raise NncompileError(
-            f"The manifest would be {len(text)} bytes; at most {manifests.MAX_MANIFEST_BYTES} can be read back.",
+            f"The manifest would be {len(text)} bytes; only {manifests.MAX_MANIFEST_BYTES} can be read.",
             remedy="Give fewer or shorter labels.",
         )
     with_manifest = model + _entry(MANIFEST_KEY, text)
