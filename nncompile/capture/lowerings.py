@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from nncompile.capture import losses
+
 aten = torch.ops.aten
 
 
@@ -73,25 +75,6 @@ def _place(inside: torch.Tensor, span: Sequence[tuple[int, int]], extents: Seque
     return place
 
 
-def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """min(x, 0) - log(1 + exp(-|x|)): finite wherever x is; log(sigmoid(x)) underflows below -104."""
-    return x.clamp(max=0) - torch.log1p(torch.exp(-x.abs()))
-
-
-def bce_with_logits(
-    x: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    pos_weight: torch.Tensor | None = None,
-    reduction: int = 1,
-) -> torch.Tensor:
-    """Binary cross-entropy of logits by way of `log_sigmoid`, which does not overflow."""
-    positive = 1.0 if pos_weight is None else (pos_weight - 1) * target + 1
-    loss = (1 - target) * x - positive * log_sigmoid(x)
-    loss = loss if weight is None else loss * weight
-    return (loss, loss.mean(), loss.sum())[reduction] if reduction else loss
-
-
 def rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> torch.Tensor:
     """Outside training the slope is the middle of its range."""
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
@@ -103,7 +86,8 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.adaptive_max_pool1d.default: adaptive_max_pool,
     aten.adaptive_max_pool2d.default: adaptive_max_pool,
     aten.adaptive_max_pool3d.default: adaptive_max_pool,
-    aten.log_sigmoid.default: log_sigmoid,
-    aten.binary_cross_entropy_with_logits.default: bce_with_logits,
+    aten.log_sigmoid.default: losses.log_sigmoid,
+    aten.binary_cross_entropy_with_logits.default: losses.bce_with_logits,
+    aten.cross_entropy_loss.default: losses.cross_entropy,
     aten.rrelu.default: rrelu,
 }
