@@ -36,6 +36,19 @@ class CapturedModel:
 
 
 @dataclass(frozen=True)
+class Firing:
+    """A place where a pass changed the graph.
+
+    Attributes:
+        rule: The rule; where a pass is not made of rules, the step of it.
+        node: The node at which the pattern ended, or the node or weight that is gone.
+    """
+
+    rule: str
+    node: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A rule's pattern was there, but its conditions did not hold.
 
@@ -61,6 +74,7 @@ class PassReport:
         nodes_after: Number of nodes after it.
         seconds: How long it took, its check included.
         refusals: Near-misses, with reasons.
+        firings: Where it changed the graph.
     """
 
     name: str
@@ -69,6 +83,7 @@ class PassReport:
     nodes_after: int
     seconds: float
     refusals: tuple[Refusal, ...] = ()
+    firings: tuple[Firing, ...] = ()
 
 
 @dataclass(frozen=True)

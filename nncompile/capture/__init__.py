@@ -45,7 +45,7 @@ def capture(
         CaptureError: The module cannot be captured; the message names the line of its code.
     """
     module, example = prepare(module, example_inputs, example_kwargs, dynamic_batch=options.dynamic_batch)
-    with _quiet(), substituted(), torch.no_grad(), watching_for_a_fixed_batch() as witness:
+    with _quiet(), substituted(module), torch.no_grad(), watching_for_a_fixed_batch() as witness:
         try:
             program = torch.export.export(
                 module, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False

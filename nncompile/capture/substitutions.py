@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.adaptive import _ASMoutput
 
 from nncompile.capture import losses
+from nncompile.capture.fractional import fractional_max_pool, samples_at_hand
 
 
 def _data_parallel(self: nn.DataParallel[Any], *inputs: Any, **named: Any) -> Any:
@@ -58,6 +59,8 @@ _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
     (nn.DataParallel, "forward", _data_parallel),
     (nn.CrossMapLRN2d, "forward", _cross_map_lrn),
     (nn.AdaptiveLogSoftmaxWithLoss, "forward", _adaptive_log_softmax),
+    (nn.FractionalMaxPool2d, "forward", fractional_max_pool),
+    (nn.FractionalMaxPool3d, "forward", fractional_max_pool),
     (nn.functional, "gaussian_nll_loss", losses.gaussian_nll),
     (nn.functional, "ctc_loss", losses.ctc),
     (nn.functional, "linear_cross_entropy", _without_options),
@@ -65,14 +68,15 @@ _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
 
 
 @contextmanager
-def substituted() -> Iterator[None]:
-    """Replace what cannot be traced, and put everything back."""
+def substituted(module: nn.Module) -> Iterator[None]:
+    """Replace what cannot be traced in a module, and put everything back."""
     present = [(owner, name, body) for owner, name, body in _SUBSTITUTES if hasattr(owner, name)]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in present]
     try:
         for owner, name, body in present:
             setattr(owner, name, body)
-        yield
+        with samples_at_hand(module):
+            yield
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)

@@ -89,8 +89,8 @@ def _run(step: Pass, model: ir.Model) -> PassReport:
         raise BrokenPassError(step.name, f"failed: {type(error).__name__}: {error}") from error
     for fault in faults(model, expected):
         raise BrokenPassError(step.name, fault)
-    seconds = time.perf_counter() - start
-    return PassReport(step.name, outcome.changes, before, node_count(model), seconds, outcome.refusals)
+    seconds, after = time.perf_counter() - start, node_count(model)
+    return PassReport(step.name, outcome.changes, before, after, seconds, outcome.refusals, outcome.firings)
 
 
 def _serialize(model: ir.Model) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from nncompile.stages import Refusal
+from nncompile.stages import Firing, Refusal
 from nncompile_runtime.errors import PassError
 
 
@@ -18,10 +18,12 @@ class Outcome:
     Attributes:
         changes: How often it changed something; 0 promises that the graph is as it was.
         refusals: Near-misses, with reasons.
+        firings: Where it changed something, as far as the pass can tell.
     """
 
     changes: int
     refusals: tuple[Refusal, ...] = ()
+    firings: tuple[Firing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,27 @@ def from_ir_pass(*makers: Callable[[], ir.passes.PassBase]) -> Callable[[ir.Mode
     """Run onnx_ir passes, made anew for each model; the nodes and weights that are gone are counted."""
 
     def run(model: ir.Model) -> Outcome:
-        before = set(map(id, _parts(model)))
-        kept = list(_parts(model))  # keeps the ids from being used again
+        kept = {id(part): part for part in _parts(model)}  # keeps the ids from being used again
         modified = False
+        firings: list[Firing] = []
         for make in makers:
-            modified = make()(model).modified or modified
-        gone = len(before - set(map(id, _parts(model))))
-        del kept
-        return Outcome(max(gone, int(modified)))
+            step = make()
+            modified = step(model).modified or modified
+            left = set(map(id, _parts(model)))
+            for gone in [part for part in kept if part not in left]:
+                firings.append(Firing(type(step).__name__.removesuffix("Pass"), _name(kept.pop(gone))))
+        return Outcome(max(len(firings), int(modified)), firings=tuple(firings))
 
     return run
 
 
-def _parts(model: ir.Model) -> Iterator[object]:
+def _parts(model: ir.Model) -> Iterator[ir.Node | ir.Value | ir.Function]:
     """Every node and weight, and the functions and operator sets."""
     for graph in (model.graph, *model.graph.subgraphs()):
         yield from graph
         yield from graph.initializers.values()
     yield from model.functions.values()
+
+
+def _name(part: ir.Node | ir.Value | ir.Function) -> str:
+    return part.name or (part.op_type if isinstance(part, ir.Node) else "")

@@ -17,7 +17,7 @@ from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleClassBase
 from onnxscript.rewriter._basics import MatchingTracer, MatchStatus
 
 from nncompile.passes.contract import Outcome
-from nncompile.stages import Refusal
+from nncompile.stages import Firing, Refusal
 
 NOTHING_TO_DO = ""
 
@@ -77,7 +77,7 @@ class Rule(RewriteRuleClassBase):
 
 
 class _NearMisses(MatchingTracer):
-    """Receives every attempt of the matcher, and keeps those that came close."""
+    """Receives every attempt of the matcher in one sweep, and keeps those that came close."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,17 +107,17 @@ def apply_rules(*kinds: type[Rule]) -> Callable[[ir.Model], Outcome]:
     rules = [kind.rule() for kind in kinds]  # type: ignore[no-untyped-call]
 
     def run(model: ir.Model) -> Outcome:
-        changes = 0
+        firings: list[Firing] = []
         near = _NearMisses()
         for _ in range(_MAX_SWEEPS):
             near = _NearMisses()
-            swept = sum(_sweep(model, graph, rules, near) for graph in _graphs(model))
-            changes += swept
+            swept = [firing for graph in _graphs(model) for firing in _sweep(model, graph, rules, near)]
+            firings += swept
             if not swept:
                 break
-        if changes:
+        if firings:
             common.NameFixPass()(model)
-        return Outcome(changes, tuple(near.refusals))
+        return Outcome(len(firings), tuple(near.refusals), tuple(firings))
 
     return run
 
@@ -127,8 +127,10 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
     yield from model.graph.subgraphs()
 
 
-def _sweep(model: ir.Model, graph: ir.Graph, rules: Sequence[RewriteRule], near: _NearMisses) -> int:
-    changes = 0
+def _sweep(
+    model: ir.Model, graph: ir.Graph, rules: Sequence[RewriteRule], near: _NearMisses
+) -> Iterator[Firing]:
+    """Go over a graph once; says of each change where it was, after making it."""
     for node in graph:
         for rule in rules:
             delta = rule.try_rewrite(model, graph, node, tracer=near)
@@ -144,9 +146,8 @@ def _sweep(model: ir.Model, graph: ir.Graph, rules: Sequence[RewriteRule], near:
             replace_nodes_and_values(
                 graph, node, delta.match.nodes, delta.new_nodes, delta.match.outputs, delta.new_outputs
             )
-            changes += 1
+            yield Firing(str(rule), node.name or node.op_type)
             break
-    return changes
 
 
 def _reads_what_goes(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> bool:
