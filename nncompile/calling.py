@@ -45,7 +45,8 @@ class Calling:
 @contextmanager
 def evaluation_mode(module: Any) -> Iterator[None]:
     """Evaluation mode; every submodule's own mode comes back at the end. What is no module is left alone."""
-    modes = [(part, part.training) for part in module.modules()] if hasattr(module, "modules") else []
+    is_module = hasattr(module, "modules") and not isinstance(module, type)
+    modes = [(part, part.training) for part in module.modules()] if is_module else []
     if modes:
         module.eval()
     try:

@@ -15,6 +15,7 @@ from nncompile.passes.contract import BrokenPassError
 from nncompile.progress import Phases
 from nncompile.report import CompileReport
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
+from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.manifest import ImagePreprocessing
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         VerificationError: The graph is wrong with no pass at all.
         NncompileError: An option has a value that is not offered, or ONNX Runtime is missing.
     """
+    if isinstance(labels, str):
+        raise NncompileError(f"labels={labels!r} is one string.", remedy="Give a list of class names.")
     options = CompileOptions(
         dynamic_batch=dynamic_batch,
         target=target,
@@ -108,10 +111,11 @@ def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phase
 
     phases.start("optimise")
     first = optimize(frozenset())
-    if not options.verify:
-        return verify.skip(first)
-    phases.start("verify")
-    verified = verify.verify(captured, lambda skip: optimize(skip) if skip else first)
+    if options.verify:
+        phases.start("verify")
+        verified = verify.verify(captured, lambda skip: optimize(skip) if skip else first)
+    else:
+        verified = verify.skip(first)
     if not broken:
         return verified
     dropped = (*sorted(broken), *verified.verification.dropped_passes)

@@ -42,6 +42,15 @@ class CompileOptions:
         Raises:
             NncompileError: An option has a value that is not offered.
         """
+        if self.labels is not None and not all(isinstance(label, str) for label in self.labels):
+            raise NncompileError(
+                f"labels={self.labels!r:.80} are not all strings.", remedy="Give the class names."
+            )
+        if self.preprocess is not None and not isinstance(self.preprocess, ImagePreprocessing):
+            raise NncompileError(
+                f"preprocess is of type {type(self.preprocess).__name__}.",
+                remedy="Give an nncompile.ImagePreprocessing.",
+            )
         for name, value, choices in (
             ("target", self.target, get_args(Target)),
             ("precision", self.precision, get_args(Precision)),

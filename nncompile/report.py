@@ -49,12 +49,15 @@ class CompileReport:
 def verification_lines(record: Verification) -> list[str]:
     """The verification record in sentences."""
     if record.status == "skipped":
-        return ["NOT VERIFIED: compiled with verify=False"]
+        return [*_dropped(record), "NOT VERIFIED: compiled with verify=False"]
     batches = f", batches {', '.join(map(str, record.batches))}" if record.batches else ", fixed batch"
     lines = [f"verified against eager PyTorch in {record.reference}: {record.cases} inputs{batches}"]
     for output in record.outputs:
         top1 = "" if output.top1_agreement is None else f", top-1 agreement {output.top1_agreement:.1%}"
         error = f"largest error {output.max_abs:.2g} (eager's own {output.eager_max_abs:.2g})"
         lines.append(f"  {output.name}: {error}{top1}")
-    lines += [f"DROPPED PASS {name}: it changed the answers" for name in record.dropped_passes]
-    return lines
+    return [*lines, *_dropped(record)]
+
+
+def _dropped(record: Verification) -> list[str]:
+    return [f"DROPPED PASS {name}: it failed or changed the answers" for name in record.dropped_passes]

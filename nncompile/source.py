@@ -51,7 +51,7 @@ def parse_arguments(texts: Iterable[str]) -> dict[str, Any]:
             raise CaptureError(f"--arg {text!r} is not NAME=VALUE.", remedy="For example: --arg out=10.")
         try:
             parsed[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # what its docs list
             parsed[name] = value
     return parsed
 
@@ -87,7 +87,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules.setdefault(path.stem, python)  # dataclasses and pickling look their module up
     try:
         spec.loader.exec_module(python)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed_import(str(path), error) from error
     return python
 
@@ -97,11 +97,11 @@ def _import_package(name: str) -> ModuleType:
         sys.path.append(str(Path.cwd()))
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed_import(name, error) from error
 
 
-def _failed_import(place: str, error: Exception) -> CaptureError:
+def _failed_import(place: str, error: BaseException) -> CaptureError:
     return CaptureError(
         f"{place} cannot be imported: {type(error).__name__}: {error}",
         remedy="Run it with python to see the whole error, or use --debug.",
@@ -121,7 +121,13 @@ def _suggestion(python: ModuleType) -> str:
 
 
 def _create(reference: str, found: Any, arguments: Mapping[str, Any]) -> torch.nn.Module:
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     if isinstance(found, torch.nn.Module):
+        if arguments:
+            raise CaptureError(
+                f"{reference} is a module already; it takes no arguments ({given}).",
+                remedy="Leave --arg out, or name its class.",
+            )
         return found
     if not callable(found):
         raise CaptureError(
@@ -129,8 +135,7 @@ def _create(reference: str, found: Any, arguments: Mapping[str, Any]) -> torch.n
         )
     try:
         module = found(**arguments)
-    except Exception as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    except (Exception, SystemExit) as error:
         raise CaptureError(
             f"{reference}({given}) fails: {type(error).__name__}: {error}",
             remedy="Give the constructor's arguments with --arg NAME=VALUE.",

@@ -18,13 +18,14 @@ from nncompile.capture.errors import explain, watching_for_a_fixed_batch
 from nncompile.capture.example import Example, prepare
 from nncompile.capture.exporter import to_onnx
 from nncompile.capture.lowerings import lowered
-from nncompile.capture.signature import BATCH, name_and_describe
+from nncompile.capture.signature import BATCH, name_and_describe, take_out_constants
 from nncompile.capture.substitutions import substituted
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 from nncompile_runtime.errors import CaptureError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_NO_SCOPE = "_empty_nn_module_stack"  # what torch.export writes for nodes of no module
 
 
 def capture(
@@ -50,13 +51,15 @@ def capture(
             program = torch.export.export(
                 module, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
             )
-            model = to_onnx(lowered(program))
+            program = lowered(program)
+            returned = take_out_constants(program)
+            model = to_onnx(program)
         except CaptureError:
             raise
         except Exception as error:
             raise explain(error, witness) from error
     _keep_outputs_apart(model.graph)
-    signature = name_and_describe(program, model, example)
+    signature = name_and_describe(program, returned, model, example)
     _name_nodes_after_modules(model.graph)
     model.producer_name, model.producer_version = "nncompile", None
     flat = tuple(x for x in pytree.tree_leaves((example.args, example.kwargs)) if isinstance(x, torch.Tensor))
@@ -133,4 +136,4 @@ def _innermost_scope(scopes: str) -> str:
         names = ast.literal_eval(scopes)
     except (ValueError, SyntaxError):
         return ""
-    return next((name for name in reversed(names[:-1]) if name), "") if names else ""
+    return next((name for name in reversed(names[:-1]) if name and not name.startswith(_NO_SCOPE)), "")

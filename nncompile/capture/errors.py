@@ -42,17 +42,42 @@ def _describe(frames: Iterable[traceback.FrameSummary]) -> str:
 
 
 class BatchWitness(logging.Handler):
-    """Notes the user's line at which a symbolic size was fixed to a constant."""
+    """Notes the user's line at which the symbol of the batch was fixed, from torch's own log."""
 
     def __init__(self) -> None:
         """Nothing was seen yet."""
         super().__init__(logging.INFO)
-        self.location = ""
+        self._batch: set[str] = set()  # the symbols that are known to be the batch
+        self._fixed = ""
+        self._restricted = ""
+
+    @property
+    def location(self) -> str:
+        """Where the batch became a constant, or was first restricted (to even sizes, say)."""
+        return self._fixed or self._restricted
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Look for the message that torch logs when a symbol becomes a constant."""
-        if str(record.msg).startswith("set_replacement") and not self.location:
-            self.location = _describe(traceback.extract_stack())
+        """Follow the symbols: the first is the batch, which is dimension 0 of the first input."""
+        message, args = str(record.msg), [str(arg) for arg in record.args or ()]
+        if message.startswith("create_symbol") and not self._batch:
+            self._batch = {args[0]}
+        elif message.startswith("set_replacement") and self._batch & {args[0], args[1]}:
+            if args[1].isdigit():
+                self._fixed = self._fixed or _describe(_frames_of_forward())
+            elif args[0].isidentifier() and args[1].isidentifier():
+                self._batch |= {args[0], args[1]}
+        elif "[guard added]" in message and args[1].startswith("Eq(") and not self._restricted:
+            symbols = set(re.findall(r"s\d+", args[1]))
+            if len(symbols) == 1 and symbols <= self._batch:
+                self._restricted = _describe(_frames_of_forward())
+
+
+def _frames_of_forward() -> list[traceback.FrameSummary]:
+    """The stack below `capture`: those who called it did not fix the batch."""
+    frames = traceback.extract_stack()
+    ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(_LIBRARIES[1])]
+    outer = [i for i in ours if frames[i].name == "capture"]
+    return frames[outer[-1] + 1 :] if outer else frames
 
 
 @contextmanager

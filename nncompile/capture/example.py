@@ -52,10 +52,15 @@ def prepare(
         hint = "Create an instance first." if isinstance(module, type) else "Pass an instance of one."
         raise CaptureError(f"compile() takes a torch.nn.Module, got {got}.", remedy=hint)
     module = _on_cpu(module)
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise CaptureError(
+            f"example_kwargs is of type {type(kwargs).__name__}.", remedy="Give a dict of inputs by name."
+        )
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     named: dict[str, Any] = dict(kwargs or {})
     args, named = pytree.tree_map(_as_cpu_tensor, (args, named))
     _run_once(module, args, named)
+    named = _in_the_order_of_forward(module, named)
     batch = _batch_size(args, named) if dynamic_batch else None
     if batch is not None and batch < 2:
         # torch.export treats sizes 0 and 1 as constants (docs: "0/1 specialization").
@@ -64,42 +69,86 @@ def prepare(
     return module, _bind(module, args, named, batch)
 
 
+def _in_the_order_of_forward(module: torch.nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword inputs as `forward` lists them; torch.export keeps the order in which they are given."""
+    order = list(inspect.signature(module.forward).parameters)
+    return dict(
+        sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    )
+
+
 def _on_cpu(module: torch.nn.Module) -> torch.nn.Module:
     tensors = [*module.parameters(), *module.buffers()]
     if all(tensor.device.type == "cpu" for tensor in tensors):
         return module
+    if any(tensor.device.type == "meta" for tensor in tensors):
+        raise CaptureError("The module has weights without values.", remedy="Load its weights first.")
     return copy.deepcopy(module).cpu()
 
 
 def _as_cpu_tensor(value: Any) -> Any:
     if type(value).__module__ == "numpy":
         return torch.as_tensor(value)
-    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.is_complex() or value.layout is not torch.strided or value.is_quantized:
+        raise CaptureError(
+            f"An example input is a {value.layout} tensor of {value.dtype}, which numpy or ONNX cannot hold.",
+            remedy="Give dense real tensors; convert inside forward, for example with torch.view_as_complex.",
+        )
+    return value.detach().cpu()
 
 
 def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    before = {name: buffer.clone() for name, buffer in module.named_buffers() if not _is_lazy(buffer)}
+    before = _buffers(module)
     args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
     try:
         with torch.no_grad():
             module(*args, **kwargs)
     except Exception as error:
+        _restore(before)
         where = user_location(error)
         raise CaptureError(
             f"The module fails on the example input in eager PyTorch{where}: {_first_line(error)}",
             remedy="Give example inputs of the shapes and dtypes that forward takes.",
         ) from error
-    changed = []
-    for name, buffer in module.named_buffers():
-        if name in before and not torch.equal(torch.nan_to_num(before[name]), torch.nan_to_num(buffer)):
-            changed.append(name)
-            buffer.copy_(before[name])
+    changed = _restore(before)
     if changed:
         raise CaptureError(
             f"forward changes the module's buffer {', '.join(map(repr, changed))}; "
             "a compiled model keeps no state.",
             remedy="Take the state as an input and return the new one as an output.",
         )
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    name: str
+    owner: torch.nn.Module
+    key: str
+    tensor: torch.Tensor
+    value: torch.Tensor
+
+
+def _buffers(module: torch.nn.Module) -> list[_Buffer]:
+    return [
+        _Buffer(f"{prefix}.{key}" if prefix else key, owner, key, tensor, tensor.clone())
+        for prefix, owner in module.named_modules()
+        for key, tensor in owner.named_buffers(recurse=False)
+        if not _is_lazy(tensor)
+    ]
+
+
+def _restore(buffers: list[_Buffer]) -> list[str]:
+    """Give the module back the buffers it had; the names of those that had changed."""
+    changed = []
+    for buffer in buffers:
+        now = getattr(buffer.owner, buffer.key, None)
+        if now is not buffer.tensor or not torch.equal(torch.nan_to_num(buffer.value), torch.nan_to_num(now)):
+            changed.append(buffer.name)
+            buffer.tensor.data = buffer.value
+            setattr(buffer.owner, buffer.key, buffer.tensor)
+    return changed
 
 
 def _is_lazy(tensor: torch.Tensor) -> bool:

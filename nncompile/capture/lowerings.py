@@ -6,6 +6,7 @@ traces it into the program before the exporter sees it. Sizes other than the bat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
@@ -19,9 +20,12 @@ aten = torch.ops.aten
 
 def lowered(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without the operators of this table; the same object where it has none of them."""
-    used = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    needed = any(
+        node.target in LOWERINGS and (node.target not in _POOLS or len(node.args) > _DIVISOR)
+        for node in program.graph.nodes
+    )
     # The whole table: one of these operators may decompose into another.
-    return program.run_decompositions(LOWERINGS) if used & LOWERINGS.keys() else program
+    return program.run_decompositions(LOWERINGS) if needed else program
 
 
 def adaptive_windows(size: int, outputs: int) -> list[tuple[int, int]]:
@@ -75,6 +79,29 @@ def _place(inside: torch.Tensor, span: Sequence[tuple[int, int]], extents: Seque
     return place
 
 
+def avg_pool(rank: int) -> Callable[..., Any]:
+    """Average pooling with `divisor_override`, which the exporter leaves out: a sum over another divisor."""
+    pool = getattr(torch.nn.functional, f"avg_pool{rank}d")
+
+    def lowered_pool(
+        x: torch.Tensor,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        if divisor_override is None or ceil_mode:
+            return NotImplemented  # as it is; windows over the edge have divisors of their own
+        del count_include_pad
+        kernel = list(kernel) * (rank if len(kernel) == 1 else 1)
+        elements = math.prod(kernel)
+        return pool(x, kernel, list(stride) or None, list(padding)) * (elements / divisor_override)
+
+    return lowered_pool
+
+
 def rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> torch.Tensor:
     """Outside training the slope is the middle of its range."""
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
@@ -89,5 +116,10 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.log_sigmoid.default: losses.log_sigmoid,
     aten.binary_cross_entropy_with_logits.default: losses.bce_with_logits,
     aten.cross_entropy_loss.default: losses.cross_entropy,
+    aten.avg_pool2d.default: avg_pool(2),
+    aten.avg_pool3d.default: avg_pool(3),
     aten.rrelu.default: rrelu,
 }
+# Common, and right as they are without a divisor of their own.
+_POOLS = frozenset({aten.avg_pool2d.default, aten.avg_pool3d.default})
+_DIVISOR = 6  # its place among the arguments

@@ -35,14 +35,32 @@ class _Tensor:
         self.index = index
 
 
-def name_and_describe(program: torch.export.ExportedProgram, model: ir.Model, example: Example) -> Signature:
+def take_out_constants(program: torch.export.ExportedProgram) -> Any:
+    """What the program returns, tensors marked; its constants become None, which alone can be exported."""
+    outputs = [s for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+    returned = pytree.tree_unflatten(_mark([s.arg for s in outputs]), program.call_spec.out_spec)
+    for spec in outputs:
+        if isinstance(spec.arg, ConstantArgument):
+            spec.arg = ConstantArgument(spec.arg.name, None)
+    node = next(node for node in reversed(program.graph.nodes) if node.op == "output")
+    node.args = (tuple(x if isinstance(x, torch.fx.Node) else None for x in node.args[0]),)
+    return returned
+
+
+def name_and_describe(
+    program: torch.export.ExportedProgram, returned: Any, model: ir.Model, example: Example
+) -> Signature:
     """Name the graph's inputs and outputs after `forward`'s, and describe them.
 
     Raises:
         CaptureError: An input or output is of a type or dtype that the runtime cannot hold.
     """
     arguments = _arguments(program, example)
-    result = _structure(_returned(program), "the output")
+    result = _structure(returned, "the output")
+    if not any(leaves(result)):
+        raise CaptureError(
+            "forward returns no tensor.", remedy="Return what the model computes; None and {} hold nothing."
+        )
     graph = model.graph
     inputs = [path for argument in arguments for path, _ in leaves(argument.structure, argument.name)]
     outputs = [path for path, _ in leaves(result)]
@@ -76,11 +94,6 @@ def _arguments(program: torch.export.ExportedProgram, example: Example) -> list[
         Argument(name=name, structure=_structure(value, name), keyword_only=name in example.keyword_only)
         for name, value in values.items()
     ]
-
-
-def _returned(program: torch.export.ExportedProgram) -> Any:
-    specs = [s.arg for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
-    return pytree.tree_unflatten(_mark(specs), program.call_spec.out_spec)
 
 
 def _mark(specs: list[Any]) -> list[Any]:

@@ -138,6 +138,7 @@ def _sweep(
                 continue
             if _reads_what_goes(delta.match.nodes, delta.new_nodes):
                 near.refusals.append(Refusal(str(rule), node.name or node.op_type, _OWN_INPUT))
+                _discard(delta.new_nodes)
                 continue
             for value in delta.new_initializers:
                 value.name = _unused(graph, value.name or "weight")
@@ -153,6 +154,13 @@ def _sweep(
 def _reads_what_goes(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> bool:
     """Whether the replacement reads a value whose node is about to be removed."""
     return any(value is not None and value.producer() in old for node in new for value in node.inputs)
+
+
+def _discard(nodes: Sequence[ir.Node]) -> None:
+    """Let go of what nodes read, so that a value counts its users in the graph alone."""
+    for node in nodes:
+        for i in range(len(node.inputs)):
+            node.replace_input_with(i, None)
 
 
 def _unused(graph: ir.Graph, name: str) -> str:

@@ -51,3 +51,66 @@ def float_attribute(node: ir.Node, name: str, default: float) -> float:
     """A float attribute, or its default."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_float()
+
+
+def kernel_view(layer: ir.Node, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A contiguous weight of Conv, ConvTranspose, Gemm or MatMul, seen alike for all four.
+
+    Returns:
+        A view of shape (group, outputs of a group, inputs of a group, kernel elements); writing to it
+        writes to `weight`.
+    """
+    if layer.op_type in ("Gemm", "MatMul"):
+        matrix = weight if int_attribute(layer, "transB", 0) else weight.T
+        return matrix[None, :, :, None]
+    group = int_attribute(layer, "group", 1)
+    elements = int(np.prod(weight.shape[2:]))
+    view = weight.reshape(group, weight.shape[0] // group, weight.shape[1], elements)
+    return view.swapaxes(1, 2) if layer.op_type == "ConvTranspose" else view
+
+
+def channel_bias(layer: ir.Node, channels: int) -> npt.NDArray[Any] | None:
+    """What a Conv, ConvTranspose or Gemm adds to each output channel, in float64, Gemm's beta included.
+
+    Returns:
+        Zeros where the constant bias is left out; None where it is not one value per channel.
+    """
+    if given_input(layer, 2) is None:
+        return np.zeros(channels)
+    bias = weights(layer.inputs[2])
+    if bias.size not in (1, channels) or (bias.ndim > 1 and bias.shape[:-1] != (1,)):
+        return None
+    beta = float_attribute(layer, "beta", 1.0)
+    return np.broadcast_to(bias.astype(np.float64).reshape(-1) * beta, (channels,))
+
+
+def batch_norm_affine(norm: ir.Node) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """A batch norm with constant statistics as `x * scale + shift`, channel by channel, in float64."""
+    weight, bias, mean, variance = (weights(value).astype(np.float64) for value in norm.inputs[1:])
+    with np.errstate(all="ignore"):
+        scale = weight / np.sqrt(variance + float_attribute(norm, "epsilon", 1e-5))
+        return scale, bias - mean * scale
+
+
+def rounding_fault(
+    kernel: npt.NDArray[Any], bias: npt.NDArray[Any], before: npt.NDArray[Any], dtype: np.dtype[Any]
+) -> str | None:
+    """Why weights computed in float64 cannot be rounded to their dtype; None where they can.
+
+    A channel whose largest weight falls below the normal range of the dtype would lose digits.
+
+    Args:
+        kernel: The new weights, as `kernel_view` gives them.
+        bias: The new bias.
+        before: The weights that they replace, also by output channel.
+        dtype: A floating-point dtype.
+    """
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+        return "a folded weight is not finite"
+    limits = np.finfo(dtype)
+    if max(np.abs(kernel).max(initial=0), np.abs(bias).max(initial=0)) > limits.max:
+        return f"a folded weight is beyond the range of {dtype}"
+    peak, was = (np.abs(view).max(axis=(2, 3), initial=0) for view in (kernel, before))
+    if ((peak > 0) & (peak < limits.tiny) & (was >= limits.tiny)).any():
+        return f"the folded weights of a channel are too small for {dtype}"
+    return None

@@ -79,7 +79,7 @@ def _bisect(
     suite: Suite, optimize: Optimize, model: OptimizedModel, dropped: frozenset[str], failure: Failure
 ) -> str | None:
     """The pass whose addition makes the failing case fail; None where it fails without any."""
-    active = [report.name for report in model.passes if report.changes]
+    active = [report.name for report in model.passes]
 
     def fails(count: int) -> bool:
         without = dropped | frozenset(active[count:])

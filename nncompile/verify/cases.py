@@ -41,8 +41,8 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
 
     def normal(like: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         if not like.is_floating_point():
-            picks = torch.randint(like.numel(), (max(like.numel(), 1),), generator=generator)
-            return like.reshape(-1)[picks].reshape(like.shape) if like.numel() else like
+            picks = torch.randint(max(like.numel(), 1), (like.numel(),), generator=generator)
+            return like.reshape(-1)[picks].reshape(like.shape)
         return (torch.randn(like.shape, generator=generator, dtype=torch.float64) * scale).to(like.dtype)
 
     def constant(like: torch.Tensor) -> torch.Tensor:

@@ -80,6 +80,13 @@ def content(model: ir.Model) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
+def assert_no_forgotten_users(model: ir.Model) -> None:
+    """A value is read by nodes of the graph alone: one that was thrown away would keep it alive."""
+    given = [*model.graph.inputs, *model.graph.initializers.values()]
+    for value in (*given, *(out for node in model.graph.all_nodes() for out in node.outputs)):
+        assert all(user.graph is not None for user, _ in value.uses()), value.name
+
+
 def assert_names_unique(graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> None:
     """Static single assignment: no name is defined twice, nor again in a subgraph."""
     inputs = [value.name for value in graph.input]
@@ -158,6 +165,7 @@ def _apply(
 
     after = ir.to_proto(model)
     assert list(faults(model, expected)) == []
+    assert_no_forgotten_users(model)
     onnx.checker.check_model(after, full_check=True)
     assert_names_unique(after.graph)
     assert outcome.changes >= 0

@@ -117,6 +117,13 @@ def test_gemm(apply, random, shape, transposed, dtype):
     assert "beta" not in {attribute.name for attribute in applied.node("Gemm").attribute}
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemm_with_a_square_matrix(apply, random, transposed):
+    weights = {"w": random.standard_normal((CHANNELS, CHANNELS)).astype("f4")}
+    text = gemm(f"<transB={transposed}>", bias=False, depth=CHANNELS)
+    assert apply(FOLD_BATCH_NORM, text, weights | statistics(random)).operators == ["Gemm"]
+
+
 @pytest.mark.parametrize("attributes", ["", "<transA=1>", "<alpha=0.0>", "<beta=0.0>"])
 def test_gemm_attributes(apply, random, attributes):
     weights = {

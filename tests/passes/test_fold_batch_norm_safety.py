@@ -99,9 +99,10 @@ def test_a_folded_weight_beyond_the_range_of_its_dtype(apply, weights):
     assert "float16" in applied.reasons[0]
 
 
-@pytest.mark.parametrize("shape", [(5, 1), (5, 4)])
+@pytest.mark.parametrize("shape", [(5, 1), (5, 4), (4, 1), (4, 4)])
 def test_a_gemm_bias_that_differs_by_row(apply, weights, random, shape):
-    text = f"g (float[5, 3] x) => (float[5, 4] y) {{ c = Gemm(x, w, b) y = {NORM} }}"
+    rows = shape[0]
+    text = f"g (float[{rows}, 3] x) => (float[{rows}, 4] y) {{ c = Gemm(x, w, b) y = {NORM} }}"
     weights |= {"w": random.standard_normal((3, 4)).astype("f4"), "b": np.ones(shape, "f4")}
     refused(
         apply(FOLD_BATCH_NORM, text, weights),
