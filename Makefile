@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench coverage clean
 
 help:
 	@echo "make demo    train, export, verify, predict and bench LeNet5 on handwritten digits"
 	@echo "make test    run the tests"
 	@echo "make check   ruff, mypy (strict), import-linter"
+	@echo "make coverage  compile every case of every class of torch.nn and rewrite docs/coverage.md"
 	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md"
 	@echo "make format  let ruff format the code"
 
@@ -31,6 +32,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+coverage: $(READY)
+	$(BIN)/python tests/coverage/report.py -o docs/coverage.md
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -58,7 +58,7 @@ def cross_entropy(
         return loss.sum() * classes / x.numel() if reduction == _MEAN else reduced(loss, reduction)
     counted = target != ignore_index
     index = torch.where(counted, target, 0)
-    share = by_class[index] * counted.to(x.dtype)
+    share = by_class.index_select(0, index.reshape(-1)).reshape(index.shape) * counted.to(x.dtype)
     exact = -logp.gather(axis, index.unsqueeze(axis)).squeeze(axis) * share
     uniform = -(logp * shaped).sum(axis) * counted.to(x.dtype)
     loss = (1 - label_smoothing) * exact + label_smoothing / classes * uniform if label_smoothing else exact
@@ -85,6 +85,22 @@ def gaussian_nll(
     if full:
         loss = loss + 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=x.dtype))
     return reduced(loss, _REDUCTIONS[reduction])
+
+
+def multilabel_margin(x: torch.Tensor, target: torch.Tensor, reduction: int = _MEAN) -> torch.Tensor:
+    """torch.nn.MultiLabelMarginLoss: each target's margin over each class that is none, over the classes.
+
+    The targets of a row end at its first negative entry.
+    """
+    rows, labels = (x, target) if x.dim() == 2 else (x.unsqueeze(0), target.unsqueeze(0))
+    given = ((labels < 0).cumsum(1) == 0).to(torch.int64)
+    index = labels * given
+    classes = rows.shape[1]
+    is_target = (torch.nn.functional.one_hot(index, classes) * given.unsqueeze(2)).amax(1)
+    margins = (1 - rows.gather(1, index).unsqueeze(2) + rows.unsqueeze(1)).clamp(min=0)
+    counted = given.unsqueeze(2) * (1 - is_target).unsqueeze(1)
+    loss = (margins * counted.to(rows.dtype)).sum((1, 2)) / classes
+    return reduced(loss if x.dim() == 2 else loss.squeeze(0), reduction)
 
 
 _NEVER = -1e30  # log(0), finite so that differences stay finite

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import torch
+import torch._decomp.decompositions
 
 from nncompile.capture import losses
 
@@ -20,10 +21,7 @@ aten = torch.ops.aten
 
 def lowered(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without the operators of this table; the same object where it has none of them."""
-    needed = any(
-        node.target in LOWERINGS and (node.target not in _POOLS or len(node.args) > _DIVISOR)
-        for node in program.graph.nodes
-    )
+    needed = any(node.target in LOWERINGS and not _right_as_it_is(node) for node in program.graph.nodes)
     # The whole table: one of these operators may decompose into another.
     return program.run_decompositions(LOWERINGS) if needed else program
 
@@ -102,6 +100,24 @@ def avg_pool(rank: int) -> Callable[..., Any]:
     return lowered_pool
 
 
+def projected_lstm(
+    x: torch.Tensor,
+    hx: Sequence[torch.Tensor],
+    params: Sequence[torch.Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> Any:
+    """An LSTM with `proj_size`, which ONNX's LSTM does not have, unrolled by torch's own decomposition."""
+    if len(params) % (5 if has_biases else 3) or hx[0].shape[-1] == hx[1].shape[-1]:
+        return NotImplemented
+    unrolled: Callable[..., Any] = torch._decomp.decompositions.lstm_impl
+    return unrolled(x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+
+
 def rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> torch.Tensor:
     """Outside training the slope is the middle of its range."""
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
@@ -116,10 +132,19 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.log_sigmoid.default: losses.log_sigmoid,
     aten.binary_cross_entropy_with_logits.default: losses.bce_with_logits,
     aten.cross_entropy_loss.default: losses.cross_entropy,
+    aten.multilabel_margin_loss.default: losses.multilabel_margin,
     aten.avg_pool2d.default: avg_pool(2),
     aten.avg_pool3d.default: avg_pool(3),
+    aten.lstm.input: projected_lstm,
     aten.rrelu.default: rrelu,
 }
-# Common, and right as they are without a divisor of their own.
-_POOLS = frozenset({aten.avg_pool2d.default, aten.avg_pool3d.default})
-_DIVISOR = 6  # its place among the arguments
+
+
+def _right_as_it_is(node: torch.fx.Node) -> bool:
+    """Common operators that the exporter has right except with one option: not worth another tracing."""
+    if node.target in (aten.avg_pool2d.default, aten.avg_pool3d.default):
+        return len(node.args) <= 6 and "divisor_override" not in node.kwargs
+    if node.target is aten.lstm.input:
+        states: Any = node.args[1]
+        return bool(states[0].meta["val"].shape[-1] == states[1].meta["val"].shape[-1])
+    return False

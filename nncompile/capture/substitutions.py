@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import transformer
 from torch.nn.modules.adaptive import _ASMoutput
 
 from nncompile.capture import losses
@@ -55,7 +56,14 @@ def _without_options(*args: Any, options: Any = None, **named: Any) -> Any:
     return _linear_cross_entropy(*args, **named)  # type: ignore[misc]  # substituted only where it is
 
 
+def _is_causal(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Only a hint for a faster kernel: the mask is applied in any case. torch compares its values."""
+    del mask, size
+    return bool(is_causal)
+
+
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
+    (transformer, "_detect_is_causal_mask", _is_causal),
     (nn.DataParallel, "forward", _data_parallel),
     (nn.CrossMapLRN2d, "forward", _cross_map_lrn),
     (nn.AdaptiveLogSoftmaxWithLoss, "forward", _adaptive_log_softmax),

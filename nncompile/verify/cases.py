@@ -34,15 +34,15 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
     """The user's example, seeded normal values, values of large range, and constants.
 
     With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size.
-    Integer and boolean inputs are drawn from the example's own values: only the module knows what
-    others would mean (an index into a table, say).
+    Integer and boolean inputs are rows of the example: only the module knows what others would mean
+    (an index into a table, a mask that hides a whole row).
     """
     generator = torch.Generator().manual_seed(_SEED)
 
     def normal(like: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
         if not like.is_floating_point():
-            picks = torch.randint(max(like.numel(), 1), (like.numel(),), generator=generator)
-            return like.reshape(-1)[picks].reshape(like.shape)
+            rows = torch.randint(max(len(like), 1), (len(like),), generator=generator) if like.dim() else ...
+            return like[rows]
         return (torch.randn(like.shape, generator=generator, dtype=torch.float64) * scale).to(like.dtype)
 
     def constant(like: torch.Tensor) -> torch.Tensor:
