@@ -1,0 +1,155 @@
+"""What replaces torch's own operators while a module is captured answers as they do, in eager PyTorch."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nncompile.capture import fractional, losses, lowerings, substitutions
+
+EXACT = {"rtol": 1e-6, "atol": 1e-6}
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "outputs"), [((7,), (3,)), ((5, 8), (5, 3)), ((4, 9, 6), (3, 4, 6)), ((3,), (7,))]
+)
+def test_adaptive_pools_of_every_size(sizes, outputs):
+    x = torch.randn(2, 3, *sizes)
+    rank = len(sizes)
+    average = getattr(functional, f"adaptive_avg_pool{rank}d")(x, outputs)
+    torch.testing.assert_close(lowerings.adaptive_avg_pool(x, outputs), average, **EXACT)
+    expected = getattr(functional, f"adaptive_max_pool{rank}d")(x, outputs, return_indices=True)
+    for got, want in zip(lowerings.adaptive_max_pool(x, outputs), expected, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 4, 2, 2)])
+def test_cross_entropy_of_indices(shape, weighted, smoothing, reduction):
+    x = torch.randn(shape)
+    target = torch.randint(4, (shape[0], *shape[2:]) if len(shape) > 1 else ())
+    if target.dim():
+        target.view(-1)[0] = -100
+    weight = torch.rand(4) + 0.1 if weighted else None
+    options = {"weight": weight, "label_smoothing": smoothing}
+    want = functional.cross_entropy(x, target, reduction=reduction, **options)
+    torch.testing.assert_close(
+        losses.cross_entropy(x, target, reduction=REDUCTIONS[reduction], **options), want, **EXACT
+    )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 4, 2)])
+def test_cross_entropy_of_probabilities(shape, weighted, reduction):
+    x, target = torch.randn(shape), torch.randn(shape).softmax(1 if len(shape) > 1 else 0)
+    weight = torch.rand(4) + 0.1 if weighted else None
+    want = functional.cross_entropy(x, target, weight, reduction=reduction, label_smoothing=0.2)
+    got = losses.cross_entropy(x, target, weight, REDUCTIONS[reduction], label_smoothing=0.2)
+    torch.testing.assert_close(got, want, **EXACT)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weights", itertools.product([False, True], repeat=2))
+def test_bce_with_logits(weights, reduction):
+    x, target = torch.randn(3, 4) * 200, torch.rand(3, 4)
+    weight, pos_weight = (torch.rand(4) + 0.5 if given else None for given in weights)
+    want = functional.binary_cross_entropy_with_logits(
+        x, target, weight, pos_weight=pos_weight, reduction=reduction
+    )
+    got = losses.bce_with_logits(x, target, weight, pos_weight, REDUCTIONS[reduction])
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_log_sigmoid(scale):
+    x = torch.randn(1000) * scale
+    torch.testing.assert_close(losses.log_sigmoid(x), functional.logsigmoid(x), **EXACT)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("shape", [(3, 4), (3, 1), (3,)])
+def test_gaussian_nll(shape, full, reduction):
+    x, target, var = torch.randn(3, 4), torch.randn(3, 4), torch.rand(shape)
+    want = functional.gaussian_nll_loss(x, target, var, full=full, reduction=reduction)
+    got = losses.gaussian_nll(x, target, var, full=full, reduction=reduction)
+    torch.testing.assert_close(got, want, **EXACT)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(5,), (3, 5)])
+def test_multilabel_margin(shape, reduction):
+    x = torch.randn(shape)
+    target = torch.tensor([3, 1, -1, 0, 2]).expand(shape).clone()
+    want = functional.multilabel_margin_loss(x, target, reduction=reduction)
+    torch.testing.assert_close(losses.multilabel_margin(x, target, REDUCTIONS[reduction]), want, **EXACT)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("spread", [True, False])
+@pytest.mark.parametrize("zero_infinity", [True, False])
+def test_ctc(spread, zero_infinity, reduction):
+    scores = torch.randn(8, 3, 5).log_softmax(2)
+    steps, lengths = torch.tensor([8, 6, 2]), torch.tensor([3, 0, 4])  # the last cannot fit: infinite
+    targets = torch.randint(1, 5, (3, 4)) if not spread else torch.randint(1, 5, (7,))
+    options = {"reduction": reduction, "zero_infinity": zero_infinity}
+    want = functional.ctc_loss(scores, targets, steps, lengths, **options)
+    torch.testing.assert_close(
+        losses.ctc(scores, targets, steps, lengths, **options), want, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_cross_map_lrn(size):
+    x = torch.randn(2, 7, 3, 3)
+    layer = nn.CrossMapLRN2d(size, alpha=0.5, k=2)
+    want = layer(x)
+    with substitutions.substituted(layer):
+        torch.testing.assert_close(layer(x), want, **EXACT)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("options", [{"output_size": 3}, {"output_ratio": 0.6}])
+def test_fractional_max_pool(rank, options):
+    x = torch.randn(2, 3, *[9, 8, 7][:rank])
+    samples = torch.rand(2, 3, rank)
+    kind = getattr(nn, f"FractionalMaxPool{rank}d")
+    layer = kind(2, return_indices=True, _random_samples=samples, **options)
+    want = layer(x)
+    with substitutions.substituted(layer):
+        got = layer(x)
+    assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+    assert not fractional._samples
+
+
+def test_adaptive_log_softmax():
+    layer = nn.AdaptiveLogSoftmaxWithLoss(8, 12, [4, 8])
+    x, target = torch.randn(6, 8), torch.tensor([0, 3, 4, 7, 8, 11])
+    want = layer(x, target)
+    with substitutions.substituted(layer):
+        got = layer(x, target)
+    torch.testing.assert_close(got.output, want.output, **EXACT)
+    torch.testing.assert_close(got.loss, want.loss, **EXACT)
+
+
+def test_torch_is_as_it_was_afterwards():
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in substitutions._SUBSTITUTES]
+
+    def fail():
+        with substitutions.substituted(nn.Identity()):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert all(getattr(owner, name) is original for owner, name, original in before)
