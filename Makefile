@@ -35,6 +35,7 @@ check: $(READY)
 
 coverage: $(READY)
 	$(BIN)/python tests/coverage/report.py -o docs/coverage.md
+	$(BIN)/python tests/coverage/network_report.py -o docs/networks.md
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -71,7 +71,7 @@ def _table(verdicts, every) -> str:
         "# Coverage of torch.nn",
         "",
         "Written by `make coverage`: every class of `torch.nn`, with every constructor option and input of",
-        "PyTorch's own module database (`torch.testing._internal.common_modules`) and, for the classes that it",
+        "PyTorch's module database (`torch.testing._internal.common_modules`) and, for the classes that it",
         "leaves out, of tests/coverage/cases.py; compiled, verified, and compared with eager PyTorch (rtol",
         "1e-3, atol 1e-4). *dynamic* counts the cases whose dimension 0 takes any size; the others keep the",
         "size of their example (an input without a batch, a sequence that is unrolled).",

@@ -16,6 +16,8 @@ from nncompile_runtime.machine import Machine, available_processors, installed_o
 def eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that may run on eight processors."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    # This machine's own cores must not decide what these tests see.
+    monkeypatch.setattr(available_processors, "__defaults__", (machine._CGROUP, Path("/no/topology")))
 
 
 @pytest.fixture
@@ -158,3 +160,16 @@ def test_a_fingerprint_fits_the_manifest_and_keeps_what_matters() -> None:
     small, large = (Machine("C" * 300, ("avx2",), count, "1.31.1").fingerprint for count in (2, 64))
     assert len(small) <= 256
     assert small != large
+
+
+@pytest.mark.parametrize(
+    ("siblings", "cores"),
+    [({0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, 2), ({0: "0", 1: "1", 2: "2", 3: "3"}, 4), ({}, 4)],
+)
+def test_hardware_threads_of_one_core_count_once(tmp_path, monkeypatch, siblings, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    for number, shared in siblings.items():
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{shared}\n")
+    assert machine.available_processors(tmp_path / "none", tmp_path) == cores

@@ -1,0 +1,94 @@
+"""Compile the networks of others and write docs/networks.md, the plain exporter's time beside ours."""
+
+import argparse
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from networks import networks
+from rich.console import Console
+
+import nncompile
+from nncompile_runtime.machine import this_machine
+
+
+def main() -> int:
+    """Compile all networks, or those named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="such as timm/resnet18; all of them without any")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    warnings.filterwarnings("ignore")
+    made = networks()
+    names = options.names or list(made)
+    console = Console(stderr=True)
+    _compile(*made[names[0]]())  # imports, once and untimed
+    rows = []
+    for name in names:
+        rows.append(_row(name, *made[name]()))
+        console.print(" | ".join(rows[-1]), markup=False, soft_wrap=True)
+    machine = this_machine()
+    lines = [
+        "# Networks that nobody here wrote",
+        "",
+        "Written by `make coverage`: random weights, live batch-norm statistics, dynamic batch, verified,",
+        "and compared with eager PyTorch at batches 1 and 3. *exporter* is `torch.onnx.export(dynamo=True)`",
+        "alone, *compile* all of `nncompile.compile`, verification included; both once, one after the other.",
+        "",
+        f"{machine.cpu}, {machine.processors} processors; torch {torch.__version__}, "
+        f"ONNX Runtime {machine.onnxruntime}, nncompile {nncompile.__version__}.",
+        "",
+        "| network | result | largest error | exporter s | compile s | ratio |",
+        "|:--|:--|--:|--:|--:|--:|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    text = "\n".join(lines) + "\n"
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    return int(any(row[1] != "right" for row in rows))
+
+
+def _compile(net, image):
+    started = time.perf_counter()
+    return nncompile.compile(net, image), time.perf_counter() - started
+
+
+def _row(name, net, image) -> tuple[str, ...]:
+    try:
+        model, ours = _compile(net, image)
+        worst = max(_difference(net, model, image, batch) for batch in (1, 3))
+        result = "right" if not model.report.verification.dropped_passes else "a pass was dropped"
+    except Exception as error:
+        return (name, f"{type(error).__name__}: {error}".replace("|", "\\|")[:200], "", "", "", "")
+    try:
+        exporter = _exporter_seconds(net, image)
+    except Exception:
+        return (name, result, f"{worst:.1g}", "fails", f"{ours:.1f}", "")
+    return (name, result, f"{worst:.1g}", f"{exporter:.1f}", f"{ours:.1f}", f"{ours / exporter:.2f}")
+
+
+def _difference(net, model, image, batch) -> float:
+    x = torch.randn(batch, *image.shape[1:], generator=torch.Generator().manual_seed(batch))
+    with torch.no_grad():
+        want = net(x).numpy()
+    np.testing.assert_allclose(model(x).numpy(), want, rtol=1e-3, atol=1e-4)
+    return float(np.abs(model(x).numpy() - want).max())
+
+
+def _exporter_seconds(net, image) -> float:
+    batch = torch.export.Dim("batch")
+    started = time.perf_counter()
+    shapes = ({0: batch},)
+    torch.onnx.export(net, (image.repeat(2, 1, 1, 1),), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main())
