@@ -11,9 +11,12 @@ import onnx_ir as ir
 from nncompile.options import CompileOptions
 from nncompile.passes.check import faults, interface
 from nncompile.passes.contract import BrokenPassError, Pass, node_count
+from nncompile.passes.fold_affine import FOLD_AFFINE
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
+from nncompile.passes.fold_batch_norm_forward import FOLD_BATCH_NORM_FORWARD
 from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
+from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 from nncompile.passes.static_reshape import STATIC_RESHAPE
@@ -28,9 +31,15 @@ PIPELINE: tuple[Pass, ...] = (
     LIFT_CONSTANTS,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
-    # Before batch norm, which folds into Gemm but not into MatMul and Add.
+    # Before the folds, which know Gemm but not MatMul and Add.
     MATMUL_ADD_TO_GEMM,
     FOLD_BATCH_NORM,
+    # After batch norm: Conv, BatchNormalization, Mul (layer scale) is the common order.
+    FOLD_AFFINE,
+    # After both folds, which remove what stands between two linear layers.
+    MERGE_LINEAR,
+    # After the folds backward, where padding does not matter.
+    FOLD_BATCH_NORM_FORWARD,
     # Needs nothing of the others; leaves the nodes that computed the shape to the next pass.
     STATIC_RESHAPE,
     # Last: drops what the others left unused.

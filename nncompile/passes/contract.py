@@ -75,8 +75,8 @@ def from_ir_pass(*makers: Callable[[], ir.passes.PassBase]) -> Callable[[ir.Mode
             step = make()
             modified = step(model).modified or modified
             left = set(map(id, _parts(model)))
-            for gone in [part for part in kept if part not in left]:
-                firings.append(Firing(type(step).__name__.removesuffix("Pass"), _name(kept.pop(gone))))
+            rule, gone = type(step).__name__.removesuffix("Pass"), [part for part in kept if part not in left]
+            firings += [Firing(rule, _name(kept.pop(part))) for part in gone]
         return Outcome(max(len(firings), int(modified)), firings=tuple(firings))
 
     return run

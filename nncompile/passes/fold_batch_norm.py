@@ -23,6 +23,7 @@ import onnx_ir as ir
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
+    batch_norm_affine,
     constant,
     float_attribute,
     folded,
@@ -54,7 +55,7 @@ class _FoldBatchNorm(Rule):
         dtype = weights(layer.inputs[1]).dtype
         if dtype.kind != "f":
             return f"the weights are of dtype {dtype}"
-        scale, shift = _scale_and_shift(norm)
+        scale, shift = batch_norm_affine(norm)
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             return "the running statistics give a scale that is not finite"
         if np.abs(weights(layer.inputs[1])).max(initial=0) * np.abs(scale).max() > np.finfo(dtype).max:
@@ -67,7 +68,7 @@ class _FoldBatchNorm(Rule):
     def replacement(self, op: Any, match: Match) -> Any:
         layer, norm = match.node("y"), match.node("normed")
         weight, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
-        scale, shift = _scale_and_shift(norm)
+        scale, shift = batch_norm_affine(norm)
         bias = np.zeros(1)
         if given_input(layer, 2) is not None:
             bias = weights(layer.inputs[2]).astype(np.float64).reshape(-1) * float_attribute(
@@ -116,14 +117,6 @@ class FoldBatchNormIntoGemm(_FoldBatchNorm):
 
     def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
         return weight * (scale[:, None] if int_attribute(layer, "transB", 0) else scale[None, :])
-
-
-def _scale_and_shift(norm: ir.Node) -> tuple[Array, Array]:
-    """The batch norm as `x * scale + shift`, in float64."""
-    weight, bias, mean, variance = (weights(value).astype(np.float64) for value in norm.inputs[1:])
-    with np.errstate(all="ignore"):
-        scale = weight / np.sqrt(variance + float_attribute(norm, "epsilon", 1e-5))
-        return scale, bias - mean * scale
 
 
 FOLD_BATCH_NORM = Pass(

@@ -61,11 +61,23 @@ def test_every_pass_does_its_part(captured):
     assert operators(model) == ["Conv", "Relu", "Reshape", "Gemm"]
 
 
+# The passes that find something in the captured graph of this file when they run alone.
+WORK_FOR = {
+    "fold-constants",
+    "lift-constants",
+    "remove-identities",
+    "matmul-add-to-gemm",
+    "fold-batch-norm",
+    "static-reshape",
+    "remove-dead-code",
+}
+
+
 @pytest.mark.parametrize("step", passes.PIPELINE, ids=lambda step: step.name)
 def test_a_pass_by_itself(captured, step):
     (report,) = optimize(captured, step).passes
     assert report.name == step.name
-    assert report.changes > 0
+    assert (report.changes > 0) == (step.name in WORK_FOR)
 
 
 def test_reports_follow_the_nodes(captured):

@@ -1,0 +1,169 @@
+"""Two linear layers, one right behind the other, as one.
+
+Patterns, with constant weights and nothing between the layers: `Gemm(Gemm(x))`; `Conv(Conv(x))` with
+kernels of 1 x 1 (of any rank), one group, no stride and no padding; `MatMul(MatMul(x, V), W)`.
+
+Algebra: with K inputs, M values between the layers and N outputs (a 1 x 1 convolution is this at every
+position),
+
+    (x V + c) W + d  =  x (V W) + (c W + d)
+
+because the matrix product is associative and distributive. The alphas of two Gemms are folded into V W, their
+betas into the bias. Row by row the left side takes K M + M N multiplications and the right side K N: the rule
+fires where that is less, so a factorisation of low rank stays. Computed in float64 and rounded once.
+(Guo et al., "ExpandNets: Linear Over-parameterization to Train Compact Convolutional Networks",
+arXiv:1811.10495, section 3.)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from nncompile.passes.contract import Pass
+from nncompile.passes.rewriting import Match, Rule, apply_rules
+from nncompile.passes.values import (
+    channel_bias,
+    constant,
+    float_attribute,
+    folded,
+    given_input,
+    int_attribute,
+    ints_attribute,
+    kernel_view,
+    rounding_fault,
+    string_attribute,
+    weights,
+)
+
+Array = npt.NDArray[Any]
+
+
+class _MergeLinear(Rule):
+    """Shared by the three operators; they differ in what their attributes must be."""
+
+    operator: ClassVar[str]
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        inner = getattr(op, self.operator)(x, _allow_other_inputs=True, _outputs=["inner"])
+        return getattr(op, self.operator)(inner, _allow_other_inputs=True, _outputs=["outer"])
+
+    def refusal(self, match: Match) -> str | None:
+        inner, outer = match.node("inner"), match.node("outer")
+        given = [value for layer in (inner, outer) for value in layer.inputs[1:] if value is not None]
+        if any(constant(value) is None for value in given):
+            return "a weight is not constant"
+        dtype = weights(outer.inputs[1]).dtype
+        if dtype.kind != "f":
+            return f"the weights are of dtype {dtype}"
+        reason = self.layer_fault(inner, outer)
+        if reason is not None:
+            return reason
+        first, second = _matrix(inner), _matrix(outer)
+        between, inputs = first.shape
+        outputs = len(second)
+        apart, merged = between * (inputs + outputs), inputs * outputs
+        if merged >= apart:
+            return f"one layer would take {merged} multiplications, the two take {apart}"
+        for layer, channels in ((inner, between), (outer, outputs)):
+            if channel_bias(layer, channels) is None:
+                shape = list(weights(layer.inputs[2]).shape)
+                return f"a bias of shape {shape} is not one value for each channel"
+        matrix, bias = _product(inner, outer)
+        return rounding_fault(matrix[None, :, :, None], bias, second[None, :, :, None], dtype)
+
+    def layer_fault(self, inner: ir.Node, outer: ir.Node) -> str | None:
+        """Why a layer is not a plain product of matrices; None where both are."""
+        raise NotImplementedError
+
+    def replacement(self, op: Any, match: Match) -> Any:
+        inner, outer = match.node("inner"), match.node("outer")
+        like, name = weights(outer.inputs[1]), outer.inputs[1].name  # type: ignore[union-attr]
+        matrix, bias = _product(inner, outer)
+        inputs = [match["x"], op.initializer(folded(_layout(outer, matrix), like), name=f"{name}_merged")]
+        if any(given_input(layer, 2) is not None for layer in (inner, outer)):
+            inputs.append(op.initializer(folded(bias, like), name=f"{name}_merged_bias"))
+        return getattr(op, self.operator)(*inputs, **self.attributes(inner, outer))
+
+    def attributes(self, inner: ir.Node, outer: ir.Node) -> dict[str, Any]:
+        """The attributes of the merged layer."""
+        del inner, outer
+        return {}
+
+
+class MergeGemms(_MergeLinear):
+    """`Gemm(Gemm(x))` to `Gemm(x)`."""
+
+    operator = "Gemm"
+
+    def layer_fault(self, inner: ir.Node, outer: ir.Node) -> str | None:
+        del inner  # it may transpose x: the merged layer does the same
+        return "the second layer transposes its input" if int_attribute(outer, "transA", 0) else None
+
+    def attributes(self, inner: ir.Node, outer: ir.Node) -> dict[str, Any]:
+        kept = (("transA", inner), ("transB", outer))
+        return {name: 1 for name, layer in kept if int_attribute(layer, name, 0)}
+
+
+class MergePointwiseConvs(_MergeLinear):
+    """`Conv(Conv(x))` with kernels of 1 x 1 to `Conv(x)`."""
+
+    operator = "Conv"
+
+    def layer_fault(self, inner: ir.Node, outer: ir.Node) -> str | None:
+        for layer in (inner, outer):
+            kernel = list(weights(layer.inputs[1]).shape[2:])
+            if any(size != 1 for size in kernel):
+                return f"a kernel is {' x '.join(map(str, kernel))}"
+            if int_attribute(layer, "group", 1) != 1:
+                return f"a convolution has {int_attribute(layer, 'group', 1)} groups"
+            strides, pads = (ints_attribute(layer, name) or () for name in ("strides", "pads"))
+            if any(step != 1 for step in strides):
+                return f"a convolution has strides {list(strides)}"
+            if any(pads):
+                return f"a convolution pads by {list(pads)}"
+            if string_attribute(layer, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+                return f"a convolution pads as {string_attribute(layer, 'auto_pad', '')}"
+        return None
+
+
+class MergeMatMuls(_MergeLinear):
+    """`MatMul(MatMul(x, V), W)` to `MatMul(x, V W)`."""
+
+    operator = "MatMul"
+
+    def layer_fault(self, inner: ir.Node, outer: ir.Node) -> str | None:
+        ranks = [weights(layer.inputs[1]).ndim for layer in (inner, outer)]
+        return None if ranks == [2, 2] else f"the weights have rank {ranks[0]} and {ranks[1]}, not 2"
+
+
+def _matrix(layer: ir.Node) -> Array:
+    """The weights in float64, of shape (outputs, inputs), Gemm's alpha included."""
+    weight = np.array(weights(layer.inputs[1]), np.float64, order="C")
+    matrix: Array = kernel_view(layer, weight)[0, :, :, 0] * float_attribute(layer, "alpha", 1.0)
+    return matrix
+
+
+def _product(inner: ir.Node, outer: ir.Node) -> tuple[Array, Array]:
+    """Weights of shape (outputs, inputs) and bias of the merged layer, in float64."""
+    first, second = _matrix(inner), _matrix(outer)
+    with np.errstate(all="ignore"):
+        carried = second @ channel_bias(inner, len(first))
+        return second @ first, carried + channel_bias(outer, len(second))
+
+
+def _layout(layer: ir.Node, matrix: Array) -> Array:
+    """A matrix of shape (outputs, inputs) in the layout of the layer's weight."""
+    if layer.op_type == "Conv":
+        return matrix.reshape(*matrix.shape, *[1] * (weights(layer.inputs[1]).ndim - 2))
+    return matrix if int_attribute(layer, "transB", 0) else matrix.T
+
+
+MERGE_LINEAR = Pass(
+    "merge-linear",
+    "two linear layers, one right behind the other, as one where that takes fewer multiplications",
+    apply_rules(MergeGemms, MergePointwiseConvs, MergeMatMuls),
+)
