@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format bench coverage clean
+.PHONY: help demo test check format bench bench-passes coverage clean
 
 help:
 	@echo "make demo    train, export, verify, predict and bench LeNet5 on handwritten digits"
@@ -12,6 +12,7 @@ help:
 	@echo "make check   ruff, mypy (strict), import-linter"
 	@echo "make coverage  compile every case of every class of torch.nn and rewrite docs/coverage.md"
 	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md"
+	@echo "make bench-passes  measure them with each pass left out and rewrite docs/passes.md"
 	@echo "make format  let ruff format the code"
 
 $(READY): pyproject.toml constraints.txt requirements-no-deps.txt
@@ -43,6 +44,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m models.bench -o docs/benchmarks.md
+
+bench-passes: $(READY)
+	$(BIN)/python -m models.bench_passes -o docs/passes.md
 
 clean:
 	rm -rf $(VENV) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,26 +8,92 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nncompile.cli import console
+from nncompile.cli.source import Arguments, Weights, load_source
+from nncompile_runtime.errors import NncompileError
 
 if TYPE_CHECKING:
+    import torch
+    from rich.console import RenderableType
+
     from nncompile_runtime.container import ModelFile
     from nncompile_runtime.predictor import Predictor
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx file.")],
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Show FLOPs, bytes and parameters of every node.")
+    ] = False,
+    module: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE", help="The module it was exported from: show the graph before, too."),
+    ] = None,
+    passes: Annotated[
+        bool, typer.Option("--passes", help="Show which rule fired where, or nearly did (needs --module).")
+    ] = False,
+    weights: Weights = None,
+    arg: Arguments = None,
+    batch: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="What a free batch counts as.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show signature, operators, passes and verification of a file. Needs no torch."""
+    """Show signature, operators, passes and verification of a file; of its graph only with [compile]."""
+    if module is None and (passes or weights or arg):
+        raise NncompileError(
+            f"{'--passes' if passes else '--weights' if weights else '--arg'} is given without --module.",
+            remedy="Name the module that the file was exported from: --module path/to/file.py:Class.",
+        )
     from nncompile_runtime import container
     from nncompile_runtime.predictor import Predictor
 
     model = container.read(file)
     predictor = Predictor(model, device="cpu")
+    details = _Details(model, predictor, batch)
+    if graph:
+        details.add_nodes()
+    if module is not None:
+        details.add_origin(load_source(module, arg, weights), passes=passes)
     if as_json:
-        console.print_json(_as_dict(model, predictor))
+        console.print_json(_as_dict(model, predictor) | details.data)
         return
     _show(file, model, predictor)
+    for part in details.shown:
+        console.out.print()
+        console.out.print(part)
+
+
+class _Details:
+    """What is shown on request: data for JSON, and the same for people."""
+
+    def __init__(self, model: ModelFile, predictor: Predictor, batch: int) -> None:
+        self.data: dict[str, Any] = {}
+        self.shown: list[RenderableType] = []
+        self._model, self._signature, self._batch = model, predictor.signature, batch
+
+    def add_nodes(self) -> None:
+        """What every node of the file costs."""
+        from nncompile.cli import _graph_tables as tables
+        from nncompile.cli._graphs import file_cost
+
+        cost = file_cost(self._model, self._signature, self._batch)
+        self.data["graph"] = tables.nodes_as_dict(cost)
+        self.shown.append(tables.nodes_table(cost))
+
+    def add_origin(self, module: torch.nn.Module, *, passes: bool) -> None:
+        """The exporter's graph beside the file's, and what the passes did."""
+        from rich.text import Text
+
+        from nncompile.cli import _graph_tables as tables
+        from nncompile.cli import _graphs as graphs
+
+        after = graphs.file_cost(self._model, self._signature, self._batch)
+        captured = graphs.captured_again(module, self._signature)
+        before = graphs.captured_cost(captured, self._batch)
+        self.data |= {"before": tables.summary_as_dict(before), "after": tables.summary_as_dict(after)}
+        self.shown.append(tables.comparison_table(before, after))
+        if passes:
+            steps = graphs.explained(captured, self._model)
+            self.data["passes"] = tables.passes_as_list(steps)
+            self.shown.append(Text("\n".join(tables.pass_lines(steps))))
 
 
 def _as_dict(model: ModelFile, predictor: Predictor) -> dict[str, Any]:

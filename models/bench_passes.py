@@ -1,0 +1,308 @@
+"""What each pass is worth: every network with all passes, and with each of them left out.
+
+Ratios are to plain ONNX Runtime on the exporter's own default export. Weights are random, of one seed: they
+change no time. From the repository root, on an idle machine:
+
+    python -m models.bench_passes -o docs/passes.md
+"""
+
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import torch
+import typer
+from torch import nn
+
+from models.mobilenet import MobileNetV2
+from models.resnet import ResNet18
+from models.squeeze_excite import SEResNet18
+from models.zoo import ZOO, Entry
+from nncompile import NncompileError, artifact, passes, verify
+from nncompile.bench.correctness import TOLERANCES, rejected
+from nncompile.bench.engines import Array, Engine, Feed
+from nncompile.bench.engines.exporting import export
+from nncompile.bench.engines.onnxruntime import Plain
+from nncompile.bench.inputs import make_feed
+from nncompile.bench.report import NOTHING, estimate, markdown_table
+from nncompile.bench.statistics import Estimate, paired_ratio
+from nncompile.bench.timing import Schedule, measure
+from nncompile.calling import Calling
+from nncompile.capture import capture
+from nncompile.options import CompileOptions
+from nncompile.passes.contract import Pass
+from nncompile.stages import CapturedModel
+from nncompile_runtime import container
+from nncompile_runtime.machine import installed_onnxruntime, this_machine
+from nncompile_runtime.predictor import Predictor
+
+YARDSTICK, ALL = "onnxruntime", "all passes"
+IMAGES, SMALL_IMAGES = (3, 224, 224), (3, 64, 64)
+LARGER: Mapping[str, Entry] = {
+    "resnet18": Entry(ResNet18, IMAGES),
+    "mobilenetv2": Entry(MobileNetV2, IMAGES),
+    "se-resnet18": Entry(SEResNet18, IMAGES),
+}
+NETWORKS: Mapping[str, Entry] = {**ZOO, **LARGER}
+# Above this batch, 224x224 images would take gigabytes for each of a dozen sessions, and minutes a round.
+LARGEST_BATCH_OF_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One network at one batch.
+
+    Attributes:
+        network: Its name.
+        batch: Samples in one call.
+        shape: Shape of one sample.
+        changes: How often each pass changed the graph, by name, with all passes on.
+        ratios: How many times as fast as plain ONNX Runtime: with all passes under `ALL`, and under a pass's
+            name with that pass left out. A pass that changed nothing is not there.
+        gains: How many times as fast with all passes as without this one.
+        rejected: Why a variant was not timed, by its name.
+    """
+
+    network: str
+    batch: int
+    shape: tuple[int, ...]
+    changes: Mapping[str, int]
+    ratios: Mapping[str, Estimate] = field(default_factory=dict)
+    gains: Mapping[str, Estimate] = field(default_factory=dict)
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+
+class Variant:
+    """nncompile with some passes: the artifact, loaded and called as a user would."""
+
+    threads = None
+    description = "predict"
+
+    def __init__(
+        self, name: str, captured: CapturedModel, steps: Sequence[Pass], skip: frozenset[str]
+    ) -> None:
+        """Run the passes but for those to skip, and open a session."""
+        self.name = name
+        optimized = passes.optimize(captured, steps, skip)
+        self.changes = {report.name: report.changes for report in optimized.passes}
+        data = artifact.build(verify.skip(optimized), CompileOptions(verify=False))
+        calling = Calling(captured.signature)
+        self._names = calling.names
+        self._predict = calling.adapt(Predictor(container.parse(data, name), device="cpu").predict)
+
+    def run(self, feed: Feed) -> list[Array]:
+        """All outputs of `predict`."""
+        return self._predict([feed[name] for name in self._names])
+
+
+def sample_shape(name: str, batch: int) -> tuple[int, ...]:
+    """Shape of one sample of a network; the larger networks get smaller images at large batches."""
+    if name in LARGER and batch > LARGEST_BATCH_OF_IMAGES:
+        return SMALL_IMAGES
+    return NETWORKS[name].input_shape
+
+
+def ablate(name: str, batch: int, schedule: Schedule) -> Ablation:
+    """Time a network at one batch with all passes and with each left out, interleaved with ONNX Runtime.
+
+    Raises:
+        ImportError: The network needs a package that is missing; the message says which.
+        NncompileError: It cannot be captured.
+    """
+    shape = sample_shape(name, batch)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.default_generator.manual_seed(0)
+        warnings.filterwarnings("ignore", message="dropout2d: Received a 2-D input")
+        module = _with_live_statistics(NETWORKS[name].build()).eval()
+        captured = capture(module, torch.randn(2, *shape), None, CompileOptions())
+        model = export(module, captured.signature, make_feed(captured.signature, 2))
+    steps = passes.selected(CompileOptions())
+    names = tuple(spec.name for spec in captured.signature.inputs)
+    whole = Variant(ALL, captured, steps, frozenset())
+    engines: dict[str, Engine] = {YARDSTICK: Plain(model, "torch.onnx.export's graph", names), ALL: whole}
+    wrong: dict[str, str] = {}
+    for step in steps:
+        if whole.changes[step.name]:
+            try:
+                engines[step.name] = Variant(step.name, captured, steps, frozenset({step.name}))
+            except NncompileError as error:  # another pass may not bear what this one leaves
+                wrong[step.name] = f"cannot be made: {error}"
+    feed = make_feed(captured.signature, batch)
+    wrong |= {found.engine: found.reason for found in rejected(engines, YARDSTICK, feed, batch)}
+    calls = {key: partial(engine.run, feed) for key, engine in engines.items() if key not in wrong}
+    taken = measure(calls, schedule)
+    timed = [key for key in taken if key != YARDSTICK]
+    return Ablation(
+        network=name,
+        batch=batch,
+        shape=shape,
+        changes=whole.changes,
+        ratios={key: paired_ratio(taken[YARDSTICK], taken[key]) for key in timed if YARDSTICK in taken},
+        gains={key: paired_ratio(taken[key], taken[ALL]) for key in timed if key != ALL and ALL in taken},
+        rejected=wrong,
+    )
+
+
+def _with_live_statistics(module: nn.Module) -> nn.Module:
+    """Give batch norms statistics as training leaves them: with 0 and 1 a wrong fold would go unnoticed."""
+    for part in module.modules():
+        if (
+            isinstance(part, nn.BatchNorm2d)
+            and part.running_mean is not None
+            and part.running_var is not None
+        ):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    return module
+
+
+def table(found: Sequence[Ablation]) -> str:
+    """Ratios to plain ONNX Runtime: networks and batches down, passes across."""
+    names = passes.pass_names()
+    rows = []
+    for one in found:
+        whole = estimate(one.ratios[ALL]) if ALL in one.ratios else _missing(one, ALL)
+        cells = [_without(one, name) for name in names]
+        rows.append([one.network, "x".join(map(str, one.shape)), str(one.batch), whole, *cells])
+    columns = ["network", "sample", "batch", f"{ALL} [95 %]", *(f"without {name}" for name in names)]
+    return markdown_table(columns, rows, [False, False] + [True] * (len(columns) - 2))
+
+
+def _without(one: Ablation, name: str) -> str:
+    """A ratio, marked where leaving the pass out made a difference that the interval does not explain."""
+    if name not in one.ratios:
+        return _missing(one, name)
+    gain = one.gains.get(name)
+    marked = gain is not None and not gain.low <= 1 <= gain.high
+    return f"{one.ratios[name].value:.2f}{'*' if marked else ''}"
+
+
+def _missing(one: Ablation, name: str) -> str:
+    return "rejected" if name in one.rejected else NOTHING
+
+
+def page(found: Sequence[Ablation], skipped: Mapping[str, str], schedule: Schedule) -> str:
+    """The passes, the ablation, and how it was measured."""
+    steps = [[step.name, step.summary] for step in passes.PIPELINE]
+    sections = [
+        "# Passes",
+        "In the order in which they run; each file in `nncompile/passes/` begins with its algebra.",
+        markdown_table(["pass", "what it does"], steps, [False, False]),
+        "## What each is worth",
+        f"Written by `python -m models.bench_passes`: times as fast as plain ONNX Runtime on the exporter's "
+        f"own graph, float32, CPU, random weights. A dash: the pass changes nothing in this network. A star: "
+        f"the 95 % interval of the time without the pass over the time with all excludes 1, which one in "
+        f"twenty does by chance. The larger networks get {'x'.join(map(str, SMALL_IMAGES))} images at "
+        f"batches above {LARGEST_BATCH_OF_IMAGES}: a session for each pass must fit in memory.",
+        table(found),
+    ]
+    gaps = [f"{name}: not measured: {reason}" for name, reason in skipped.items()]
+    for one in found:
+        for key, why in one.rejected.items():
+            what = key if key in (ALL, YARDSTICK) else f"without {key}"
+            gaps.append(f"{one.network}, batch {one.batch}, {what}: it {why}")
+    if gaps:
+        sections += ["## Not measured", "\n".join(f"- {gap}" for gap in gaps)]
+    sections += ["## How", _environment(), _method(schedule)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _environment() -> str:
+    machine = this_machine()
+    flags = ", ".join(machine.vector_flags) or "no vector extensions"
+    versions = {"python": platform.python_version()}
+    versions |= {
+        package: metadata.version(package) for package in ("nncompile", "torch", "onnxscript", "numpy")
+    }
+    listed = ", ".join(
+        f"{package} {version}" for package, version in (versions | installed_onnxruntime()).items()
+    )
+    return f"Machine: {machine.cpu} ({flags}), {machine.processors} processors. Versions: {listed}."
+
+
+def _method(schedule: Schedule) -> str:
+    rtol, atol = TOLERANCES["float32"]
+    return (
+        f"Method: {schedule.rounds} rounds in one process. Each gives plain ONNX Runtime (default options) "
+        f"and every variant of nncompile (`predict`), in rotating order, a pause of {schedule.pause:g} s, "
+        f"{schedule.warmup:g} s of calls that are not counted, and {schedule.seconds / schedule.rounds:g} s "
+        f"(at least {schedule.minimum_calls} calls) that are. A ratio is that of the median times in the "
+        f"same round, the median over the rounds; in brackets its bootstrap 95 % interval. A variant is "
+        f"timed only if it answers like plain ONNX Runtime (rtol {rtol:g}, atol {atol:g})."
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    networks: Annotated[str, typer.Option(help="Networks, comma-separated.")] = ",".join(NETWORKS),
+    batches: Annotated[str, typer.Option("--batches", "-b", help="Batch sizes, comma-separated.")] = "1,64",
+    seconds: Annotated[float, typer.Option(help="Timed seconds of each variant at each batch.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
+    ] = None,
+) -> None:
+    """Leave out one pass after the other and write a page of ratios to plain ONNX Runtime."""
+    names = [name.strip() for name in networks.split(",") if name.strip()]
+    for name in names:
+        if name not in NETWORKS:
+            _fail(f"no network is called {name!r}: choose from {', '.join(NETWORKS)}", 2)
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        _fail(f"cannot write {output}: name a file in a folder that exists", 2)
+    try:
+        sizes, schedule = _numbers(batches), Schedule(rounds=rounds, seconds=seconds)
+    except (NncompileError, ValueError) as error:
+        _fail(str(error), 2)
+    found: list[Ablation] = []
+    skipped: dict[str, str] = {}
+    failed = False
+    for number, name in enumerate(names, 1):
+        for batch in sizes:
+            _say(f"{number}/{len(names)} {name}, batch {batch} ...")
+            try:
+                found.append(ablate(name, batch, schedule))
+            except (ImportError, NncompileError) as error:
+                _say(f"{name}: not measured: {error}")
+                skipped[name] = str(error)
+                failed = failed or isinstance(error, NncompileError)
+                break
+    if not found:
+        _fail("nothing was measured", 1)
+    text = page(found, skipped, schedule)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"batches are {text!r}: give whole numbers from 1 on, such as 1,64")
+    return numbers
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()
