@@ -15,10 +15,15 @@ from nncompile.passes.fold_affine import FOLD_AFFINE
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
 from nncompile.passes.fold_batch_norm_forward import FOLD_BATCH_NORM_FORWARD
 from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
+from nncompile.passes.fold_padding import FOLD_PADDING
+from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
 from nncompile.passes.merge_linear import MERGE_LINEAR
+from nncompile.passes.merge_pools import MERGE_POOLS
+from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
+from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
 from nncompile.passes.static_reshape import STATIC_RESHAPE
 from nncompile.stages import CapturedModel, OptimizedModel, PassReport
 from nncompile_runtime.container import MAX_FILE_BYTES
@@ -29,6 +34,10 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD_CONSTANTS,
     # After folding, which leaves its results as Constant nodes.
     LIFT_CONSTANTS,
+    # Needs nothing of the others, and shows the next pass plain shapes.
+    STATIC_RESHAPE,
+    # Turns what does nothing into Identity, which the next pass removes.
+    SIMPLIFY_TAILS,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
     # Before the folds, which know Gemm but not MatMul and Add.
@@ -36,12 +45,17 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD_BATCH_NORM,
     # After batch norm: Conv, BatchNormalization, Mul (layer scale) is the common order.
     FOLD_AFFINE,
-    # After both folds, which remove what stands between two linear layers.
+    # After batch norm, which may stand between Pad and Conv; before what asks whether a Conv pads.
+    FOLD_PADDING,
+    # After the folds, which remove what stands between two linear layers.
     MERGE_LINEAR,
     # After the folds backward, where padding does not matter.
     FOLD_BATCH_NORM_FORWARD,
-    # Needs nothing of the others; leaves the nodes that computed the shape to the next pass.
-    STATIC_RESHAPE,
+    GLOBAL_AVERAGE_POOL,
+    # After the two that change pools: with padding, or over the whole plane, there is nothing to merge.
+    MERGE_POOLS,
+    # After the folds, so that the convolution stands directly before the pool.
+    ORDER_POOL_AND_ACTIVATION,
     # Last: drops what the others left unused.
     REMOVE_DEAD_CODE,
 )

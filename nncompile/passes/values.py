@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -114,3 +115,77 @@ def rounding_fault(
     if ((peak > 0) & (peak < limits.tiny) & (was >= limits.tiny)).any():
         return f"the folded weights of a channel are too small for {dtype}"
     return None
+
+
+def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    """A list of integers; None where the attribute is absent."""
+    attribute = node.attributes.get(name)
+    return None if attribute is None else tuple(attribute.as_ints())
+
+
+def string_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A string attribute, or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a convolution or pool looks: one number for each spatial axis.
+
+    Attributes:
+        kernel: Elements that one window reads.
+        strides: Steps from one window to the next.
+        dilations: Steps from one element of a window to the next.
+        before: Padding in front; says nothing where `auto_pad` is SAME_UPPER or SAME_LOWER.
+        after: Padding behind; likewise.
+        auto_pad: NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+        ceil: Whether the number of windows is rounded up.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    auto_pad: str
+    ceil: bool
+
+    @property
+    def same(self) -> bool:
+        """Whether the padding follows from the size of the input."""
+        return self.auto_pad.startswith("SAME")
+
+    @property
+    def padded(self) -> bool:
+        """Whether a window may reach beyond the input (`ceil` apart)."""
+        return self.same or any(self.before + self.after)
+
+    @property
+    def dilated(self) -> bool:
+        """Whether a window skips elements."""
+        return any(step != 1 for step in self.dilations)
+
+
+def window(node: ir.Node) -> Window | None:
+    """The window of a convolution or pool; None where its kernel's shape is not known."""
+    kernel = ints_attribute(node, "kernel_shape")
+    if kernel is None:
+        shape = static_shape(given_input(node, 1)) or (None,)
+        known = tuple(size for size in shape[2:] if size is not None)
+        if len(known) != len(shape[2:]) or not known:
+            return None
+        kernel = known
+    ones, pads = (1,) * len(kernel), ints_attribute(node, "pads") or (0,) * 2 * len(kernel)
+    auto_pad = string_attribute(node, "auto_pad", "NOTSET")
+    if auto_pad == "VALID":
+        pads = (0,) * len(pads)
+    return Window(
+        kernel,
+        ints_attribute(node, "strides") or ones,
+        ints_attribute(node, "dilations") or ones,
+        pads[: len(kernel)],
+        pads[len(kernel) :],
+        auto_pad,
+        bool(int_attribute(node, "ceil_mode", 0)),
+    )
