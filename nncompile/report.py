@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,9 +38,15 @@ class CompileReport:
     def __str__(self) -> str:
         """A few lines of plain text."""
         lines = [
-            f"{r.name:<20} {r.changes:>4} changes  {r.nodes_before:>4} -> {r.nodes_after:<4} nodes"
+            f"{r.name:<26} {r.changes:>4} changes  {r.nodes_before:>4} -> {r.nodes_after:<4} nodes"
             for r in self.passes
+            if r.changes
         ]
+        idle = [r.name for r in self.passes if not r.changes]
+        if idle:
+            lines += textwrap.wrap(
+                f"nothing to do: {', '.join(idle)}", 110, subsequent_indent="  ", break_on_hyphens=False
+            )
         for report in self.passes:
             lines += [f"  {report.name}: left {r.node} alone: {r.reason}" for r in report.refusals]
         lines += verification_lines(self.verification)

@@ -127,7 +127,7 @@ def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
 
     versions = ", ".join(f"{package} {version}" for package, version in manifest.producer.items())
     say(f"target {manifest.target}, precision {manifest.precision}; made by {versions}", markup=False)
-    steps = ", ".join(f"{step.name} {step.changes}" for step in manifest.passes) or "none"
+    steps = ", ".join(f"{step.name} {step.changes}" for step in manifest.passes if step.changes) or "none"
     say(f"passes (changes): {steps}", markup=False)
     say("\n".join(verification_lines(manifest.verification)), markup=False)
     if manifest.preprocessing:
