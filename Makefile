@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format bench bench-passes coverage clean
+.PHONY: help demo test check format bench bench-passes coverage fuzz clean
 
 help:
 	@echo "make demo    train, export, verify, predict and bench LeNet5 on handwritten digits"
 	@echo "make test    run the tests"
 	@echo "make check   ruff, mypy (strict), import-linter"
 	@echo "make coverage  compile every case of every class of torch.nn and rewrite docs/coverage.md"
+	@echo "make fuzz    2,000 random networks, about 20 minutes"
 	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md"
 	@echo "make bench-passes  measure them with each pass left out and rewrite docs/passes.md"
 	@echo "make format  let ruff format the code"
@@ -37,6 +38,9 @@ check: $(READY)
 coverage: $(READY)
 	$(BIN)/python tests/coverage/report.py -o docs/coverage.md
 	$(BIN)/python tests/coverage/network_report.py -o docs/networks.md
+
+fuzz: $(READY)
+	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/fuzz --timeout 3600
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
