@@ -60,7 +60,7 @@ def test_cross_entropy_of_probabilities(shape, weighted, reduction):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("weights", itertools.product([False, True], repeat=2))
+@pytest.mark.parametrize("weights", list(itertools.product([False, True], repeat=2)))
 def test_bce_with_logits(weights, reduction):
     x, target = torch.randn(3, 4) * 200, torch.rand(3, 4)
     weight, pos_weight = (torch.rand(4) + 0.5 if given else None for given in weights)
