@@ -24,11 +24,13 @@ from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
     batch_norm_affine,
+    channel_bias,
     constant,
-    float_attribute,
     folded,
     given_input,
     int_attribute,
+    kernel_view,
+    rounding_fault,
     weights,
 )
 
@@ -36,7 +38,7 @@ Array = npt.NDArray[Any]
 
 
 class _FoldBatchNorm(Rule):
-    """Shared by the three linear operators; they differ in where the output channel lies."""
+    """Shared by the three linear operators; `kernel_view` knows where their output channels lie."""
 
     operator: ClassVar[str]
 
@@ -48,8 +50,8 @@ class _FoldBatchNorm(Rule):
         layer, norm = match.node("y"), match.node("normed")
         if int_attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
             return "the batch norm is in training mode"
-        bias_value = given_input(layer, 2)
-        needed = [layer.inputs[1], *norm.inputs[1:], *([bias_value] if bias_value is not None else [])]
+        bias = given_input(layer, 2)
+        needed = [layer.inputs[1], *norm.inputs[1:], *([bias] if bias is not None else [])]
         if any(constant(value) is None for value in needed):
             return "a weight is not constant"
         dtype = weights(layer.inputs[1]).dtype
@@ -58,34 +60,34 @@ class _FoldBatchNorm(Rule):
         scale, shift = batch_norm_affine(norm)
         if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
             return "the running statistics give a scale that is not finite"
-        if np.abs(weights(layer.inputs[1])).max(initial=0) * np.abs(scale).max() > np.finfo(dtype).max:
-            return f"a folded weight could be beyond the range of {dtype}"
-        bias = weights(bias_value) if bias_value is not None else np.zeros(1)
-        if bias.size not in (1, scale.size) or (bias.ndim > 1 and bias.shape[:-1] != (1,)):
-            return f"a bias of shape {list(bias.shape)} is not one value for each channel"
-        return None
+        if channel_bias(layer, scale.size) is None:
+            return f"a bias of shape {list(weights(bias).shape)} is not one value for each channel"
+        return _folded_weights(layer, norm)[2]
 
     def replacement(self, op: Any, match: Match) -> Any:
         layer, norm = match.node("y"), match.node("normed")
-        weight, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
-        scale, shift = batch_norm_affine(norm)
-        bias = np.zeros(1)
-        if given_input(layer, 2) is not None:
-            bias = weights(layer.inputs[2]).astype(np.float64).reshape(-1) * float_attribute(
-                layer, "beta", 1.0
-            )
-        scaled = self.scaled(weight.astype(np.float64), scale, layer)
+        weight, bias, _ = _folded_weights(layer, norm)
+        like, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
         attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
         return getattr(op, self.operator)(
             match["x"],
-            op.initializer(folded(scaled, weight), name=f"{name}_bn"),
-            op.initializer(folded(bias * scale + shift, weight), name=f"{name}_bn_bias"),
+            op.initializer(folded(weight, like), name=f"{name}_bn"),
+            op.initializer(folded(bias, like), name=f"{name}_bn_bias"),
             **attributes,
         )
 
-    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
-        """The weights with each output channel multiplied by its scale."""
-        raise NotImplementedError
+
+def _folded_weights(layer: ir.Node, norm: ir.Node) -> tuple[Array, Array, str | None]:
+    """Weights and bias in float64, and why they cannot be rounded to their dtype, if they cannot."""
+    before = weights(layer.inputs[1])
+    scale, shift = batch_norm_affine(norm)
+    bias = channel_bias(layer, scale.size)
+    weight = np.array(before, np.float64, order="C")
+    kernel = kernel_view(layer, weight)
+    kernel *= scale.reshape(*kernel.shape[:2], 1, 1)
+    shifted = (np.zeros(1) if bias is None else bias) * scale + shift
+    fault = rounding_fault(kernel, shifted, kernel_view(layer, before), before.dtype)
+    return weight, shifted, fault
 
 
 class FoldBatchNormIntoConv(_FoldBatchNorm):
@@ -93,30 +95,17 @@ class FoldBatchNormIntoConv(_FoldBatchNorm):
 
     operator = "Conv"
 
-    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
-        del layer
-        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-
 
 class FoldBatchNormIntoConvTranspose(_FoldBatchNorm):
     """`BatchNormalization(ConvTranspose(x))` to `ConvTranspose(x)`."""
 
     operator = "ConvTranspose"
 
-    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
-        group = int_attribute(layer, "group", 1)
-        grouped = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-        by_group = scale.reshape(group, 1, weight.shape[1], *[1] * (weight.ndim - 2))
-        return (grouped * by_group).reshape(weight.shape)
-
 
 class FoldBatchNormIntoGemm(_FoldBatchNorm):
     """`BatchNormalization(Gemm(x))` to `Gemm(x)`."""
 
     operator = "Gemm"
-
-    def scaled(self, weight: Array, scale: Array, layer: ir.Node) -> Array:
-        return weight * (scale[:, None] if int_attribute(layer, "transB", 0) else scale[None, :])
 
 
 FOLD_BATCH_NORM = Pass(
