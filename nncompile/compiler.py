@@ -89,11 +89,24 @@ def compile_with(
     with evaluation_mode(module), phases:
         phases.start("capture")
         captured = capture(module, example_inputs, example_kwargs, options)
+        _check_labels(captured, options)
         verified = _optimize_and_verify(captured, options, phases)
         phases.start("load")
         data = artifact.build(verified, options)
         report = CompileReport(verified.optimized.passes, verified.verification, phases.seconds, len(data))
         return CompiledModel(data, captured.name, report)
+
+
+def _check_labels(captured: CapturedModel, options: CompileOptions) -> None:
+    """Labels name the classes of the first output; one too few would name the wrong ones."""
+    shape = captured.signature.outputs[0].shape
+    if options.labels is None or len(shape) != 2 or not isinstance(shape[1], int):
+        return
+    if len(options.labels) != shape[1]:
+        raise NncompileError(
+            f"{len(options.labels)} labels are given for {shape[1]} classes.",
+            remedy="Give one for each.",
+        )
 
 
 def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phases: Phases) -> VerifiedModel:

@@ -310,3 +310,8 @@ def test_a_broken_pass_is_left_out_loudly(without_export, net, monkeypatch, capl
 def test_progress_is_shown_on_terminals_only(without_export, capfd):
     without_export(progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_labels_that_do_not_match_the_classes():
+    with pytest.raises(nncompile.NncompileError, match="3 labels are given for 2 classes"):
+        nncompile.compile(nn.Linear(4, 2), torch.randn(1, 4), labels=["a", "b", "c"])

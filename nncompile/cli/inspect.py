@@ -36,7 +36,7 @@ def inspect(
     batch: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="What a free batch counts as.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show signature, operators, passes and verification of a file; of its graph only with [compile]."""
+    """Show signature, operators, passes and verification of a file; its graph needs the extra compile."""
     if module is None and (passes or weights or arg):
         raise NncompileError(
             f"{'--passes' if passes else '--weights' if weights else '--arg'} is given without --module.",

@@ -82,8 +82,14 @@ def _predict_arrays(predictor: Predictor, files: list[Path], batch_size: int) ->
 
     names: list[str] = []
     results: list[Any] = []
+    prepares = predictor.manifest is not None and predictor.manifest.preprocessing is not None
     for path in files:
         positional, named = read_arrays(path)
+        if prepares and any(array.dtype.kind == "u" for array in (*positional, *named.values())):
+            console.err.print(
+                f"{path}: arrays are used as they are; only images are scaled and normalised",
+                markup=False,
+            )
         columns = {
             spec.name: array for spec, array in zip(predictor.inputs, positional, strict=False)
         } | named

@@ -23,7 +23,8 @@ class NncompileError(Exception):
 
     def __str__(self) -> str:
         """The problem, followed by the remedy."""
-        return f"{self.problem} {self.remedy}".rstrip()
+        stop = "" if self.problem.endswith((".", "!", "?", ":")) or not self.remedy else "."
+        return f"{self.problem}{stop} {self.remedy}".rstrip()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by keyword, so that errors cross process boundaries whole."""

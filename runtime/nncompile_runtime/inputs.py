@@ -139,6 +139,12 @@ class InputBinder:
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         expected = ", ".join(self._describe(name) for name in self._by_name) or "no inputs"
+        if len(args) == 1 and not kwargs and isinstance(args[0], (Mapping, tuple)) and len(self._by_name) > 1:
+            stars = "**inputs" if isinstance(args[0], Mapping) else "*inputs"
+            raise InputError(
+                f"The model takes {len(self._by_name)} inputs, got one {type(args[0]).__name__}.",
+                remedy=f"Pass them one by one: predict({stars}). It expects: {expected}.",
+            )
         if len(args) > len(self._positional):
             raise InputError(
                 f"The model takes {len(self._positional)} positional inputs, got {len(args)}.",

@@ -214,3 +214,10 @@ def test_what_is_no_array_of_numbers_is_refused(value: Any, got: str) -> None:
     message = refusal(doubling(), value)
     assert "'x' expects float32[batch, 4]" in message
     assert got in message
+
+
+@pytest.mark.parametrize("wrap", [lambda x: {"x": x, "y": x}, lambda x: (x, x)])
+def test_several_inputs_in_one_container_are_told_to_be_unpacked(wrap):
+    model = adding()
+    with pytest.raises(InputError, match=r"predict\(\*"):
+        model.predict(wrap(np.zeros((2, 3), "f4")))
