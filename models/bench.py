@@ -108,7 +108,7 @@ def main(
     reports: dict[str, BenchReport] = {}
     skipped: dict[str, str] = {}
     try:
-        sizes, schedule = _numbers(batches), Schedule(rounds=rounds, seconds=seconds)
+        sizes, schedule = parse_batches(batches), Schedule(rounds=rounds, seconds=seconds)
     except (NncompileError, ValueError) as error:
         _fail(str(error), 2)
     failed = False
@@ -136,7 +136,12 @@ def main(
         raise typer.Exit(1)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Batch sizes from text such as `1,8,64`.
+
+    Raises:
+        ValueError: It is no list of whole numbers from 1 on.
+    """
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -19,6 +19,7 @@ import torch
 import typer
 from torch import nn
 
+from models.bench import parse_batches
 from models.mobilenet import MobileNetV2
 from models.resnet import ResNet18
 from models.squeeze_excite import SEResNet18
@@ -258,7 +259,7 @@ def main(
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         _fail(f"cannot write {output}: name a file in a folder that exists", 2)
     try:
-        sizes, schedule = _numbers(batches), Schedule(rounds=rounds, seconds=seconds)
+        sizes, schedule = parse_batches(batches), Schedule(rounds=rounds, seconds=seconds)
     except (NncompileError, ValueError) as error:
         _fail(str(error), 2)
     found: list[Ablation] = []
@@ -283,16 +284,6 @@ def main(
         output.write_text(text, encoding="utf-8")
     if failed:
         raise typer.Exit(1)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise ValueError(f"batches are {text!r}: give whole numbers from 1 on, such as 1,64")
-    return numbers
 
 
 def _say(line: str) -> None:
