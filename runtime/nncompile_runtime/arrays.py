@@ -45,9 +45,12 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[tuple[Array, ...], dict[s
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        system = error.strerror if isinstance(error, OSError) else None
         raise InputError(
-            f"{name} cannot be read: {reason}.", remedy="Give a .npy or .npz file of plain numbers."
+            f"{name} cannot be read: {system or error}.",
+            remedy="Check the path and its permissions."
+            if system
+            else "Give a .npy or .npz file of plain numbers.",
         ) from None
 
 

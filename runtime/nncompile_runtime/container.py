@@ -49,10 +49,16 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     """Read and check a model file.
 
     Raises:
-        ModelLoadError: Missing, unreadable, empty, truncated, not ONNX, changed since it was
+        ModelLoadError: No path, missing, unreadable, empty, truncated, not ONNX, changed since it was
             written, with data outside the file, or with a manifest that cannot be used.
     """
-    name = os.fspath(path)
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise ModelLoadError(
+            f"A model is loaded from a path, not from an object of type {type(path).__name__}.",
+            remedy="Give the path of an .onnx file.",
+        ) from None
     try:
         with open(name, "rb") as file:
             size = os.fstat(file.fileno()).st_size

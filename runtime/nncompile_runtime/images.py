@@ -73,6 +73,8 @@ def _read(path: str | os.PathLike[str], how: ImagePreprocessing) -> Array:
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(converted)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        system = error.strerror if isinstance(error, OSError) else None
         raise InputError(
-            f"{os.fspath(path)} cannot be read as an image: {error}.", remedy="Check the file."
+            f"{os.fspath(path)} cannot be read as an image: {system or error}.",
+            remedy="Check the path and its permissions." if system else "Check the file.",
         ) from None

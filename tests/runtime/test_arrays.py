@@ -47,8 +47,13 @@ def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="No such file") as caught:
         read_arrays(tmp_path / "x.npy")
+    assert caught.value.remedy == "Check the path and its permissions."
+    (tmp_path / "text.npy").write_text("1 2 3")
+    with pytest.raises(InputError) as caught:
+        read_arrays(tmp_path / "text.npy")
+    assert caught.value.remedy == "Give a .npy or .npz file of plain numbers."
     with pytest.raises(InputError, match="directory"):
         read_arrays(tmp_path)
 

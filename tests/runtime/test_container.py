@@ -157,6 +157,13 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load("a\0b.onnx")
 
 
+@pytest.mark.parametrize("path", [None, 3, ["net.onnx"], object()])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(ModelLoadError, match=f"not from an object of type {type(path).__name__}") as caught:
+        load(path)  # type: ignore[arg-type]
+    assert caught.value.remedy == "Give the path of an .onnx file."
+
+
 def test_a_file_beyond_protobufs_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     with path.open("wb") as file:

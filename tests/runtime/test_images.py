@@ -144,8 +144,10 @@ def test_a_broken_file_is_an_input_error(suffix: str, tmp_path: Path) -> None:
 def test_what_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     for path in (tmp_path / "text.png", tmp_path / "missing.png", tmp_path, "a\0b.png"):
-        with pytest.raises(InputError, match="cannot be read as an image"):
+        with pytest.raises(InputError, match="cannot be read as an image") as caught:
             load_images([path], RGB)
+        found = path == tmp_path / "text.png" or isinstance(path, str)
+        assert caught.value.remedy == ("Check the file." if found else "Check the path and its permissions.")
 
 
 def test_a_decompression_bomb_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
