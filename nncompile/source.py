@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import logging
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,14 @@ import torch
 
 from nncompile_runtime.errors import CaptureError
 
+_log = logging.getLogger("nncompile")
+
 # How training scripts wrap a state dict in a checkpoint.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+# nn.DataParallel and DistributedDataParallel hold the module they train under this name.
+_PARALLEL = "module."
+# How files begin that torch.save writes: a zip archive, or a pickle before torch 1.6.
+_SAVED_BY_TORCH = (b"PK\x03\x04", b"\x80")
 
 
 def load_module(reference: str, arguments: Mapping[str, Any], weights: Path | None) -> torch.nn.Module:
@@ -56,13 +63,23 @@ def parse_arguments(texts: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
-def _find(reference: str) -> Any:
+def split_reference(reference: str) -> tuple[str, str]:
+    """`path/file.py:Name` to `path/file.py` and `Name`.
+
+    Raises:
+        CaptureError: One of the two is missing.
+    """
     place, colon, name = reference.rpartition(":")
     if not colon or not place or not name:
         raise CaptureError(
             f"{reference!r} does not name a module.",
             remedy="Write path/to/file.py:Class or package.module:Class; Class may be a factory function.",
         )
+    return place, name
+
+
+def _find(reference: str) -> Any:
+    place, name = split_reference(reference)
     is_path = place.endswith(".py") or "/" in place
     python = _import_file(Path(place).with_suffix(".py")) if is_path else _import_package(place)
     found = python
@@ -159,13 +176,26 @@ def _load_weights(module: torch.nn.Module, path: Path) -> None:
             f"{path} holds no state dict of tensors.", remedy="Save module.state_dict() with safetensors."
         )
     try:
-        module.load_state_dict(state, strict=True)
+        module.load_state_dict(_without_parallel(state, module, path), strict=True)
     except RuntimeError as error:
         details = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         raise CaptureError(
             f"The weights in {path} do not fit {type(module).__name__}: {' '.join(details)[:600]}",
             remedy="Check the class and its --arg values against the training script.",
         ) from None
+
+
+def _without_parallel(
+    state: Mapping[str, torch.Tensor], module: torch.nn.Module, path: Path
+) -> Mapping[str, torch.Tensor]:
+    """The names as the module has them, where they were saved from within a data-parallel wrapper."""
+    wrapped = bool(state) and all(str(name).startswith(_PARALLEL) for name in state)
+    if not wrapped or any(name.startswith(_PARALLEL) for name in module.state_dict()):
+        return state
+    _log.warning(
+        "Every name in %s begins with %r, as nn.DataParallel saves them; it is left out.", path, _PARALLEL
+    )
+    return {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
 
 
 def _read_state(path: Path) -> Any:
@@ -176,6 +206,8 @@ def _read_state(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if not _begins_as_saved_by_torch(path):
+            raise ValueError("this is not a weights file")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CaptureError(
@@ -185,5 +217,11 @@ def _read_state(path: Path) -> Any:
     except Exception as error:
         raise CaptureError(
             f"The weights in {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
-            remedy="Give a safetensors file, or a state dict saved by torch.save.",
+            remedy="Give a file named *.safetensors, or a state dict saved by torch.save.",
         ) from error
+
+
+def _begins_as_saved_by_torch(path: Path) -> bool:
+    """Whether the unpickler's verdict on the file means anything: it takes any other for dangerous code."""
+    with path.open("rb") as file:
+        return file.read(4).startswith(_SAVED_BY_TORCH)

@@ -37,6 +37,9 @@ NETWORKS = """
     def factory(out=3):
         return Net(Config(out).out)
 
+    def parallel():
+        return nn.DataParallel(Net())
+
     def broken():
         raise RuntimeError("no such network")
 
@@ -209,6 +212,30 @@ def test_a_state_dict_saved_by_torch(place, state, tmp_path, wrapper):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
+def test_names_from_within_data_parallel(place, state, tmp_path, caplog):
+    save_file({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    loaded = load(place, "networks_a.py:Net", tmp_path / "w.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "w.safetensors begins with 'module.', as nn.DataParallel saves them" in record.getMessage()
+
+
+def test_a_prefix_that_only_some_names_have(place, state, tmp_path, caplog):
+    mixed = {"module.fc.weight": state["fc.weight"], "fc.bias": state["fc.bias"]}
+    save_file(mixed, tmp_path / "w.safetensors")
+    with pytest.raises(CaptureError, match=r'Unexpected key\(s\) in state_dict: "module.fc.weight"'):
+        load(place, "networks_a.py:Net", tmp_path / "w.safetensors")
+    assert caplog.records == []
+
+
+def test_a_prefix_that_is_the_networks_own(place, state, tmp_path, caplog):
+    save_file({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    loaded = load(place, "networks_a.py:parallel", tmp_path / "w.safetensors").state_dict()
+    assert all(torch.equal(loaded[f"module.{name}"], tensor) for name, tensor in state.items())
+    assert caplog.records == []
+
+
 def test_safetensors(place, state, tmp_path):
     save_file(state, tmp_path / "w.safetensors")
     loaded = load(place, "networks_a.py:factory", tmp_path / "w.safetensors", out=2).state_dict()
@@ -280,6 +307,24 @@ def test_a_truncated_file(place, state, tmp_path, suffix, kept):
     with pytest.raises(CaptureError, match="cannot be read: ") as caught:
         load(place, "networks_a.py:Net", path)
     assert "safetensors" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello world\n", b"version https://git-lfs.github.com/spec/v1\n", b"\x08\x0a\x12", b"PK\x03\x04zip?"],
+)
+def test_a_file_of_something_else_is_not_called_dangerous(place, tmp_path, content):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CaptureError, match=r"The weights in .*w\.pt cannot be read: ") as caught:
+        load(place, "networks_a.py:Net", tmp_path / "w.pt")
+    assert ("this is not a weights file" in caught.value.problem) == (not content.startswith(b"PK"))
+    assert "*.safetensors" in caught.value.remedy
+
+
+def test_a_state_dict_as_torch_saved_it_before_its_zip_format(place, state, tmp_path):
+    torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    loaded = load(place, "networks_a.py:Net", tmp_path / "w.pt").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize("name", ["nothing.pt", "."])
