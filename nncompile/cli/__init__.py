@@ -6,9 +6,10 @@ import logging
 import sys
 import traceback
 
+from nncompile.cli.usage import UsageError
 from nncompile_runtime.errors import NncompileError
 
-_INTERRUPTED = 130
+_FAILED, _WRONG_USAGE, _INTERRUPTED = 1, 2, 130
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
         app(args=arguments, prog_name="nncompile")
     except NncompileError as error:
         _show(error, debug=debug)
-        sys.exit(1)
+        sys.exit(_WRONG_USAGE if isinstance(error, UsageError) else _FAILED)
     except KeyboardInterrupt:
         _say("interrupted; nothing was written")
         sys.exit(_INTERRUPTED)
@@ -31,7 +32,7 @@ def main() -> None:
         _say("  fix: run it again with --debug and report the traceback")
         if debug:
             traceback.print_exc()
-        sys.exit(1)
+        sys.exit(_FAILED)
 
 
 def _show(error: NncompileError, *, debug: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from nncompile.cli import console
 from nncompile.cli.source import Arguments, Weights, load_source
-from nncompile_runtime.errors import NncompileError
+from nncompile.cli.usage import UsageError, wrong_usage
 
 if TYPE_CHECKING:
     from nncompile.bench.results import BenchReport
@@ -39,14 +39,17 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Time a model against plain ONNX Runtime and eager PyTorch, interleaved in one process."""
+    from nncompile.bench.engines import check_names
     from nncompile.bench.timing import Schedule
 
     batches = _batches(batch_size)
     if not seconds > 0:
-        raise NncompileError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
+        raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
     schedule = Schedule(rounds=rounds, seconds=seconds)
-    source = load_source(module, arg, weights).eval() if module else None
     engines = tuple(name.strip() for name in against.split(",") if name.strip())
+    with wrong_usage():
+        check_names(list(engines))
+    source = load_source(module, arg, weights).eval() if module else None
     report = _run(file, batches, engines, source, schedule)
 
     from nncompile.bench.report import as_json as to_json
@@ -65,7 +68,7 @@ def bench(
 def _batches(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise NncompileError(
+        raise UsageError(
             f"--batch-size {text!r} is no list of batch sizes.", remedy=f"For example: -b {_DEFAULT_BATCHES}."
         )
     return tuple(map(int, parts))

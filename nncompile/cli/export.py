@@ -10,11 +10,20 @@ import typer
 
 from nncompile.cli import console
 from nncompile.cli.source import Arguments, ModuleReference, Weights, load_source, random_examples
-from nncompile_runtime.errors import CaptureError, NncompileError
+from nncompile.cli.usage import UsageError, wrong_usage
+from nncompile_runtime.errors import NncompileError
 
 if TYPE_CHECKING:
     from nncompile.compiled import CompiledModel
     from nncompile_runtime.manifest import ImagePreprocessing
+
+# What each field of ImagePreprocessing wants, in the words of the option that sets it.
+_IMAGE_FAULTS = {
+    "size": "--image-size is a height and a width in pixels, from 1x1 to 65536x65536",
+    "mode": "--image-mode is L or RGB",
+    "mean": "--mean is one number, or one for each channel",
+    "std": "--std is one number above 0, or one for each channel",
+}
 
 
 def export(
@@ -57,6 +66,8 @@ def export(
     if weights is None:
         console.err.print("no --weights: exporting the weights that the constructor made", markup=False)
     args, kwargs = _examples(input_shape, input_file)
+    with wrong_usage():
+        _check_compile_options(target, precision, disable_pass or [])
 
     import nncompile
 
@@ -65,7 +76,7 @@ def export(
         args,
         kwargs,
         dynamic_batch=not static,
-        target=target,  # type: ignore[arg-type]  # checked by CompileOptions, which names the choices
+        target=target,  # type: ignore[arg-type]  # checked above
         precision=precision,  # type: ignore[arg-type]
         disabled_passes=disable_pass or (),
         preprocess=preprocess,
@@ -84,6 +95,8 @@ def _check_output(path: Path) -> None:
     """Fail before the work, not after it."""
     if path.is_dir():
         raise NncompileError(f"{path} is a folder.", remedy="Give the name of the .onnx file to write.")
+    if path.suffix.lower() != ".onnx":
+        raise UsageError(f"{path} does not end in .onnx.", remedy=f"Write -o {path.with_suffix('.onnx')}.")
     if not path.parent.is_dir():
         raise NncompileError(f"There is no folder {path.parent}.", remedy="Create it, or choose another -o.")
     if not os.access(path.parent, os.W_OK):
@@ -98,7 +111,7 @@ def _show(model: CompiledModel, output: Path) -> None:
 
 def _examples(shapes: list[str] | None, file: Path | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if bool(shapes) == (file is not None):
-        raise CaptureError(
+        raise UsageError(
             "The example inputs are not given."
             if not shapes
             else "--input-shape and --input are both given.",
@@ -115,28 +128,43 @@ def _examples(shapes: list[str] | None, file: Path | None) -> tuple[tuple[Any, .
     return tuple(map(torch.from_numpy, positional)), {k: torch.from_numpy(v) for k, v in named.items()}
 
 
+def _check_compile_options(target: str, precision: str, without: list[str]) -> None:
+    """Refuse what is not offered; each message names the choices."""
+    from nncompile.options import CompileOptions
+    from nncompile.passes import selected
+
+    selected(
+        CompileOptions(
+            target=target,  # type: ignore[arg-type]  # what this is about
+            precision=precision,  # type: ignore[arg-type]
+            disabled_passes=frozenset(without),
+        )
+    )
+
+
 def _preprocessing(size: str | None, mode: str, mean: str, std: str) -> ImagePreprocessing | None:
     if size is None:
         if (mean, std) != ("0", "1"):
-            raise NncompileError("--mean and --std are given without --image-size.", remedy="Give all three.")
+            raise UsageError("--mean and --std are given without --image-size.", remedy="Give all three.")
         return None
 
     from pydantic import ValidationError
 
     from nncompile_runtime.manifest import ImagePreprocessing
 
+    given = {
+        "size": size.lower().split("x"),
+        "mode": mode,
+        "mean": mean.split(","),
+        "std": std.split(","),
+    }
     try:
-        return ImagePreprocessing.model_validate(
-            {
-                "size": tuple(map(int, size.lower().split("x"))),
-                "mode": mode,
-                "mean": tuple(map(float, mean.split(","))),
-                "std": tuple(map(float, std.split(","))),
-            }
-        )
-    except (ValidationError, ValueError) as error:
-        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise NncompileError(
+        return ImagePreprocessing.model_validate(given)
+    except ValidationError as error:
+        (fault, *_) = error.errors(include_url=False, include_input=False)
+        option = next(iter(fault["loc"]), None)
+        what = _IMAGE_FAULTS[str(option)] if option else str(fault["ctx"]["error"])
+        raise UsageError(
             f"The image options do not fit: {what}.",
             remedy="For example: --image-size 224x224 --image-mode RGB --mean 0.485,0.456,0.406 "
             "--std 0.229,0.224,0.225.",

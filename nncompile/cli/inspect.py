@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nncompile.cli import console
-from nncompile.cli.source import Arguments, Weights, load_source
-from nncompile_runtime.errors import NncompileError
+from nncompile.cli.source import Arguments, Weights, exported_from, load_source
+from nncompile.cli.usage import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ def inspect(
 ) -> None:
     """Show signature, operators, passes and verification of a file; its graph needs the extra compile."""
     if module is None and (passes or weights or arg):
-        raise NncompileError(
+        raise UsageError(
             f"{'--passes' if passes else '--weights' if weights else '--arg'} is given without --module.",
             remedy="Name the module that the file was exported from: --module path/to/file.py:Class.",
         )
@@ -86,7 +86,8 @@ class _Details:
         from nncompile.cli import _graphs as graphs
 
         after = graphs.file_cost(self._model, self._signature, self._batch)
-        captured = graphs.captured_again(module, self._signature)
+        with exported_from(module, self._model):
+            captured = graphs.captured_again(module, self._signature)
         before = graphs.captured_cost(captured, self._batch)
         self.data |= {"before": tables.summary_as_dict(before), "after": tables.summary_as_dict(after)}
         self.shown.append(tables.comparison_table(before, after))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nncompile.cli import console
-from nncompile_runtime.errors import InputError, NncompileError
+from nncompile.cli.usage import UsageError, wrong_usage
+from nncompile_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from nncompile_runtime.inputs import Array
@@ -33,12 +34,14 @@ def predict(
 ) -> None:
     """Predict, and write JSON lines (one a row) or arrays."""
     if output is not None and output.suffix not in _OUTPUTS:
-        raise NncompileError(
+        raise UsageError(
             f"It is not clear how to write {output.name}.",
             remedy=f"Name it {', '.join('*' + s for s in _OUTPUTS)}.",
         )
-    from nncompile_runtime import arrays, load
+    from nncompile_runtime import arrays, devices, load
 
+    with wrong_usage():
+        devices.candidates(device)
     predictor = load(model, device=device)
     files = list(_expand(inputs))
     kinds = {path.suffix.lower() in arrays.SUFFIXES for path in files}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nncompile_runtime.errors import CaptureError, NncompileError
+from nncompile.cli import console
+from nncompile.cli.usage import UsageError, wrong_usage
+from nncompile_runtime.errors import NncompileError
 
 if TYPE_CHECKING:
     import torch
+
+    from nncompile_runtime.container import ModelFile
 
 ModuleReference = Annotated[
     str, typer.Argument(metavar="MODULE", help="path/to/file.py:Class, package.module:Class, or a factory.")
@@ -28,26 +34,48 @@ Weights = Annotated[
 def load_source(reference: str, arguments: list[str] | None, weights: Path | None) -> torch.nn.Module:
     """The module that the options name; see `nncompile.source.load_module`."""
     try:
-        from nncompile.source import load_module, parse_arguments
+        from nncompile.source import load_module, parse_arguments, split_reference
     except ModuleNotFoundError as error:
         raise NncompileError(
             f"This command needs {error.name}, which is not installed.",
             remedy="Run: pip install 'nncompile[compile,cpu]' (or [compile,gpu]).",
         ) from error
-    return load_module(reference, parse_arguments(arguments or []), weights)
+    with wrong_usage():
+        split_reference(reference)
+        parsed = parse_arguments(arguments or [])
+    return load_module(reference, parsed, weights)
+
+
+@contextmanager
+def exported_from(module: torch.nn.Module, file: ModelFile) -> Iterator[None]:
+    """While a file is held against the module that the user says it was exported from.
+
+    Where the module is of another class than the file records, that is said on stderr, or it is the remedy
+    of what goes wrong inside.
+    """
+    given, recorded = type(module).__name__, file.manifest.model_name if file.manifest else None
+    if recorded is None or given == recorded:
+        yield
+        return
+    other = f"{file.name} was exported from {recorded}, and this is {given}"
+    try:
+        yield
+    except NncompileError as error:
+        raise type(error)(error.problem, remedy=f"{other}: name {recorded}.") from error
+    console.err.print(other, markup=False)
 
 
 def parse_shape(text: str) -> tuple[str | None, tuple[int, ...], str]:
     """`x:1x3x32x32:int64` to its name (or None), sizes and dtype.
 
     Raises:
-        CaptureError: The text is no shape.
+        UsageError: The text is no shape.
     """
     parts = text.split(":")
     name = parts.pop(0) if len(parts) > 1 and not parts[0][:1].isdigit() else None
     sizes = parts[0].lower().split("x")
     if len(parts) > 2 or not all(size.isascii() and size.isdigit() for size in sizes):
-        raise CaptureError(
+        raise UsageError(
             f"--input-shape {text!r} is no shape.",
             remedy="Write 1x3x224x224, NAME:1x3x224x224 or NAME:1x128:int64.",
         )
@@ -59,6 +87,9 @@ def random_examples(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]
 
     Returns:
         Positional inputs, and inputs by name.
+
+    Raises:
+        UsageError: A text is no shape, or names no dtype.
     """
     import torch
 
@@ -68,7 +99,7 @@ def random_examples(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]
     for name, sizes, dtype in map(parse_shape, shapes):
         kind = getattr(torch, dtype, None)
         if not isinstance(kind, torch.dtype):
-            raise CaptureError(
+            raise UsageError(
                 f"{dtype!r} is no dtype.", remedy="Use float32, float64, float16, int64, int32 or bool."
             )
         tensor = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nncompile.cli import console
-from nncompile.cli.source import Arguments, Weights, load_source
+from nncompile.cli.source import Arguments, Weights, exported_from, load_source
 from nncompile_runtime.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def verify(
     from nncompile.verify import verify_file
 
     example = _example(model.manifest.signature)
-    record = verify_file(model, source.eval(), example)
+    with exported_from(source, model):
+        record = verify_file(model, source.eval(), example)
     if as_json:
         console.print_json(record.model_dump(mode="json"))
     else:

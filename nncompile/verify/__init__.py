@@ -65,7 +65,7 @@ def verify_file(model: ModelFile, module: torch.nn.Module, example: tuple[torch.
     if isinstance(outcome, Failure):
         raise VerificationError(
             f"{model.name} does not answer as the module does. {outcome.what}.",
-            remedy="Check that these are the weights it was exported with, or export it again.",
+            remedy="Check that module and weights are those it was exported with, or export it again.",
         )
     return outcome
 

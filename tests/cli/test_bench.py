@@ -32,6 +32,6 @@ def test_bench_without_a_module_says_what_eager_needs(run, exported):
 )
 def test_bench_errors(run, exported, arguments, problem):
     result = run("bench", exported.model, *arguments)
-    assert result.code == 1
+    assert result.code == 2
     assert problem in result.err
     assert "fix: " in result.err

@@ -78,38 +78,71 @@ def test_labels_and_preprocessing_are_kept(run, folder):
     assert model.manifest.preprocessing.size == (8, 8)
 
 
+FAILURES = [
+    (["nets.py:Smal", *SHAPE], "nets.py has no 'Smal'", "Small"),
+    (["nope.py:Small", *SHAPE], "There is no file nope.py", "Check the path"),
+    (["nets.py:number", *SHAPE], "is of type int", "Name a class"),
+    (["nets.py:Small", "--arg", "depth=2", *SHAPE], "unexpected keyword argument", "--arg"),
+    (["nets.py:Small", "-w", "none.safetensors", *SHAPE], "There is no weights file", "--weights"),
+    (["nets.py:Small", "-s", "1x1x9x9"], "fails on the example input", "shapes and dtypes"),
+    (["nets.py:Small", *SHAPE, "--labels", "none.txt"], "none.txt cannot be read", "--labels"),
+    (["nets.py:Branching", "-s", "2x3"], "nets.py:", "torch.where"),
+    (["nets.py:Random", "-s", "2x64"], "draws random numbers", "training=self.training"),
+]
+IMAGE = ("nets.py:Small", *SHAPE, "--image-size")
+WRONG_USAGE = [
+    (["nets", *SHAPE], "does not name a module", "path/to/file.py:Class"),
+    (["nets.py:Small", "--arg", "depth", *SHAPE], "is not NAME=VALUE", "out=10"),
+    (["nets.py:Small"], "example inputs are not given", "--input-shape"),
+    (["nets.py:Small", *SHAPE, "-i", "x.npy"], "--input-shape and --input are both given", "--input-shape"),
+    (["nets.py:Small", "-s", "1xax8"], "is no shape", "1x3x224x224"),
+    (["nets.py:Small", "-s", "1x1x8x8:float7"], "is no dtype", "float32"),
+    (["nets.py:Small", *SHAPE, "--disable-pass", "x"], "There is no pass 'x'", "fold-batch-norm"),
+    (["nets.py:Small", *SHAPE, "--target", "tpu"], "target='tpu' is not offered", "portable"),
+    (["nets.py:Small", *SHAPE, "--precision", "int4"], "precision='int4' is not offered", "float32"),
+    (["nets.py:Small", *SHAPE, "--mean", "0.5"], "without --image-size", "all three"),
+    ([*IMAGE, "8"], "--image-size is a height and a width in pixels", "--image-size 224x224"),
+    ([*IMAGE, "8x8x8"], "--image-size is a height and a width in pixels", "--image-size 224x224"),
+    ([*IMAGE, "8xa"], "--image-size is a height and a width in pixels", "--image-size 224x224"),
+    ([*IMAGE, "0x8"], "--image-size is a height and a width in pixels", "--image-size 224x224"),
+    ([*IMAGE, "8x8", "--image-mode", "CMYK"], "--image-mode is L or RGB", "--image-mode RGB"),
+    ([*IMAGE, "8x8", "--mean", "nan"], "--mean is one number, or one for each channel", "--mean 0.485"),
+    ([*IMAGE, "8x8", "--std", "0"], "--std is one number above 0", "--std 0.229"),
+    ([*IMAGE, "8x8", "--std", "1,one,1"], "--std is one number above 0", "--std 0.229"),
+    ([*IMAGE, "8x8", "--mean", "0,1"], ": mean and std need one value, or 3 for mode RGB.", "--mean 0.485"),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "problem", "remedy"),
-    [
-        (["nets.py:Smal", *SHAPE], "nets.py has no 'Smal'", "Small"),
-        (["nope.py:Small", *SHAPE], "There is no file nope.py", "Check the path"),
-        (["nets", *SHAPE], "does not name a module", "path/to/file.py:Class"),
-        (["nets.py:number", *SHAPE], "is of type int", "Name a class"),
-        (["nets.py:Small", "--arg", "depth=2", *SHAPE], "unexpected keyword argument", "--arg"),
-        (["nets.py:Small", "--arg", "depth", *SHAPE], "is not NAME=VALUE", "out=10"),
-        (["nets.py:Small", "-w", "none.safetensors", *SHAPE], "There is no weights file", "--weights"),
-        (["nets.py:Small"], "example inputs are not given", "--input-shape"),
-        (["nets.py:Small", "-s", "1xax8"], "is no shape", "1x3x224x224"),
-        (["nets.py:Small", "-s", "1x1x8x8:float7"], "is no dtype", "float32"),
-        (["nets.py:Small", "-s", "1x1x9x9"], "fails on the example input", "shapes and dtypes"),
-        (["nets.py:Small", *SHAPE, "--disable-pass", "x"], "There is no pass 'x'", "fold-batch-norm"),
-        (["nets.py:Small", *SHAPE, "--target", "tpu"], "target='tpu' is not offered", "portable"),
-        (["nets.py:Small", *SHAPE, "--image-size", "8"], "image options do not fit", "--image-size"),
-        (["nets.py:Small", *SHAPE, "--mean", "0.5"], "without --image-size", "all three"),
-        (["nets.py:Small", *SHAPE, "--labels", "none.txt"], "none.txt cannot be read", "--labels"),
-        (["nets.py:Branching", "-s", "2x3"], "nets.py:", "torch.where"),
-        (["nets.py:Random", "-s", "2x3"], "draws random numbers", "training=self.training"),
-    ],
+    ("code", "arguments", "problem", "remedy"),
+    [*((1, *row) for row in FAILURES), *((2, *row) for row in WRONG_USAGE)],
 )
-def test_errors_name_the_remedy_and_write_nothing(run, folder, arguments, problem, remedy):
+def test_errors_name_the_remedy_and_write_nothing(run, folder, code, arguments, problem, remedy):
     before = sorted(os.listdir(folder))
     result = run("export", *arguments, "-o", "a.onnx")
-    assert result.code == 1
+    assert result.code == code
     assert problem in result.err.split("  fix:")[0]
     assert remedy in result.err.split("  fix:")[1]
     assert "Traceback" not in result.err
     assert result.out == ""
     assert sorted(p for p in os.listdir(folder) if p != "__pycache__") == before
+
+
+@pytest.mark.parametrize("target", ["y.bin", "y", "y.onnx.gz"])
+def test_an_output_that_is_not_named_onnx(run, folder, target):
+    result = run("export", "nets.py:Small", *SHAPE, "-o", target)
+    assert result.code == 2
+    assert f"{target} does not end in .onnx" in result.err
+    assert ".onnx." in result.err.split("  fix:")[1]
+    assert not (folder / target).exists()
+
+
+def test_weights_saved_from_within_data_parallel(run, folder, exported):
+    state = {f"module.{name}": tensor for name, tensor in exported.net.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, folder / "parallel.pt")
+    result = run("verify", exported.model, "nets.py:Small", "-w", "parallel.pt")
+    assert result.code == 0
+    assert "verified against eager PyTorch" in result.out
 
 
 @pytest.mark.parametrize("target", [".", "missing/a.onnx"])

@@ -177,7 +177,7 @@ def test_a_file_from_elsewhere_with_its_module(run, plain, exported):
 @pytest.mark.parametrize("option", [("--passes",), ("-w", "small.pt"), ("--arg", "out=3")])
 def test_options_that_need_the_module(run, exported, option):
     result = run("inspect", exported.model, *option)
-    assert result.code == 1
+    assert result.code == 2
     assert "without --module" in result.err
 
 

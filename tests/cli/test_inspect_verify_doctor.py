@@ -39,6 +39,30 @@ def test_verify_refuses_other_weights(run, exported):
     assert "does not answer as the module does" in result.err
 
 
+@pytest.mark.parametrize("other", ["Pair", "Branching", "factory"])
+def test_verify_with_another_class_names_the_files_own(run, exported, other):
+    result = run("verify", exported.model, f"nets.py:{other}")
+    assert result.code == 1
+    named = f"small.onnx was exported from Small, and this is {other}: name Small."
+    assert (named in result.err.split("  fix:")[1]) == (other != "factory")
+
+
+def test_inspect_with_another_class_names_the_files_own(run, exported):
+    result = run("inspect", exported.model, "--module", "nets.py:Pair")
+    assert result.code == 1
+    assert "missing 1 required positional argument" in result.err
+    remedy = result.err.split("  fix:")[1]
+    assert "small.onnx was exported from Small, and this is Pair: name Small." in remedy
+
+
+def test_another_class_that_fits_is_shown_but_said(run, exported):
+    result = run("inspect", exported.model, "--module", "nets.py:Random")
+    assert result.code == 0
+    assert result.err.endswith("small.onnx was exported from Small, and this is Random\n")
+    same = run("inspect", exported.model, "--module", "nets.py:factory", "--arg", "out=3")
+    assert (same.code, same.err) == (0, "")
+
+
 def test_verify_needs_a_manifest(run, folder, exported):
     model = onnx.load(exported.model)
     del model.metadata_props[:]

@@ -63,14 +63,12 @@ def test_an_empty_batch(run, folder, exported, batch):
     ("arguments", "problem"),
     [
         (["none.npy"], "none.npy cannot be read"),
-        (["x.npy", "-o", "y.csv"], "not clear how to write y.csv"),
         (["x.npy", "a.png"], "Arrays and images are mixed"),
         (["empty"], "There are no images in empty"),
         (["wrong.npy"], "expects float32[batch, 1, 8, 8], got dtype float64"),
         (["objects.npy"], "objects.npy cannot be read"),
         (["broken.npz"], "broken.npz cannot be read"),
         (["broken.png"], "broken.png cannot be read as an image"),
-        (["x.npy", "--device", "tpu"], "Unknown device 'tpu'"),
         (["x.npy", "-o", "missing/y.npy"], "cannot be written"),
     ],
 )
@@ -87,6 +85,29 @@ def test_errors(run, folder, exported, batch, arguments, problem):
     assert "fix: " in result.err
     assert "Traceback" not in result.err
     assert result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["x.npy", "-o", "y.csv"], "not clear how to write y.csv"),
+        (["x.npy", "--device", "tpu"], "Unknown device 'tpu'"),
+    ],
+)
+def test_options_that_are_not_offered(run, exported, arguments, problem):
+    """Wrong whatever the files hold: x.npy is not even there."""
+    result = run("predict", exported.model, *arguments)
+    assert result.code == 2
+    assert problem in result.err
+    assert "fix: " in result.err
+
+
+def test_a_missing_input_is_a_matter_of_its_path(run, exported):
+    for name in ("none.npy", "none.png"):
+        result = run("predict", exported.model, name)
+        assert result.code == 1
+        assert "No such file or directory." in result.err
+        assert "fix: Check the path" in result.err
 
 
 @pytest.mark.parametrize(
