@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import nncompile
-from nncompile_runtime import InputError
+from nncompile_runtime import InputError, VerificationError
 
 # A few roundings of each dtype, relative to values of about 1.
 TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float64: 1e-12}
@@ -55,6 +55,12 @@ def test_a_float64_perceptron(works_end_to_end):
     tolerance = TOLERANCES[torch.float64]
     x = rows(3, 8, dtype=torch.float64)
     works_end_to_end(perceptron().double().eval(), (x,), rtol=tolerance, atol=tolerance)
+
+
+def test_an_operator_without_a_float64_kernel():
+    with pytest.raises(VerificationError, match="cannot run the module in its dtype.*Conv") as caught:
+        nncompile.compile(nn.Conv2d(3, 2, 3).double(), rows(2, 3, 8, 8, dtype=torch.float64))
+    assert "module.float()" in caught.value.remedy
 
 
 class Casts(nn.Module):

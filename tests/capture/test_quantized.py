@@ -134,17 +134,19 @@ def static_int8():
     return reference(quantize_fx.convert_fx)
 
 
+def dynamic_lstm():
+    return quantization.quantize_dynamic(nn.Sequential(nn.LSTM(4, 6)), {nn.LSTM})
+
+
 @pytest.mark.parametrize(
     ("make", "example", "problem", "remedy"),
     [
-        (static_int8, images(), "packed for PyTorch's own int8 kernels", "convert_to_reference_fx"),
-            "packed for PyTorch's own int8 kernels",
-            "convert_to_reference_fx",
-        ),
+        (static_int8, images(), "packed for PyTorch's own", "convert_to_reference_fx"),
+        (dynamic_lstm, torch.randn(5, 3, 4), "packed for PyTorch's own", "convert_to_reference_fx"),
         (lambda: quantization_aware(frozen=False), images(), "still observes", "disable_observer"),
         (lambda: reference(lambda observed: observed), images(), "still observes", "convert_to_reference_fx"),
     ],
-    ids=["static int8", "observing", "not converted"],
+    ids=["static int8", "dynamic LSTM", "observing", "not converted"],
 )
 def test_what_is_refused(make, example, problem, remedy):
     with pytest.raises(CaptureError, match=problem) as caught:
