@@ -58,7 +58,7 @@ def test_a_float64_perceptron(works_end_to_end):
 
 
 def test_an_operator_without_a_float64_kernel():
-    with pytest.raises(VerificationError, match="cannot run the module in its dtype.*Conv") as caught:
+    with pytest.raises(VerificationError, match=r"cannot run the module in its dtype.*Conv") as caught:
         nncompile.compile(nn.Conv2d(3, 2, 3).double(), rows(2, 3, 8, 8, dtype=torch.float64))
     assert "module.float()" in caught.value.remedy
 
