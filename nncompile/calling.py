@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nncompile_runtime.manifest import Signature
@@ -48,7 +48,8 @@ def evaluation_mode(module: Any) -> Iterator[None]:
     is_module = hasattr(module, "modules") and not isinstance(module, type)
     modes = [(part, part.training) for part in module.modules()] if is_module else []
     if modes:
-        module.eval()
+        with suppress(NotImplementedError):  # a module from torch.export has one mode, that of its export
+            module.eval()
     try:
         yield
     finally:

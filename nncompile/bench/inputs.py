@@ -43,7 +43,7 @@ def make_feed(
                 remedy=f"Say which size to measure: sizes={{{free[0]!r}: ...}}.",
             )
         shape = tuple(known[size] if isinstance(size, str) else size for size in spec.shape)
-        dtype = np.dtype(spec.dtype)
+        dtype = spec.array_dtype
         values = generator.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
         feed[spec.name] = values.astype(dtype)
     return feed

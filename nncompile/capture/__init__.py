@@ -14,12 +14,16 @@ import onnx_ir as ir
 import torch
 from torch.utils import _pytree as pytree
 
+from nncompile.capture import bfloat16
+from nncompile.capture.containers import known_containers
 from nncompile.capture.errors import explain, watching_for_a_fixed_batch
 from nncompile.capture.example import Example, prepare
 from nncompile.capture.exporter import to_onnx
+from nncompile.capture.keywords import collected_keywords_named
 from nncompile.capture.lowerings import lowered
 from nncompile.capture.signature import BATCH, name_and_describe, take_out_constants
 from nncompile.capture.substitutions import substituted
+from nncompile.capture.traceable import traceable
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 from nncompile_runtime.errors import CaptureError
@@ -45,11 +49,25 @@ def capture(
     Raises:
         CaptureError: The module cannot be captured; the message names the line of its code.
     """
-    module, example = prepare(module, example_inputs, example_kwargs, dynamic_batch=options.dynamic_batch)
-    with _quiet(), substituted(module), torch.no_grad(), watching_for_a_fixed_batch() as witness:
+    with known_containers() as make_known:
+        module, example = prepare(
+            module, example_inputs, example_kwargs, make_known, dynamic_batch=options.dynamic_batch
+        )
+        return _captured(module, example)
+
+
+def _captured(module: torch.nn.Module, example: Example) -> CapturedModel:
+    traced = traceable(module)
+    with (
+        _quiet(),
+        substituted(traced),
+        collected_keywords_named(traced, example.kwargs),
+        torch.no_grad(),
+        watching_for_a_fixed_batch() as witness,
+    ):
         try:
             program = torch.export.export(
-                module, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
+                traced, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
             )
             program = lowered(program)
             returned = take_out_constants(program)
@@ -60,6 +78,7 @@ def capture(
             raise explain(error, witness) from error
     _keep_outputs_apart(model.graph)
     signature = name_and_describe(program, returned, model, example)
+    bfloat16.widen(model.graph)
     _name_nodes_after_modules(model.graph)
     model.producer_name, model.producer_version = "nncompile", None
     flat = tuple(x for x in pytree.tree_leaves((example.args, example.kwargs)) if isinstance(x, torch.Tensor))
@@ -72,12 +91,21 @@ def _dynamic_shapes(example: Example) -> Any:
         return None
     batch = torch.export.Dim(BATCH)
 
+    def builtin(value: Any) -> bool:
+        return pytree._get_node_type(value) in pytree.BUILTIN_TYPES
+
     def of(value: Any) -> Any:
+        registered = pytree.SUPPORTED_NODES.get(type(value))
+        if registered is not None and not builtin(value):  # torch.export wants such a class as a flat list
+            return [pytree.tree_map(of, part, is_leaf=other) for part in registered.flatten_fn(value)[0]]
         if not isinstance(value, torch.Tensor) or not value.dim():
             return None
         return {0: batch if value.shape[0] == example.batch else torch.export.Dim.AUTO}
 
-    return tuple(pytree.tree_map(of, value) for value in example.arguments.values())
+    def other(value: Any) -> bool:
+        return not builtin(value)
+
+    return tuple(pytree.tree_map(of, value, is_leaf=other) for value in example.arguments.values())
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from nncompile.capture.errors import user_location
+from nncompile.capture.stand_ins import check_quantization
 from nncompile_runtime.errors import CaptureError
 
 
@@ -37,12 +38,24 @@ class Example:
 
 
 def prepare(
-    module: torch.nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None, *, dynamic_batch: bool
+    module: torch.nn.Module,
+    inputs: Any,
+    kwargs: Mapping[str, Any] | None,
+    make_known: Callable[[Any], None],
+    *,
+    dynamic_batch: bool,
 ) -> tuple[torch.nn.Module, Example]:
     """Bring module and example to the CPU, run the module once, and widen a batch of 1 to 2.
 
     Running the module materialises lazy layers, and shows an input that does not fit, or a module
     that keeps state, in plain terms before any tracing.
+
+    Args:
+        module: In evaluation mode.
+        inputs: A tensor, or a tuple of positional inputs.
+        kwargs: Keyword inputs.
+        make_known: From `known_containers`; is given what goes in and what comes out.
+        dynamic_batch: Whether the batch is to take any size.
 
     Raises:
         CaptureError: It is no module, does not take the example, or changes its own buffers.
@@ -52,14 +65,16 @@ def prepare(
         hint = "Create an instance first." if isinstance(module, type) else "Pass an instance of one."
         raise CaptureError(f"compile() takes a torch.nn.Module, got {got}.", remedy=hint)
     module = _on_cpu(module)
+    check_quantization(module)
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise CaptureError(
             f"example_kwargs is of type {type(kwargs).__name__}.", remedy="Give a dict of inputs by name."
         )
     args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     named: dict[str, Any] = dict(kwargs or {})
+    make_known((args, named))
     args, named = pytree.tree_map(_as_cpu_tensor, (args, named))
-    _run_once(module, args, named)
+    make_known(_run_once(module, args, named))
     named = _in_the_order_of_forward(module, named)
     batch = _batch_size(args, named) if dynamic_batch else None
     if batch is not None and batch < 2:
@@ -99,12 +114,12 @@ def _as_cpu_tensor(value: Any) -> Any:
     return value.detach().cpu()
 
 
-def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     before = _buffers(module)
     args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs))
     try:
         with torch.no_grad():
-            module(*args, **kwargs)
+            result = module(*args, **kwargs)
     except Exception as error:
         _restore(before)
         where = user_location(error)
@@ -119,6 +134,7 @@ def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             "a compiled model keeps no state.",
             remedy="Take the state as an input and return the new one as an output.",
         )
+    return result
 
 
 @dataclass(frozen=True)
@@ -189,12 +205,6 @@ def _bind(
     gap = False  # a parameter that the example left out: those behind it cannot be given by position
     for name, parameter in bound.signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            if batch is not None and bound.arguments.get(name):
-                # torch.export 2.13 flattens **kwargs in one place and not in another.
-                raise CaptureError(
-                    f"forward collects inputs with **{name}, which torch.export cannot give a dynamic batch.",
-                    remedy="Name those inputs in forward, or compile with dynamic_batch=False (--static).",
-                )
             arguments.update(bound.arguments.get(name, {}))
             by_name.update(bound.arguments.get(name, {}))
         elif name not in bound.arguments:

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 import torch._decomp.decompositions
 
-from nncompile.capture import losses
+from nncompile.capture import losses, quantized
 
 aten = torch.ops.aten
 
 
 def lowered(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The program without the operators of this table; the same object where it has none of them."""
-    needed = any(node.target in LOWERINGS and not _right_as_it_is(node) for node in program.graph.nodes)
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    nodes = (node for graph in graphs for node in graph.nodes)  # those in the branches of torch.cond, too
+    needed = any(node.target in LOWERINGS and not _right_as_it_is(node) for node in nodes)
     # The whole table: one of these operators may decompose into another.
     return program.run_decompositions(LOWERINGS) if needed else program
 
@@ -100,6 +102,17 @@ def avg_pool(rank: int) -> Callable[..., Any]:
     return lowered_pool
 
 
+def extreme_of_all(whole: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """The extreme value over all dimensions, which `amax` and `amin` mean where they are told none."""
+
+    def lowered_extreme(x: torch.Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+        if dim:
+            return NotImplemented
+        return whole(x).reshape([1] * x.dim()) if keepdim else whole(x)
+
+    return lowered_extreme
+
+
 def projected_lstm(
     x: torch.Tensor,
     hx: Sequence[torch.Tensor],
@@ -135,8 +148,11 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.multilabel_margin_loss.default: losses.multilabel_margin,
     aten.avg_pool2d.default: avg_pool(2),
     aten.avg_pool3d.default: avg_pool(3),
+    aten.amax.default: extreme_of_all(torch.max),
+    aten.amin.default: extreme_of_all(torch.min),
     aten.lstm.input: projected_lstm,
     aten.rrelu.default: rrelu,
+    **quantized.LOWERINGS,
 }
 
 
@@ -144,6 +160,8 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
     """Common operators that the exporter has right except with one option: not worth another tracing."""
     if node.target in (aten.avg_pool2d.default, aten.avg_pool3d.default):
         return len(node.args) <= 6 and "divisor_override" not in node.kwargs
+    if node.target in (aten.amax.default, aten.amin.default):
+        return bool((node.args[1:2] and node.args[1]) or node.kwargs.get("dim"))
     if node.target is aten.lstm.input:
         states: Any = node.args[1]
         return bool(states[0].meta["val"].shape[-1] == states[1].meta["val"].shape[-1])

@@ -17,6 +17,7 @@ from nncompile_runtime.errors import CaptureError
 from nncompile_runtime.manifest import Argument, DType, Signature, TensorSpec
 from nncompile_runtime.structure import (
     ConstantLeaf,
+    FieldsOf,
     MappingOf,
     RecordOf,
     SequenceOf,
@@ -116,6 +117,10 @@ def _structure(value: Any, path: str) -> Structure:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         entries = tuple((f, _structure(getattr(value, f), f"{path}.{f}")) for f in value._fields)
         return RecordOf(type_name=type(value).__name__, entries=entries)
+    if isinstance(value, dict) and dataclasses.is_dataclass(value):
+        present = tuple((key, _structure(value[key], f"{path}.{key}")) for key in value)
+        absent = tuple(f.name for f in dataclasses.fields(value) if f.name not in value)
+        return FieldsOf(entries=present, absent=absent)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         entries = tuple((f, _structure(getattr(value, f), f"{path}.{f}")) for f in names)

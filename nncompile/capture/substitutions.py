@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules import transformer
 from torch.nn.modules.adaptive import _ASMoutput
 
-from nncompile.capture import losses
+from nncompile.capture import losses, quantized
 from nncompile.capture.fractional import fractional_max_pool, samples_at_hand
 
 
@@ -72,6 +72,7 @@ _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
     (nn.functional, "gaussian_nll_loss", losses.gaussian_nll),
     (nn.functional, "ctc_loss", losses.ctc),
     (nn.functional, "linear_cross_entropy", _without_options),
+    *quantized.SUBSTITUTES,
 )
 
 

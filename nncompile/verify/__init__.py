@@ -14,6 +14,7 @@ from nncompile_runtime.errors import VerificationError
 from nncompile_runtime.manifest import Verification
 
 _log = logging.getLogger("nncompile")
+_NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
 
 Optimize = Callable[[frozenset[str]], OptimizedModel]
 
@@ -36,6 +37,11 @@ def verify(captured: CapturedModel, optimize: Optimize) -> VerifiedModel:
         if isinstance(outcome, Verification):
             return VerifiedModel(model, outcome.model_copy(update={"dropped_passes": dropped}))
         guilty = _bisect(suite, optimize, model, frozenset(dropped), outcome)
+        if guilty is None and _NO_KERNEL in outcome.what:
+            raise VerificationError(
+                f"ONNX Runtime's CPU cannot run the module in its dtype. {outcome.what}.",
+                remedy="Compile module.float(), with example inputs of float32.",
+            )
         if guilty is None:
             raise VerificationError(
                 f"The graph is wrong with no pass at all. {outcome.what}.",

@@ -17,6 +17,9 @@ EAGER_MULTIPLE = 8.0
 EAGER_CAP = {"float64": 1e-4, "float32": 1e-2, "float16": 1e-1}
 # Share of the largest value that an element which cancels may lose to rounding alone.
 ROUNDING = {"float64": 4e-15, "float32": 2e-6, "float16": 5e-3}
+# Where a graph rounds to 8 bits, a value on the border may land on the neighbouring step, on the way and
+# at the end: two steps of 7 bits, the coarser of torch.ao's ranges, as a share of the range.
+QUANTIZED_ROUNDING = 2 / 127
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,14 @@ class Difference:
     note: str = ""
 
 
-def difference(got: Array, eager: Array, reference: Array) -> Difference:
+def difference(got: Array, eager: Array, reference: Array, *, step: float = 0.0) -> Difference:
     """Compare a compiled output with eager's, and both with the reference.
 
     An element passes within `atol + rtol * |reference|`, or within 8 times eager's own largest error (at
     most 1% of the largest value in float32): an ill-conditioned network differs from its own float64
     self, and no compiler can do better. A few roundings of the largest value are allowed everywhere:
-    where a module cannot run in float64, eager is its own reference and shows no error.
+    where a module cannot run in float64, eager is its own reference and shows no error. `step` is what
+    the roundings of a quantised graph may change.
     Integers and booleans must equal eager's or the reference's. NaN and infinity must be eager's.
     """
     if got.shape != eager.shape:
@@ -72,7 +76,8 @@ def difference(got: Array, eager: Array, reference: Array) -> Difference:
     max_abs = float(error.max(initial=0.0))
     scale = float(np.abs(exact).max(initial=0.0))
     conditioning = min(EAGER_MULTIPLE * own, EAGER_CAP[got.dtype.name] * scale)
-    allowed = np.maximum(atol + rtol * np.abs(exact), max(conditioning, ROUNDING[got.dtype.name] * scale))
+    rounding = max(ROUNDING[got.dtype.name] * scale, step)
+    allowed = np.maximum(atol + rtol * np.abs(exact), max(conditioning, rounding))
     agreeing, rows = _top1(got, eager) if finite.all() else (0, 0)
     return Difference(
         bool((error <= allowed).all()), max_abs, max_abs / scale if scale else 0.0, own, agreeing, rows

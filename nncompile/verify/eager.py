@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nncompile.calling import Calling
 from nncompile_runtime.manifest import Signature
@@ -19,25 +23,61 @@ Array = npt.NDArray[Any]
 class Eager:
     """A module in evaluation mode behind the graph's flat signature."""
 
-    def __init__(self, module: torch.nn.Module, signature: Signature) -> None:
-        """Prepare to call `module` as its `signature` says."""
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        signature: Signature,
+        mode: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        """Prepare to call `module` as its `signature` says, always inside a new `mode()`."""
         self._call = Calling(signature).adapt(module)
+        self._mode = mode
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> list[Array]:
         """The outputs as numpy arrays; floats as they are, bfloat16 as float32."""
         own = [x.clone() for x in inputs]  # forward may write into its inputs
-        with torch.no_grad():
-            return [_as_array(value) for value in self._call(own)]
+        with torch.no_grad(), self._mode():
+            return [as_array(value) for value in self._call(own)]
 
 
 def in_float64(module: torch.nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]) -> Eager | None:
-    """The same module in float64, or None where it cannot run in it (it casts to float32, say)."""
+    """The same module in float64, or None where it cannot run in it (it is quantised, say)."""
     try:
-        double = Eager(copy.deepcopy(module).double(), signature)
-        double(widened(inputs))
+        double = copy.deepcopy(module).double()
     except Exception:
         return None
-    return double
+    for mode in (nullcontext, CastsWidened):
+        reference = Eager(double, signature, mode)
+        try:
+            with redirect_stderr(io.StringIO()):  # a graph of torch.fx prints where it failed
+                reference(widened(inputs))
+        except Exception:  # noqa: S112 - the module decides what it raises; the next mode, or none, then
+            continue
+        return reference
+    return None
+
+
+class CastsWidened(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Lets a module that casts to a shorter floating-point dtype in `forward` run in float64 throughout."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator with float64 for each shorter dtype, in its options and in its result."""
+        del types
+        args, kwargs = pytree.tree_map(_double_dtype, (args, kwargs or {}))
+        return pytree.tree_map(_double_result, func(*args, **kwargs))
+
+
+_SHORTER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _double_dtype(option: Any) -> Any:
+    return torch.float64 if isinstance(option, torch.dtype) and option in _SHORTER else option
+
+
+def _double_result(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.dtype in _SHORTER else value
 
 
 def widened(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -45,7 +85,8 @@ def widened(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return [x.double() if x.is_floating_point() else x for x in inputs]
 
 
-def _as_array(value: Any) -> Array:
+def as_array(value: Any) -> Array:
+    """A tensor or number as a numpy array; bfloat16, which numpy lacks, as float32."""
     if not isinstance(value, torch.Tensor):
         return np.asarray(value)
     plain: Array = (value.float() if value.dtype is torch.bfloat16 else value).detach().numpy()

@@ -54,7 +54,7 @@ def _run_in_pieces(
     shapes = [[d for d in spec.shape[1:] if isinstance(d, int)] for spec in signature.outputs]
     if all(len(s) == len(spec.shape) - 1 for s, spec in zip(shapes, signature.outputs, strict=True)):
         specs = zip(shapes, signature.outputs, strict=True)
-        results = [np.empty((size, *shape), spec.dtype) for shape, spec in specs]
+        results = [np.empty((size, *shape), spec.array_dtype) for shape, spec in specs]
     else:
         first = session.run(rows(0))
         results = [np.empty((size, *output.shape[1:]), output.dtype) for output in first]

@@ -24,6 +24,8 @@ def holds_every_value(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 
     Stricter than `numpy.can_cast(..., "safe")`, which lets int64 become float64.
     """
+    if source.name == "bfloat16":  # of the package ml_dtypes
+        return target.name in ("float32", "float64")
     if source.kind in "iu" and target.kind == "f":
         return source.itemsize <= _EXACT_INTEGER_BYTES[target.name]
     return source.kind in "biuf" and np.can_cast(source, target, "safe")
@@ -35,7 +37,7 @@ class TensorCheck:
     def __init__(self, spec: TensorSpec) -> None:
         """Prepare for `spec`."""
         self.spec = spec
-        self.dtype = np.dtype(spec.dtype)
+        self.dtype = spec.array_dtype
         self.rank = len(spec.shape)
         self.fixed = tuple((i, size) for i, size in enumerate(spec.shape) if isinstance(size, int))
 
@@ -71,8 +73,11 @@ class TensorCheck:
         if type(value) is np.ndarray:
             return value
         if is_tensor(value):
+            plain = value.detach()
+            if plain.dtype is sys.modules["torch"].bfloat16 and self.dtype in (np.float32, np.float64):
+                plain = plain.float()  # numpy has no bfloat16
             try:
-                array: Array = value.detach().cpu().resolve_conj().resolve_neg().numpy()
+                array: Array = plain.cpu().resolve_conj().resolve_neg().numpy()
             except (TypeError, RuntimeError):  # a dtype that numpy lacks; sparse, quantised or meta
                 got = f"a torch tensor of {value.dtype}, layout {value.layout}, device {value.device}"
                 raise self._refused(got, self._cast_hint(value)) from None
@@ -81,7 +86,7 @@ class TensorCheck:
             return array
         if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
             return np.asarray(value)
-        hint = f"Pass numpy.asarray(value, dtype=numpy.{self.spec.dtype}) or a torch tensor."
+        hint = f"Pass numpy.asarray(value, dtype=numpy.{self.dtype}) or a torch tensor."
         if isinstance(value, (list, tuple)):
             got = f"{'an empty' if not value else 'a'} {type(value).__name__}"
             raise self._refused(got, hint)
@@ -99,7 +104,7 @@ class TensorCheck:
     def _cast_hint(self, tensor: Any = None) -> str:
         if tensor is not None:
             return f"Convert it first, for example x.to(torch.{self.spec.dtype})."
-        return f"Convert it first, for example x.astype(numpy.{self.spec.dtype})."
+        return f"Convert it first, for example x.astype(numpy.{self.dtype})."
 
     def _shape_hint(self, shape: tuple[int, ...]) -> str:
         if len(shape) == self.rank - 1 and isinstance(self.spec.shape[0], str):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Union
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from nncompile_runtime.errors import ModelLoadError
@@ -15,7 +16,7 @@ from nncompile_runtime.structure import Name, Structure, leaves
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 DType = Literal[
-    "float16", "float32", "float64", "int8", "int16", "int32", "int64",
+    "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64",
     "uint8", "uint16", "uint32", "uint64", "bool",
 ]  # fmt: skip
 Dimension = Union[Annotated[int, Field(ge=0, le=2**40)], Name]
@@ -30,11 +31,19 @@ class _Part(BaseModel):
 
 
 class TensorSpec(_Part):
-    """One graph input or output: name, dtype, and a size or a symbol for every dimension."""
+    """One graph input or output: name, dtype, and a size or a symbol for every dimension.
+
+    A bfloat16 value is float32 in the graph and in numpy, which has no bfloat16.
+    """
 
     name: Name
     dtype: DType
     shape: Annotated[tuple[Dimension, ...], Field(max_length=32)]
+
+    @property
+    def array_dtype(self) -> np.dtype[Any]:
+        """The dtype of the numpy array that holds it."""
+        return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     def __str__(self) -> str:
         """For example `float32[batch, 1, 32, 32]`."""

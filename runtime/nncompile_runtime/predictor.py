@@ -63,7 +63,7 @@ class Predictor:
 
         Returns:
             What `forward` returns, nested as `forward` nests it: torch tensors where an input was
-            one (on that input's device), numpy arrays otherwise.
+            one (on that input's device), numpy arrays otherwise (float32 for bfloat16).
 
         Raises:
             InputError: An input does not fit; the message says which, what it expects, what it got.
@@ -79,7 +79,7 @@ class Predictor:
         feed, tensor = self._bind(args, kwargs)
         outputs = batching.run(self._session, self._signature, feed, self._pieces)
         if tensor is not None:
-            outputs = [sys.modules["torch"].from_numpy(y).to(tensor.device) for y in outputs]
+            outputs = self._as_tensors(outputs, tensor.device)
         return self._nest(outputs)
 
     __call__ = predict
@@ -163,6 +163,11 @@ class Predictor:
         """Open a session of its own in the process that unpickles."""
         Predictor.__init__(self, container.parse(state["data"], state["name"]), plan=state["plan"])
 
+    def _as_tensors(self, outputs: list[Any], device: Any) -> list[Any]:
+        torch = sys.modules["torch"]
+        narrow = [torch.bfloat16 if spec.dtype == "bfloat16" else None for spec in self.outputs]
+        return [torch.from_numpy(y).to(device, dtype=dtype) for y, dtype in zip(outputs, narrow, strict=True)]
+
     def _rows_independent(self) -> bool:
         manifest = self._file.manifest
         return manifest is not None and manifest.verification.rows_independent
@@ -181,7 +186,7 @@ class Predictor:
             and spec.shape[0] == self._batch
             and not any(isinstance(n, str) or n == 0 for n in spec.shape[1:])
         ):
-            self._name, self._dtype, self._row = spec.name, np.dtype(spec.dtype), spec.shape[1:]
+            self._name, self._dtype, self._row = spec.name, spec.array_dtype, spec.shape[1:]
             self._whole = self._pieces or sys.maxsize
 
 

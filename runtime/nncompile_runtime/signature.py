@@ -44,7 +44,7 @@ def signature_of(session: Session) -> Signature:
 def _spec(port: Port) -> TensorSpec:
     kind, _, element = port.type.rstrip(")").partition("(")
     dtype = _ONNX_NAMES.get(element, element)
-    if kind != "tensor" or dtype not in get_args(DType):
+    if kind != "tensor" or dtype not in get_args(DType) or dtype == "bfloat16":
         raise ModelLoadError(
             f"Input or output {port.name!r} has type {port.type}, which numpy cannot hold.",
             remedy="Export the model with float32 inputs and outputs.",
@@ -86,7 +86,7 @@ def check_against(session: Session, signature: Signature) -> None:
             clash = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
             # ONNX Runtime reports rank 0 where the graph leaves the rank of an output open.
             rank = len(spec.shape) != len(actual.shape) and (kind == "input" or actual.shape)
-            if spec.dtype != actual.dtype or rank or clash:
+            if spec.array_dtype != actual.array_dtype or rank or clash:
                 raise _other_graph(f"{kind} {spec.name!r} as {spec}", f"{actual}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
@@ -72,6 +73,21 @@ class MappingOf(_Node):
         return self
 
 
+class FieldsOf(_Node):
+    """A dict whose keys are attributes too, as Hugging Face's ModelOutput; rebuilt as `Fields`."""
+
+    kind: Literal["fields"] = "fields"
+    entries: Annotated[tuple[tuple[Identifier, Structure], ...], Field(max_length=4096)]
+    absent: Annotated[tuple[Identifier, ...], Field(max_length=4096)] = ()
+
+    @model_validator(mode="after")
+    def _each_name_once(self) -> FieldsOf:
+        names = [*(name for name, _ in self.entries), *self.absent]
+        if len(set(names)) != len(names):
+            raise ValueError("a name comes twice")
+        return self
+
+
 class RecordOf(_Node):
     """A named tuple or a dataclass; rebuilt as a named tuple of the same type and field names."""
 
@@ -86,11 +102,70 @@ class RecordOf(_Node):
 
 
 Structure = Annotated[
-    Union[TensorLeaf, ConstantLeaf, SequenceOf, MappingOf, RecordOf], Field(discriminator="kind")
+    Union[TensorLeaf, ConstantLeaf, SequenceOf, MappingOf, FieldsOf, RecordOf], Field(discriminator="kind")
 ]
 SequenceOf.model_rebuild()
 MappingOf.model_rebuild()
+FieldsOf.model_rebuild()
 RecordOf.model_rebuild()
+
+
+class Fields(dict[str, Any]):
+    """A dict whose values are had by key, by attribute and by position: `y["logits"]`, `y.logits`, `y[0]`.
+
+    It stands for what Hugging Face's networks return, and answers as that does: an optional field that
+    was not computed is None as an attribute, and neither a key nor a position.
+    """
+
+    __slots__ = ("_absent",)
+
+    def __init__(self, entries: Mapping[str, Any], absent: Sequence[str] = ()) -> None:
+        """Hold `entries`; the names in `absent` are attributes that are None."""
+        super().__init__(entries)
+        object.__setattr__(self, "_absent", frozenset(absent))
+
+    def __getitem__(self, key: Any) -> Any:
+        """The value of a key, or of a position or slice."""
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def __getattr__(self, name: str) -> Any:
+        """The value of a key; None for a field that was not computed."""
+        if name in self:
+            return self[name]
+        if not name.startswith("_") and name in self._absent:
+            return None
+        raise AttributeError(f"no field {name!r}; there are {list(self)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refused: an attribute that is no key would be lost."""
+        raise AttributeError(f"set the key instead: y[{name!r}] = ...")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as entries and absent names."""
+        return Fields, (dict(self), tuple(sorted(self._absent)))
+
+    def __repr__(self) -> str:
+        """For example `Fields(logits=...)`."""
+        return f"Fields({', '.join(f'{key}={value!r}' for key, value in self.items())})"
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values in order."""
+        return tuple(self.values())
+
+
+@lru_cache(maxsize=256)
+def record(type_name: str, fields: tuple[str, ...]) -> Any:
+    """A named tuple type that can be pickled though no module holds it; one for each name and fields."""
+    base = namedtuple(type_name, fields)  # type: ignore[misc]  # names that are known only here
+
+    def reduce(self: Any) -> tuple[Any, ...]:
+        return _record_of, (type_name, fields, tuple(self))
+
+    return type(type_name, (base,), {"__slots__": (), "__reduce__": reduce})
+
+
+def _record_of(type_name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return record(type_name, fields)(*values)
 
 
 class StructureMismatchError(Exception):
@@ -119,7 +194,7 @@ def children(structure: Structure) -> Iterator[tuple[str, Structure]]:
     elif isinstance(structure, MappingOf):
         for key, item in structure.entries:
             yield f"[{key!r}]", item
-    elif isinstance(structure, RecordOf):
+    elif isinstance(structure, (FieldsOf, RecordOf)):
         for field, item in structure.entries:
             yield f".{field}", item
 
@@ -141,7 +216,7 @@ def flatten(structure: Structure, value: Any, into: list[Any], path: str) -> Non
             flatten(child, item, into, path + step)
 
 
-def _items(structure: SequenceOf | MappingOf | RecordOf, value: Any, path: str) -> Sequence[Any]:
+def _items(structure: SequenceOf | MappingOf | FieldsOf | RecordOf, value: Any, path: str) -> Sequence[Any]:
     got = f"{type(value).__name__}"
     if isinstance(structure, SequenceOf):
         wanted = f"a {structure.kind} of {len(structure.items)}"
@@ -155,7 +230,7 @@ def _items(structure: SequenceOf | MappingOf | RecordOf, value: Any, path: str) 
         if set(value) != set(keys):
             raise StructureMismatchError(path, f"the keys {keys}", f"the keys {list(value)[:20]}")
         return [value[key] for key in keys]
-    if isinstance(structure, RecordOf) and all(hasattr(value, str(key)) for key in keys):
+    if isinstance(structure, (FieldsOf, RecordOf)) and all(hasattr(value, str(key)) for key in keys):
         return [getattr(value, str(key)) for key in keys]
     raise StructureMismatchError(path, f"a {structure.kind} with {keys}", got)
 
@@ -172,8 +247,11 @@ def unflattener(structure: Structure) -> Callable[[Sequence[Any]], Any]:
     if isinstance(structure, MappingOf):
         keys = [key for key, _ in structure.entries]
         return lambda flat: {key: part(flat) for key, part in zip(keys, parts, strict=True)}
+    if isinstance(structure, FieldsOf):
+        names, absent = [name for name, _ in structure.entries], structure.absent
+        return lambda flat: Fields({n: part(flat) for n, part in zip(names, parts, strict=True)}, absent)
     if isinstance(structure, RecordOf):
-        record = namedtuple(structure.type_name, [field for field, _ in structure.entries])  # type: ignore[misc]
-        return lambda flat: record(*(part(flat) for part in parts))
+        rebuilt = record(structure.type_name, tuple(field for field, _ in structure.entries))
+        return lambda flat: rebuilt(*(part(flat) for part in parts))
     container: Callable[[Any], Any] = tuple if structure.kind == "tuple" else list
     return lambda flat: container(part(flat) for part in parts)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from likeness import assert_like
 from torch.utils import _pytree as pytree
 
+import nncompile
+from nncompile.calling import evaluation_mode
 from nncompile.capture import capture
+from nncompile.capture.containers import known_containers
+from nncompile.compiled import CompiledModel
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 from nncompile_runtime import container
@@ -77,3 +83,44 @@ def answers_as_eager() -> Callable[..., None]:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def works_end_to_end(tmp_path: Path) -> Callable[..., CompiledModel]:
+    """`works_end_to_end(module, args, kwargs, rtol=...)`: compiled, saved and loaded, it answers as eager.
+
+    At batches 1, 2 and 5, on the compiled model and on the file; dtypes and nesting included.
+    """
+
+    def check(
+        module: Any, args: Any = (), kwargs: Any = None, *, rtol: float = 1e-4, atol: float = 1e-5
+    ) -> CompiledModel:
+        kwargs = kwargs or {}
+        model = nncompile.compile(module, args, kwargs)
+        assert model.signature.batch == "batch"
+        assert model.report.verification.dropped_passes == ()
+        model.save(tmp_path / "model.onnx")
+        loaded = nncompile.load(tmp_path / "model.onnx", device="cpu")
+        with evaluation_mode(module):
+            for batch in (1, 2, 5):
+                given = _with_rows((args, kwargs), batch)
+                with torch.no_grad():
+                    expected = module(*given[0], **given[1])
+                for predictor in (model, loaded):
+                    assert_like(predictor.predict(*given[0], **given[1]), expected, rtol, atol)
+        return model
+
+    return check
+
+
+def _with_rows(inputs: Any, batch: int) -> Any:
+    """The inputs with their rows repeated or cut to `batch`, which the first tensor carries."""
+    with known_containers() as make_known:
+        make_known(inputs)
+        size = next(len(x) for x in pytree.tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.dim())
+        rows = torch.arange(batch) % size
+
+        def resized(x: Any) -> Any:
+            return x[rows] if isinstance(x, torch.Tensor) and x.dim() and len(x) == size else x
+
+        return pytree.tree_map(resized, inputs)

@@ -129,14 +129,45 @@ class Collecting(nn.Module):
         return x + others["y"]
 
 
-def test_collected_keywords(captured, answers_as_eager):
-    x = torch.randn(2, 3)
-    with pytest.raises(CaptureError, match=r"\*\*others") as caught:
-        captured(Collecting(), x, {"y": x})
-    assert "dynamic_batch=False" in caught.value.remedy
-    model = captured(Collecting(), x, {"y": x}, dynamic_batch=False)
+class CollectingOnly(nn.Module):
+    def forward(self, *parts, **others):
+        return sum(parts) + others["y"] * others["z"]["deep"]
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_collected_keywords(captured, answers_as_eager, dynamic):
+    x = torch.randn(1 if dynamic else 2, 3)
+    model = captured(Collecting(), x, {"y": x}, dynamic_batch=dynamic)
     assert [a.name for a in model.signature.arguments] == ["x", "y"]
-    answers_as_eager(model, x, y=x)
+    assert model.signature.batch == ("batch" if dynamic else None)
+    x = torch.randn(5 if dynamic else 2, 3)
+    answers_as_eager(model, x, y=torch.randn_like(x))
+
+
+def test_collected_keywords_nested_beside_collected_positions(captured, answers_as_eager):
+    x = torch.randn(2, 3)
+    module = CollectingOnly()
+    model = captured(module, (x, x), {"y": x, "z": {"deep": torch.randn(2, 1)}})
+    assert [a.name for a in model.signature.arguments] == ["parts_0", "parts_1", "y", "z"]
+    assert shapes(model.signature.inputs)[-1] == "float32[batch, 1]"
+    x = torch.randn(5, 3)
+    answers_as_eager(model, x, x * 2, y=x + 1, z={"deep": torch.randn(5, 1)})
+    assert "forward" not in vars(module)
+
+
+class CollectingBadly(nn.Module):
+    def forward(self, **others):
+        return others["x"].reshape(2, -1)  # fixed here
+
+
+def test_a_forward_that_was_set_on_the_module_is_put_back(captured):
+    module = Collecting()
+    own = CollectingBadly().forward
+    module.forward = own
+    with pytest.raises(CaptureError, match="fixes its batch size") as caught:
+        captured(module, (), {"x": torch.randn(4, 6)})
+    assert vars(module)["forward"] is own
+    assert line_of_the_cause(CollectingBadly()) in caught.value.problem
 
 
 def test_scalars_carry_no_batch(captured):

@@ -135,7 +135,7 @@ def test_an_input_that_cannot_be_described(captured, other):
     [
         torch.zeros(2, 3, dtype=torch.complex64),
         torch.zeros(2, 3).to_sparse(),
-        torch.zeros(2, 3, dtype=torch.bfloat16),
+        torch.zeros(2, 3, dtype=torch.float8_e4m3fn),
     ],
 )
 def test_a_tensor_that_the_runtime_cannot_be_given(captured, x):

@@ -243,7 +243,7 @@ class Returns(nn.Module):
     [
         (lambda x: None, "no tensor"),
         (lambda x: {"inner": []}, "no tensor"),
-        (lambda x: x.to(torch.bfloat16), "bfloat16"),
+        (lambda x: x.to(torch.float8_e4m3fn), "float8_e4m3fn"),
     ],
 )
 def test_outputs_that_cannot_be_had(captured, value, problem):

@@ -11,6 +11,21 @@ from torch.testing._internal.common_modules import module_db
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
 
 
+# What has no meaning in inference, and why.
+MEANINGLESS = {
+    "Container": "an old name of Module, without a forward",
+    "Module": "the base class, without a forward",
+    "RNNBase": "the base class of RNN, LSTM and GRU",
+    "RNNCellBase": "the base class of the cells",
+}
+
+
+def without_a_meaning() -> str:
+    """The part of docs/coverage.md on the classes that are not compiled."""
+    lines = [f"- `{kind}`: {reason}" for kind, reason in MEANINGLESS.items()]
+    return "\n".join(["Without a meaning in inference:", "", *lines]) + "\n"
+
+
 @dataclass(frozen=True)
 class Case:
     """One way to construct and call a class.

@@ -8,21 +8,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from cases import all_cases
+from cases import all_cases, without_a_meaning
 from judge import Verdict, judge
 from rich.console import Console
 from rich.progress import track
 
 import nncompile
 from nncompile_runtime.machine import this_machine
-
-# What has no meaning in inference, and why.
-MEANINGLESS = {
-    "Container": "an old name of Module, without a forward",
-    "Module": "the base class, without a forward",
-    "RNNBase": "the base class of RNN, LSTM and GRU",
-    "RNNCellBase": "the base class of the cells",
-}
 
 
 def main() -> int:
@@ -92,9 +84,7 @@ def _table(verdicts, every) -> str:
         lines.append(
             f"| {kind} | {len(group)} | {len(group) - len(bad)} | {dynamic} | {seconds:.1f} | {reason} |"
         )
-    lines += ["", "Without a meaning in inference:", ""]
-    lines += [f"- `{kind}`: {reason}" for kind, reason in MEANINGLESS.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + without_a_meaning()
 
 
 if __name__ == "__main__":

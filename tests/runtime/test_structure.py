@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from nncompile_runtime.structure import (
     ConstantLeaf,
+    Fields,
+    FieldsOf,
     MappingOf,
     RecordOf,
     SequenceOf,
@@ -168,3 +172,52 @@ def test_leaves_name_their_paths() -> None:
         ("state[3][0].first", 0),
         ("state[3][0].second", 1),
     ]
+
+
+FIELDS = FieldsOf(entries=(("logits", T1), ("hidden", T0)), absent=("loss",))
+
+
+def test_fields_are_had_by_key_by_attribute_and_by_position() -> None:
+    result = unflattener(FIELDS)(["h", "l"])
+    assert isinstance(result, dict)
+    assert result == {"logits": "l", "hidden": "h"}
+    assert (result.logits, result["logits"], result[0], result[-1], result[:1]) == (
+        "l",
+        "l",
+        "l",
+        "h",
+        ("l",),
+    )
+    assert result.to_tuple() == ("l", "h")
+    assert result.loss is None
+    assert "loss" not in result
+    assert repr(result) == "Fields(logits='l', hidden='h')"
+    flat: list[Any] = [None, None]
+    flatten(FIELDS, result, flat, "x")
+    assert flat == ["h", "l"]
+
+
+@pytest.mark.parametrize("name", ["other", "_absent_too", "__array__"])
+def test_an_attribute_that_fields_lack(name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        getattr(unflattener(FIELDS)(["h", "l"]), name)
+    with pytest.raises(AttributeError, match="set the key"):
+        setattr(unflattener(FIELDS)(["h", "l"]), name, 1)
+    with pytest.raises(KeyError):
+        unflattener(FIELDS)(["h", "l"])["loss"]
+
+
+@pytest.mark.parametrize("structure", [FIELDS, PAIR])
+def test_records_survive_copying_and_pickling(structure: Any) -> None:
+    result = unflattener(structure)(["a", "b"])
+    for again in (copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+        assert again == result
+        assert type(again) is type(result)
+        assert repr(again) == repr(result)
+    if isinstance(result, Fields):
+        assert again.loss is None
+
+
+def test_a_field_that_is_both_there_and_absent() -> None:
+    with pytest.raises(ValueError, match="comes twice"):
+        FieldsOf(entries=(("a", T0),), absent=("a",))
