@@ -18,6 +18,8 @@ from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
 from nncompile.passes.fold_padding import FOLD_PADDING
 from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
+from nncompile.passes.merge_branches import MERGE_BRANCHES
+from nncompile.passes.merge_convolutions import MERGE_CONVOLUTIONS
 from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.merge_pools import MERGE_POOLS
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
@@ -49,6 +51,10 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD_PADDING,
     # After the folds, which remove what stands between two linear layers.
     MERGE_LINEAR,
+    # After the folds, which leave of each branch its convolution, with Pad as its padding.
+    MERGE_BRANCHES,
+    # After the branches, of which one may be two convolutions, and which may be one of the two.
+    MERGE_CONVOLUTIONS,
     # After the folds backward, where padding does not matter.
     FOLD_BATCH_NORM_FORWARD,
     GLOBAL_AVERAGE_POOL,
