@@ -11,6 +11,7 @@ import onnx_ir as ir
 from nncompile.options import CompileOptions
 from nncompile.passes.check import faults, interface
 from nncompile.passes.contract import BrokenPassError, Pass, node_count
+from nncompile.passes.conv_transpose_to_conv import CONV_TRANSPOSE_TO_CONV
 from nncompile.passes.fold_affine import FOLD_AFFINE
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
 from nncompile.passes.fold_batch_norm_forward import FOLD_BATCH_NORM_FORWARD
@@ -42,6 +43,8 @@ PIPELINE: tuple[Pass, ...] = (
     SIMPLIFY_TAILS,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
+    # Before all that looks for a Conv.
+    CONV_TRANSPOSE_TO_CONV,
     # Before the folds, which know Gemm but not MatMul and Add.
     MATMUL_ADD_TO_GEMM,
     FOLD_BATCH_NORM,

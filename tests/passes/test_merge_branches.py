@@ -122,6 +122,23 @@ def test_where_the_branches_look(apply, random, first, second, plane, pads, dila
     assert found == expected
 
 
+def test_taps_between_those_of_the_other(apply, random):
+    """Places -2, 0, 2 and -1, 1: one kernel of 5 for 3 and 2."""
+    weights = kernels(random, v=(3, 1), w=(2, 1))
+    terms = [conv(name, f"pads=[{p}, 0, {p}, 0], dilations=[2, 1]") for name, p in (("v", 2), ("w", 1))]
+    found = merged(apply(MERGE_BRANCHES, graph(*terms), weights))
+    assert (found["plane"], found["pads"], found["dilations"]) == ([5, 1], [2, 0, 2, 0], [1, 1])
+
+
+def test_x_between_the_taps_of_the_other(apply, random):
+    """Places -1, 1 and 0: a norm takes a multiplication for each channel, x alone takes none."""
+    weights = kernels(random, group=C, v=(2, 1)) | statistics(random)
+    term = conv("v", f"pads=[1, 0, 1, 0], dilations=[2, 1], group={C}")
+    assert merged(apply(MERGE_BRANCHES, graph(term, NORM), weights))["plane"] == [3, 1]
+    reason = "one convolution would take 12 multiplications, the two take 8"
+    refused(apply(MERGE_BRANCHES, graph(term, "x"), weights), reason)
+
+
 def test_taps_that_lie_apart_are_merged_on_one_grid_where_that_is_no_work(apply, random):
     """Dilations of 2 and 4 read places 2 apart: 5 x 1 there, against 3 x 1 and 3 x 1."""
     weights = kernels(random, v=(3, 1), w=(3, 1))
