@@ -11,6 +11,7 @@ import onnx_ir as ir
 from nncompile.options import CompileOptions
 from nncompile.passes.check import faults, interface
 from nncompile.passes.contract import BrokenPassError, Pass, node_count
+from nncompile.passes.conv1d_to_conv2d import CONV1D_TO_CONV2D
 from nncompile.passes.conv_transpose_to_conv import CONV_TRANSPOSE_TO_CONV
 from nncompile.passes.fold_affine import FOLD_AFFINE
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
@@ -65,6 +66,8 @@ PIPELINE: tuple[Pass, ...] = (
     MERGE_POOLS,
     # After the folds, so that the convolution stands directly before the pool.
     ORDER_POOL_AND_ACTIVATION,
+    # After all that looks for neighbours of a convolution or a pool: a Squeeze would hide them.
+    CONV1D_TO_CONV2D,
     # Last: drops what the others left unused.
     REMOVE_DEAD_CODE,
 )

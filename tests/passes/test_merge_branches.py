@@ -331,6 +331,7 @@ def test_bfloat16(apply, random):
         ({"b": np.inf}, "a folded weight is not finite"),
         ({"v": 6e4, "w": 6e4}, "a folded weight is beyond the range of float16"),
         ({"b": 6e4, "c": 6e4}, "a folded weight is beyond the range of float16"),
+        ({"v": -6e-5, "w": 6.2e-5}, "the folded weights of a channel are too small for float16"),
         ({"v": 6.2e-5, "w": -6e-5}, "the folded weights of a channel are too small for float16"),
     ],
 )
