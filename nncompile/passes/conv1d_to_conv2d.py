@@ -105,7 +105,7 @@ def _fault(node: ir.Node) -> str | None:
 
 def _pays(node: ir.Node) -> bool:
     _, inputs, kernel = weights(node.inputs[1]).shape
-    return kernel > 1 and inputs * int_attribute(node, "group", 1) % _BLOCK == 0
+    return bool(kernel > 1 and inputs * int_attribute(node, "group", 1) % _BLOCK == 0)
 
 
 def _rows(node: ir.Node) -> tuple[int, ...]:
