@@ -4,7 +4,8 @@ Pattern: `Conv(Conv(x))` of any rank with constant weights, where
 
 - the second has a kernel of 1 x 1, no padding and any strides; the first is any convolution: or
 - the first has a kernel of 1 x 1, no padding and no strides; the second is any convolution whose padding, if
-  it has any, is smaller than its kernel and meets no bias: it pads with 0 what the first would make its bias.
+  it has any, leaves it no more results than the first has, and meets no bias: it pads with 0, where x padded
+  with 0 would give the bias of the first.
 
 Algebra: with input channels k, channels m between the two, output channels n, and a and b for the positions
 of the kernels V of the first (bias c) and W of the second (bias d), of which one is the origin alone,
@@ -16,8 +17,8 @@ of the kernels V of the first (bias c) and W of the second (bias d), of which on
     W'(n, k, a + b) = sum over m of W(n, m, b) * V(m, k, a)
     d'(n) = d(n) + sum over m, b of W(n, m, b) * c(m)
 
-with dilations s and t. The strides of the second take every so-manieth result of the first, so strides
-multiply; `floor((floor((l - K) / s1) + 1 - 1) / s2) = floor((l - K) / (s1 s2))` keeps their number. Groups:
+with dilations s and t. A second with strides leaves results of the first out, so strides multiply, and
+`floor(floor((l - K) / s1) / s2) = floor((l - K) / (s1 s2))` keeps their number. Groups:
 a convolution with G groups is one with any divisor of G whose kernel is 0 between its blocks, so the merged
 one has the greatest common divisor of both. For each result the two take as many multiplications as they have
 weights (or more of the first, where the second has strides): the rule fires where the merged one has fewer.
