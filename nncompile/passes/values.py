@@ -79,6 +79,8 @@ def in_groups(view: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
     """
     finer, outputs, inputs, elements = view.shape
     ratio = finer // group
+    if ratio == 1:
+        return view
     blocks = np.zeros((group, ratio, outputs, ratio, inputs, elements), view.dtype)
     for i in range(ratio):
         blocks[:, i, :, i] = view[i::ratio]

@@ -171,6 +171,12 @@ def test_several_tensors_enter_and_leave(apply, random):
     assert applied.operators[-2:] == ["Relu", "Add"]
 
 
+def test_a_tensor_that_enters_twice_is_unsqueezed_once(apply, random):
+    text = graph("h = Conv<pads=[1, 1]>(x, w) y = Add(h, x)")
+    applied = apply(CONV1D_TO_CONV2D, text, constants(random))
+    assert applied.operators == ["Unsqueeze", "Conv", "Add", "Squeeze"]
+
+
 def test_an_inner_tensor_that_is_an_output_keeps_its_name(apply, random):
     text = graph(
         "h = Conv(x, w, b) y = Relu(h) z = Neg(h)",
