@@ -129,6 +129,17 @@ def test_what_ends_a_region(apply, random, node):
     assert applied.operators == ["Unsqueeze", "Conv", "Squeeze", node.partition("(")[0].partition("<")[0]]
 
 
+@pytest.mark.parametrize("shape", ["10", f"{C}, 10", f"2, 1, {C}, 10"])
+def test_a_tensor_of_another_rank(apply, random, shape):
+    text = graph(
+        "h = Conv(x, w, b) y = Add(h, z)",
+        inputs=f"float[n, {C}, 12] x, float[{shape}] z",
+        outputs="float[a, c, d, e] y" if shape.count(",") == 3 else f"float[n, {C}, l] y",
+    )
+    applied = apply(CONV1D_TO_CONV2D, text, constants(random))
+    assert applied.operators == ["Unsqueeze", "Conv", "Squeeze", "Add"]
+
+
 def test_a_pool_that_returns_the_places_of_its_maxima(apply, random):
     """The places count the elements of the whole tensor; the pool stays behind the Squeeze."""
     text = graph(
