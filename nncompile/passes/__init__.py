@@ -11,6 +11,8 @@ import onnx_ir as ir
 from nncompile.options import CompileOptions
 from nncompile.passes.check import faults, interface
 from nncompile.passes.contract import BrokenPassError, Pass, node_count
+from nncompile.passes.conv1d_to_conv2d import CONV1D_TO_CONV2D
+from nncompile.passes.conv_transpose_to_conv import CONV_TRANSPOSE_TO_CONV
 from nncompile.passes.fold_affine import FOLD_AFFINE
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
 from nncompile.passes.fold_batch_norm_forward import FOLD_BATCH_NORM_FORWARD
@@ -18,6 +20,8 @@ from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
 from nncompile.passes.fold_padding import FOLD_PADDING
 from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
+from nncompile.passes.merge_branches import MERGE_BRANCHES
+from nncompile.passes.merge_convolutions import MERGE_CONVOLUTIONS
 from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.merge_pools import MERGE_POOLS
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
@@ -40,6 +44,8 @@ PIPELINE: tuple[Pass, ...] = (
     SIMPLIFY_TAILS,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
+    # Before all that looks for a Conv.
+    CONV_TRANSPOSE_TO_CONV,
     # Before the folds, which know Gemm but not MatMul and Add.
     MATMUL_ADD_TO_GEMM,
     FOLD_BATCH_NORM,
@@ -49,6 +55,10 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD_PADDING,
     # After the folds, which remove what stands between two linear layers.
     MERGE_LINEAR,
+    # After the folds, which leave of each branch its convolution, with Pad as its padding.
+    MERGE_BRANCHES,
+    # After the branches, of which one may be two convolutions, and which may be one of the two.
+    MERGE_CONVOLUTIONS,
     # After the folds backward, where padding does not matter.
     FOLD_BATCH_NORM_FORWARD,
     GLOBAL_AVERAGE_POOL,
@@ -56,6 +66,8 @@ PIPELINE: tuple[Pass, ...] = (
     MERGE_POOLS,
     # After the folds, so that the convolution stands directly before the pool.
     ORDER_POOL_AND_ACTIVATION,
+    # After all that looks for neighbours of a convolution or a pool: a Squeeze would hide them.
+    CONV1D_TO_CONV2D,
     # Last: drops what the others left unused.
     REMOVE_DEAD_CODE,
 )

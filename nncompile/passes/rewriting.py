@@ -141,7 +141,7 @@ def _sweep(
                 _discard(delta.new_nodes)
                 continue
             for value in delta.new_initializers:
-                value.name = _unused(graph, value.name or "weight")
+                value.name = unused_name(graph, value.name or "weight")
                 graph.register_initializer(value)
             _inherit_names(delta.match.nodes, delta.new_nodes)
             replace_nodes_and_values(
@@ -163,7 +163,8 @@ def _discard(nodes: Sequence[ir.Node]) -> None:
             node.replace_input_with(i, None)
 
 
-def _unused(graph: ir.Graph, name: str) -> str:
+def unused_name(graph: ir.Graph, name: str) -> str:
+    """The name, or the name with a number, that no weight of the graph has."""
     taken = graph.initializers
     number, free = 1, name
     while free in taken:

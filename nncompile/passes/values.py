@@ -70,6 +70,23 @@ def kernel_view(layer: ir.Node, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view.swapaxes(1, 2) if layer.op_type == "ConvTranspose" else view
 
 
+def in_groups(view: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
+    """The kernel of a grouped convolution as that of one with fewer groups, zeros between the blocks.
+
+    Args:
+        view: As `kernel_view` gives it.
+        group: A divisor of the view's own groups.
+    """
+    finer, outputs, inputs, elements = view.shape
+    ratio = finer // group
+    if ratio == 1:
+        return view
+    blocks = np.zeros((group, ratio, outputs, ratio, inputs, elements), view.dtype)
+    for i in range(ratio):
+        blocks[:, i, :, i] = view[i::ratio]
+    return blocks.reshape(group, ratio * outputs, ratio * inputs, elements)
+
+
 def channel_bias(layer: ir.Node, channels: int) -> npt.NDArray[Any] | None:
     """What a Conv, ConvTranspose or Gemm adds to each output channel, in float64, Gemm's beta included.
 
