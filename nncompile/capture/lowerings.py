@@ -100,6 +100,13 @@ def avg_pool(rank: int) -> Callable[..., Any]:
     return lowered_pool
 
 
+def clamp(x: torch.Tensor, low: float | None = None, high: float | None = None) -> Any:
+    """Bounds of which one is an integer and one is not, for which the exporter finds no operator."""
+    if low is None or high is None or isinstance(low, int) == isinstance(high, int):
+        return NotImplemented
+    return x.clamp(float(low), float(high))
+
+
 def projected_lstm(
     x: torch.Tensor,
     hx: Sequence[torch.Tensor],
@@ -135,6 +142,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.multilabel_margin_loss.default: losses.multilabel_margin,
     aten.avg_pool2d.default: avg_pool(2),
     aten.avg_pool3d.default: avg_pool(3),
+    aten.clamp.default: clamp,
     aten.lstm.input: projected_lstm,
     aten.rrelu.default: rrelu,
 }
@@ -144,6 +152,9 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
     """Common operators that the exporter has right except with one option: not worth another tracing."""
     if node.target in (aten.avg_pool2d.default, aten.avg_pool3d.default):
         return len(node.args) <= 6 and "divisor_override" not in node.kwargs
+    if node.target is aten.clamp.default:
+        bounds = [*node.args[1:], *node.kwargs.values()]
+        return len(bounds) < 2 or None in bounds or len({isinstance(bound, int) for bound in bounds}) < 2
     if node.target is aten.lstm.input:
         states: Any = node.args[1]
         return bool(states[0].meta["val"].shape[-1] == states[1].meta["val"].shape[-1])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import nncompile
 from nncompile.capture import fractional, losses, lowerings, substitutions
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
@@ -29,6 +30,21 @@ def test_adaptive_pools_of_every_size(sizes, outputs):
     expected = getattr(functional, f"adaptive_max_pool{rank}d")(x, outputs, return_indices=True)
     for got, want in zip(lowerings.adaptive_max_pool(x, outputs), expected, strict=True):
         assert torch.equal(got, want)
+
+
+class Clamp(nn.Module):
+    def __init__(self, low, high):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x):
+        return x.clamp(self.low, self.high)
+
+
+@pytest.mark.parametrize("bounds", [(-1, 0.5), (-0.5, 1), (0, 6), (-1, None), (None, 0.5), (-0.5, 0.5)])
+def test_clamp_with_bounds_of_two_types(bounds):
+    net, x = Clamp(*bounds), torch.randn(3, 50)
+    assert torch.equal(nncompile.compile(net, x[:2]).predict(x), net(x))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

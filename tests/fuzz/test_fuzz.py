@@ -1,46 +1,125 @@
-"""Random networks: compiled, no pass dropped, and equal to eager with ONNX Runtime's optimisers on and off.
+"""Random networks: no pass dropped, every pass that fires compared, and all equal to eager PyTorch.
 
-`make test` tries a few; `make fuzz` (FUZZ_EXAMPLES) many.
+`make test` tries a few; `make fuzz` (FUZZ_EXAMPLES) many, and asks that every pass fired in some of them.
 """
 
+from __future__ import annotations
+
 import os
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import torch
-from hypothesis import HealthCheck, given, settings
-from random_networks import networks
+from hypothesis import HealthCheck, event, given, note, settings
+from random_networks import Made, networks
 
 import nncompile
+from nncompile import compiler, passes
+from nncompile.capture import capture
+from nncompile.options import CompileOptions
+from nncompile.stages import CapturedModel
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
-TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
-
-
-@settings(
+ENOUGH = 300  # examples in which each pass fires at least once
+TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # of the largest value; verification inside compile is stricter
+EVERY = settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize="FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),
 )
-@given(networks())
-def test_a_random_network(made):
-    net, shape = made
-    model = nncompile.compile(net, torch.randn(1, *shape))
-    assert model.report.verification.dropped_passes == ()
-    plain = _without_optimisers(model)
+
+
+def test_random_networks():
+    fired: set[str] = set()
+
+    @EVERY
+    @given(networks())
+    def every(made: Made) -> None:
+        note(f"{made.network}\non {made.shapes}, second input before {made.network.second}")
+        for name in check(made):
+            event(name)
+            fired.add(name)
+
+    every()
+    assert EXAMPLES < ENOUGH or fired == set(passes.pass_names())
+
+
+def check(made: Made) -> set[str]:
+    """Compile for each target that has passes of its own; the names of the passes that changed something."""
+    captured = capture(made.network, made.inputs(2), None, CompileOptions())
+    fired = set()
+    for target in ("portable", "cuda"):
+        with mock.patch.object(compiler, "capture", return_value=captured):
+            model = nncompile.compile(made.network, None, target=target)
+        assert model.report.verification.dropped_passes == ()
+        _compare_with_eager(made, model)
+        fired |= {report.name for report in model.report.passes if report.changes}
+    _compare_after_each_pass(made, captured, fired)
+    return fired
+
+
+def _compare_with_eager(made: Made, model: nncompile.CompiledModel) -> None:
+    """As it will run, and each node as it stands."""
+    plain = _without_optimisers(model._file.data)
     for batch in (1, 5):
-        x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
-        with torch.no_grad():
-            want = net(x).numpy()
-        scale = max(1.0, float(np.abs(want).max(initial=0)))
-        np.testing.assert_allclose(model(x).numpy() / scale, want / scale, **TOLERANCE)
-        (got,) = plain.run(None, {plain.get_inputs()[0].name: x.numpy()})
-        np.testing.assert_allclose(got / scale, want / scale, **TOLERANCE)
+        inputs = made.inputs(batch, seed=batch)
+        expected = _eager(made, inputs)
+        got = model.predict(*inputs)
+        _assert_close([part.numpy() for part in (got if isinstance(got, tuple) else (got,))], expected)
+        _assert_close(_run(plain, inputs), expected)
 
 
-def _without_optimisers(model):
+def _compare_after_each_pass(made: Made, captured: CapturedModel, fired: set[str]) -> None:
+    """Each pass that changes something keeps the answers, also those of inputs that hold NaN or infinity.
+
+    A finite answer stays what it is; algebra may turn an infinite one into NaN and back (inf - inf).
+    """
+    steps = passes.selected(CompileOptions(target="cuda"))
+    feeds = [made.inputs(3), *(_with(made.inputs(3), value) for value in (np.nan, np.inf, -np.inf))]
+    start = _without_optimisers(ir.to_proto(captured.graph).SerializeToString())
+    expected = [_run(start, inputs) for inputs in feeds]
+    for count, step in enumerate(steps, 1):
+        if step.name in fired:
+            session = _without_optimisers(passes.optimize(captured, steps[:count]).model)
+            note(f"after {step.name}")
+            for inputs, wanted in zip(feeds, expected, strict=True):
+                _assert_close(_run(session, inputs), wanted)
+
+
+def _with(inputs: tuple[torch.Tensor, ...], value: float) -> tuple[torch.Tensor, ...]:
+    """One element of the second row of each input replaced."""
+    for x in inputs:
+        x[1].view(-1)[x[1].numel() // 2] = value
+    return inputs
+
+
+def _eager(made: Made, inputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    with torch.no_grad():
+        outputs = made.network(*inputs)
+    return [part.numpy() for part in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    names = [value.name for value in session.get_inputs()]
+    return session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+
+
+def _assert_close(got: list[Any], expected: list[np.ndarray]) -> None:
+    for one, wanted in zip(got, expected, strict=True):
+        assert one.shape == wanted.shape
+        assert one.dtype == wanted.dtype
+        finite = np.isfinite(wanted)
+        scale = max(1.0, float(np.abs(wanted[finite]).max(initial=0)))
+        np.testing.assert_allclose(one[finite] / scale, wanted[finite] / scale, **TOLERANCE)
+        assert not np.isfinite(one[np.isnan(wanted)]).any(), "a NaN was lost"
+
+
+def _without_optimisers(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model._file.data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
