@@ -107,6 +107,14 @@ def clamp(x: torch.Tensor, low: float | None = None, high: float | None = None) 
     return x.clamp(float(low), float(high))
 
 
+def conv3d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *more: Any) -> Any:
+    """Without bias; the exporter would give it one of rank 2 (onnxscript issue 2931), which nothing runs."""
+    if bias is not None:
+        return NotImplemented
+    zeros = weight.new_full((weight.shape[0],), 0)  # fold-constants leaves new_zeros as it is
+    return torch.conv3d(x, weight, zeros, *more)
+
+
 def projected_lstm(
     x: torch.Tensor,
     hx: Sequence[torch.Tensor],
@@ -143,6 +151,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.avg_pool2d.default: avg_pool(2),
     aten.avg_pool3d.default: avg_pool(3),
     aten.clamp.default: clamp,
+    aten.conv3d.default: conv3d,
     aten.lstm.input: projected_lstm,
     aten.rrelu.default: rrelu,
 }
@@ -155,6 +164,8 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
     if node.target is aten.clamp.default:
         bounds = [*node.args[1:], *node.kwargs.values()]
         return len(bounds) < 2 or None in bounds or len({isinstance(bound, int) for bound in bounds}) < 2
+    if node.target is aten.conv3d.default:
+        return len(node.args) > 2 and node.args[2] is not None
     if node.target is aten.lstm.input:
         states: Any = node.args[1]
         return bool(states[0].meta["val"].shape[-1] == states[1].meta["val"].shape[-1])

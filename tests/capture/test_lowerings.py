@@ -47,6 +47,19 @@ def test_clamp_with_bounds_of_two_types(bounds):
     assert torch.equal(nncompile.compile(net, x[:2]).predict(x), net(x))
 
 
+@pytest.mark.parametrize("padding", [1, (0, 2, 1), "same"])
+@pytest.mark.parametrize("options", [{}, {"groups": 2}, {"dilation": 2}, {"bias": True}])
+def test_conv3d_without_bias(options, padding):
+    net, x = nn.Conv3d(4, 6, 3, padding=padding, **{"bias": False, **options}), torch.randn(3, 4, 6, 5, 7)
+    torch.testing.assert_close(nncompile.compile(net, x[:2]).predict(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_behind_conv3d_without_bias_is_folded():
+    net = nn.Sequential(nn.Conv3d(2, 3, 2, bias=False), nn.BatchNorm3d(3)).eval()
+    report = nncompile.compile(net, torch.randn(2, 2, 3, 4, 3)).report
+    assert {entry.name: entry.changes for entry in report.passes}["fold-batch-norm"] == 1
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weighted", [False, True])

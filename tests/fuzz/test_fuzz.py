@@ -77,15 +77,24 @@ def _compare_after_each_pass(made: Made, captured: CapturedModel) -> set[str]:
     """
     fired = set()
     model = captured.graph.clone()
+    start = _without_optimisers(_serialized(model))
     feeds = [made.inputs(3), *(_with(made.inputs(3), value) for value in (np.nan, np.inf, -np.inf))]
-    expected = [_run(_without_optimisers(_serialized(model)), inputs) for inputs in feeds]
+    feeds = [inputs for inputs in feeds if _alike(_run(start, inputs), _eager(made, inputs))]
     for step in passes.selected(CompileOptions(target="cuda")):
         if step.run(model).changes:
             fired.add(step.name)
             session = _without_optimisers(_serialized(model))
-            for inputs, wanted in zip(feeds, expected, strict=True):
-                _assert_close(_run(session, inputs), wanted, f"after {step.name}")
+            for inputs in feeds:
+                _assert_close(_run(session, inputs), _run(start, inputs), f"after {step.name}")
     return fired
+
+
+def _alike(got: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    """Whether two engines agree on which answers are NaN and which infinite."""
+    return all(
+        np.array_equal(np.where(np.isfinite(a), 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True)
+        for a, b in zip(got, expected, strict=True)
+    )
 
 
 def _serialized(model: ir.Model) -> bytes:
