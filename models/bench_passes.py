@@ -164,7 +164,7 @@ def _with_live_statistics(module: nn.Module) -> nn.Module:
 
 def table(found: Sequence[Ablation]) -> str:
     """Ratios to plain ONNX Runtime: networks and batches down, passes across."""
-    names = passes.pass_names()
+    names = [step.name for step in passes.selected(CompileOptions())]
     rows = []
     for one in found:
         whole = estimate(one.ratios[ALL]) if ALL in one.ratios else _missing(one, ALL)

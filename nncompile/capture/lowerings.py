@@ -79,8 +79,64 @@ def _place(inside: torch.Tensor, span: Sequence[tuple[int, int]], extents: Seque
     return place
 
 
+def _last_windows(sizes: Sequence[int], *window: Sequence[int]) -> list[int] | None:
+    """How far the last window of `ceil_mode` reaches beyond the padding, where ONNX counts windows wrongly.
+
+    ONNX's shape inference counts one that would start in the padding behind, which PyTorch leaves out: the
+    graph then declares a result larger than the one that ONNX Runtime computes.
+
+    Args:
+        sizes: Of the plane.
+        window: Kernel, stride, padding and dilation, each with one number for each axis.
+
+    Returns:
+        None where both count alike, or a size is not known.
+    """
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    beyond, differs = [], False
+    for n, k, s, p, d in zip(sizes, *window, strict=True):
+        reach = d * (k - 1) + 1
+        windows = -(-(n + 2 * p - reach) // s) + 1
+        if (windows - 1) * s >= n + p:
+            windows, differs = windows - 1, True
+        beyond.append(max(0, (windows - 1) * s + reach - n - 2 * p))
+    return beyond if differs else None
+
+
+def _each(numbers: Sequence[int], rank: int) -> list[int]:
+    return list(numbers) * (rank if len(numbers) == 1 else 1)
+
+
+def max_pool(rank: int) -> Callable[..., Any]:
+    """Maximum pooling whose `ceil_mode` ONNX misunderstands: padded with -inf to full windows."""
+    pool = getattr(torch.nn.functional, f"max_pool{rank}d")
+
+    def lowered_pool(
+        x: torch.Tensor,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        ceil_mode: bool = False,
+    ) -> Any:
+        window = [_each(part, rank) for part in (kernel, stride or kernel, padding, dilation)]
+        beyond = _last_windows(x.shape[-rank:], *window) if ceil_mode else None
+        if beyond is None:
+            return NotImplemented
+        if any(beyond):
+            amounts = [amount for size in reversed(beyond) for amount in (0, size)]
+            x = torch.nn.functional.pad(x, amounts, value=-math.inf)
+        return pool(x, *window)
+
+    return lowered_pool
+
+
 def avg_pool(rank: int) -> Callable[..., Any]:
-    """Average pooling with `divisor_override`, which the exporter leaves out: a sum over another divisor."""
+    """Average pooling with `divisor_override`, which the exporter leaves out: a sum over another divisor.
+
+    And `ceil_mode` that ONNX misunderstands, where it adds no window.
+    """
     pool = getattr(torch.nn.functional, f"avg_pool{rank}d")
 
     def lowered_pool(
@@ -92,12 +148,15 @@ def avg_pool(rank: int) -> Callable[..., Any]:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Any:
-        if divisor_override is None or ceil_mode:
-            return NotImplemented  # as it is; windows over the edge have divisors of their own
-        del count_include_pad
-        kernel = list(kernel) * (rank if len(kernel) == 1 else 1)
-        elements = math.prod(kernel)
-        return pool(x, kernel, list(stride) or None, list(padding)) * (elements / divisor_override)
+        kernel, stride, padding = (_each(part, rank) for part in (kernel, stride or kernel, padding))
+        if ceil_mode:  # windows over the edge have divisors of their own
+            beyond = _last_windows(x.shape[-rank:], kernel, stride, padding, [1] * rank)
+            if beyond is None or any(beyond) or divisor_override is not None:
+                return NotImplemented
+            return pool(x, kernel, stride, padding, False, count_include_pad)
+        if divisor_override is None:
+            return NotImplemented
+        return pool(x, kernel, stride, padding) * (math.prod(kernel) / divisor_override)
 
     return lowered_pool
 
@@ -111,6 +170,21 @@ def extreme_of_all(whole: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..
         return whole(x).reshape([1] * x.dim()) if keepdim else whole(x)
 
     return lowered_extreme
+
+
+def clamp(x: torch.Tensor, low: float | None = None, high: float | None = None) -> Any:
+    """Bounds of which one is an integer and one is not, for which the exporter finds no operator."""
+    if low is None or high is None or isinstance(low, int) == isinstance(high, int):
+        return NotImplemented
+    return x.clamp(float(low), float(high))
+
+
+def conv3d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *more: Any) -> Any:
+    """Without bias; the exporter would give it one of rank 2 (onnxscript issue 2931), which nothing runs."""
+    if bias is not None:
+        return NotImplemented
+    zeros = weight.new_full((weight.shape[0],), 0)  # fold-constants leaves new_zeros as it is
+    return torch.conv3d(x, weight, zeros, *more)
 
 
 def projected_lstm(
@@ -146,22 +220,40 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.binary_cross_entropy_with_logits.default: losses.bce_with_logits,
     aten.cross_entropy_loss.default: losses.cross_entropy,
     aten.multilabel_margin_loss.default: losses.multilabel_margin,
+    aten.avg_pool1d.default: avg_pool(1),
     aten.avg_pool2d.default: avg_pool(2),
     aten.avg_pool3d.default: avg_pool(3),
     aten.amax.default: extreme_of_all(torch.max),
     aten.amin.default: extreme_of_all(torch.min),
+    aten.max_pool1d.default: max_pool(1),
+    aten.max_pool2d.default: max_pool(2),
+    aten.max_pool3d.default: max_pool(3),
+    aten.clamp.default: clamp,
+    aten.conv3d.default: conv3d,
     aten.lstm.input: projected_lstm,
     aten.rrelu.default: rrelu,
     **quantized.LOWERINGS,
 }
 
 
+_MAX_POOLS = (aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
+_AVG_POOLS = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
+
+
 def _right_as_it_is(node: torch.fx.Node) -> bool:
     """Common operators that the exporter has right except with one option: not worth another tracing."""
-    if node.target in (aten.avg_pool2d.default, aten.avg_pool3d.default):
-        return len(node.args) <= 6 and "divisor_override" not in node.kwargs
     if node.target in (aten.amax.default, aten.amin.default):
         return bool((node.args[1:2] and node.args[1]) or node.kwargs.get("dim"))
+    if node.target in _MAX_POOLS:
+        return len(node.args) <= 5 and "ceil_mode" not in node.kwargs
+    if node.target in _AVG_POOLS:
+        plain = not node.kwargs.keys() & {"ceil_mode", "divisor_override"}
+        return plain and len(node.args) <= 6 and node.args[4:5] != (True,)
+    if node.target is aten.clamp.default:
+        bounds = [*node.args[1:], *node.kwargs.values()]
+        return len(bounds) < 2 or None in bounds or len({isinstance(bound, int) for bound in bounds}) < 2
+    if node.target is aten.conv3d.default:
+        return len(node.args) > 2 and node.args[2] is not None
     if node.target is aten.lstm.input:
         states: Any = node.args[1]
         return bool(states[0].meta["val"].shape[-1] == states[1].meta["val"].shape[-1])

@@ -18,6 +18,7 @@ from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
 from nncompile.passes.fold_batch_norm_forward import FOLD_BATCH_NORM_FORWARD
 from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
 from nncompile.passes.fold_padding import FOLD_PADDING
+from nncompile.passes.fuse_conv_relu import FUSE_CONV_RELU
 from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
 from nncompile.passes.merge_branches import MERGE_BRANCHES
@@ -68,8 +69,10 @@ PIPELINE: tuple[Pass, ...] = (
     ORDER_POOL_AND_ACTIVATION,
     # After all that looks for neighbours of a convolution or a pool: a Squeeze would hide them.
     CONV1D_TO_CONV2D,
-    # Last: drops what the others left unused.
+    # After all rewrites: drops what they left unused.
     REMOVE_DEAD_CODE,
+    # Last: its operator is outside the ONNX standard, and no other pass knows it.
+    FUSE_CONV_RELU,
 )
 
 
@@ -82,17 +85,24 @@ def selected(options: CompileOptions) -> tuple[Pass, ...]:
     """The passes that the options ask for, in pipeline order.
 
     Raises:
-        PassError: A name is not a pass.
+        PassError: A name is not a pass, or one asked for is not for the target.
     """
     for name in (*(options.passes or ()), *options.disabled_passes):
         if name not in pass_names():
             raise PassError(
                 f"There is no pass {name!r}.", remedy=f"The passes are {', '.join(pass_names())}."
             )
+    for step in PIPELINE:
+        if step.name in (options.passes or ()) and options.target not in step.targets:
+            raise PassError(
+                f"Pass {step.name!r} is not for target={options.target!r}.",
+                remedy=f"Compile with target={step.targets[0]!r}, or leave it out.",
+            )
     return tuple(
         step
         for step in PIPELINE
-        if (options.passes is None or step.name in options.passes)
+        if options.target in step.targets
+        and (options.passes is None or step.name in options.passes)
         and step.name not in options.disabled_passes
     )
 

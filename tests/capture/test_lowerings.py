@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import nncompile
 from nncompile.capture import fractional, losses, lowerings, substitutions
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
@@ -29,6 +30,76 @@ def test_adaptive_pools_of_every_size(sizes, outputs):
     expected = getattr(functional, f"adaptive_max_pool{rank}d")(x, outputs, return_indices=True)
     for got, want in zip(lowerings.adaptive_max_pool(x, outputs), expected, strict=True):
         assert torch.equal(got, want)
+
+
+class Clamp(nn.Module):
+    def __init__(self, low, high):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x):
+        return x.clamp(self.low, self.high)
+
+
+@pytest.mark.parametrize("bounds", [(-1, 0.5), (-0.5, 1), (0, 6), (-1, None), (None, 0.5), (-0.5, 0.5)])
+def test_clamp_with_bounds_of_two_types(bounds):
+    net, x = Clamp(*bounds), torch.randn(3, 50)
+    assert torch.equal(nncompile.compile(net, x[:2]).predict(x), net(x))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        (8, {"kernel_size": 1, "stride": 3}),  # a window would start behind the end
+        (8, {"kernel_size": 2, "stride": 3, "padding": 1}),  # behind the padding
+        (7, {"kernel_size": 2, "stride": 2}),  # a window over the edge, as ONNX counts too
+        ((7, 8, 8), {"kernel_size": (2, 1, 1), "stride": (2, 3, 1)}),  # one axis of each kind
+    ],
+)
+def test_ceil_mode(size, window, rank):
+    sizes = size[:rank] if isinstance(size, tuple) else (size,) * rank
+    window = {name: part[:rank] if isinstance(part, tuple) else part for name, part in window.items()}
+    x = torch.randn(3, 2, *sizes) - 9
+    pools = [getattr(nn, f"MaxPool{rank}d")(**window, ceil_mode=True)]
+    if not isinstance(size, tuple):
+        pools += [
+            getattr(nn, f"AvgPool{rank}d")(**window, ceil_mode=True, count_include_pad=counted)
+            for counted in (True, False)
+        ]
+    for pool in pools:
+        torch.testing.assert_close(nncompile.compile(pool, x[:2]).predict(x), pool(x), **EXACT)
+
+
+class Pooled(nn.Module):
+    """A pool whose result is an output and is used elsewhere too."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool, self.norm = pool, nn.BatchNorm2d(7)
+
+    def forward(self, x):
+        y = self.pool(x)
+        return y, self.norm((y + y.mean((2, 3), keepdim=True)).relu())
+
+
+def test_ceil_mode_does_not_change_the_declared_shape():
+    net = Pooled(nn.MaxPool2d((2, 1), (2, 3), dilation=2, ceil_mode=True)).eval()
+    x = torch.randn(3, 7, 6, 8)
+    torch.testing.assert_close(nncompile.compile(net, x[:2]).predict(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [1, (0, 2, 1), "same"])
+@pytest.mark.parametrize("options", [{}, {"groups": 2}, {"dilation": 2}, {"bias": True}])
+def test_conv3d_without_bias(options, padding):
+    net, x = nn.Conv3d(4, 6, 3, padding=padding, **{"bias": False, **options}), torch.randn(3, 4, 6, 5, 7)
+    torch.testing.assert_close(nncompile.compile(net, x[:2]).predict(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_behind_conv3d_without_bias_is_folded():
+    net = nn.Sequential(nn.Conv3d(2, 3, 2, bias=False), nn.BatchNorm3d(3)).eval()
+    report = nncompile.compile(net, torch.randn(2, 2, 3, 4, 3)).report
+    assert {entry.name: entry.changes for entry in report.passes}["fold-batch-norm"] == 1
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -1,20 +1,29 @@
-"""Random networks: compiled, no pass dropped, and equal to eager with ONNX Runtime's optimisers on and off.
+"""Random networks: no pass dropped, every pass that fires compared, and all equal to eager PyTorch.
 
-`make test` tries a few; `make fuzz` (FUZZ_EXAMPLES) many.
+`make test` tries a few; `make fuzz` (FUZZ_EXAMPLES) many. `--hypothesis-show-statistics` counts the passes.
 """
 
+from __future__ import annotations
+
 import os
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import torch
-from hypothesis import HealthCheck, given, settings
-from random_networks import networks
+from hypothesis import HealthCheck, event, given, note, settings
+from random_networks import Made, networks
 
 import nncompile
+from nncompile import compiler, passes
+from nncompile.capture import capture
+from nncompile.options import CompileOptions
+from nncompile.stages import CapturedModel
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
-TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
+TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # of the largest value; verification inside compile is stricter
 
 
 @settings(
@@ -24,23 +33,98 @@ TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
     suppress_health_check=list(HealthCheck),
 )
 @given(networks())
-def test_a_random_network(made):
-    net, shape = made
-    model = nncompile.compile(net, torch.randn(1, *shape))
-    assert model.report.verification.dropped_passes == ()
-    plain = _without_optimisers(model)
+def test_a_random_network(made: Made):
+    note(f"{made.network}\non {made.shapes}, second input before {made.network.second}")
+    for name in check(made):
+        event(name)
+
+
+def check(made: Made) -> set[str]:
+    """Compile for each target that has passes of its own; the names of the passes that changed something."""
+    captured = capture(made.network, made.inputs(2), None, CompileOptions())
+    for target in ("portable", "cuda"):
+        with mock.patch.object(compiler, "capture", return_value=captured):
+            model = nncompile.compile(made.network, None, target=target)
+        assert model.report.verification.dropped_passes == ()
+        _compare_with_eager(made, model)
+    return _compare_after_each_pass(made, captured)
+
+
+def _compare_with_eager(made: Made, model: nncompile.CompiledModel) -> None:
+    """As it will run, and each node as it stands."""
+    plain = _without_optimisers(model._file.data)
     for batch in (1, 5):
-        x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
-        with torch.no_grad():
-            want = net(x).numpy()
-        scale = max(1.0, float(np.abs(want).max(initial=0)))
-        np.testing.assert_allclose(model(x).numpy() / scale, want / scale, **TOLERANCE)
-        (got,) = plain.run(None, {plain.get_inputs()[0].name: x.numpy()})
-        np.testing.assert_allclose(got / scale, want / scale, **TOLERANCE)
+        inputs = made.inputs(batch, seed=batch)
+        expected = _eager(made, inputs)
+        got = model.predict(*inputs)
+        _assert_close([part.numpy() for part in (got if isinstance(got, tuple) else (got,))], expected)
+        _assert_close(_run(plain, inputs), expected)
 
 
-def _without_optimisers(model):
+def _compare_after_each_pass(made: Made, captured: CapturedModel) -> set[str]:
+    """Each pass that changes something keeps the answers, also those of inputs that hold NaN or infinity.
+
+    A finite answer stays what it is, and NaN stays NaN; only where an input is infinite, algebra may turn
+    inf - inf into something else.
+    """
+    fired = set()
+    model = captured.graph.clone()
+    start = _without_optimisers(_serialized(model))
+    feeds = [made.inputs(3), *(_with(made.inputs(3), value) for value in (np.nan, np.inf, -np.inf))]
+    feeds = [inputs for inputs in feeds if _alike(_run(start, inputs), _eager(made, inputs))]
+    for step in passes.selected(CompileOptions(target="cuda")):
+        if step.run(model).changes:
+            fired.add(step.name)
+            session = _without_optimisers(_serialized(model))
+            for inputs in feeds:
+                got, expected = _run(session, inputs), _run(start, inputs)
+                _assert_close(got, expected, f"after {step.name}")
+                if any(x.isnan().any() for x in inputs):
+                    assert _alike(got, expected), f"NaN is lost after {step.name}"
+    return fired
+
+
+def _alike(got: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    """Whether two engines agree on which answers are NaN and which infinite."""
+    return all(
+        np.array_equal(np.where(np.isfinite(a), 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True)
+        for a, b in zip(got, expected, strict=True)
+    )
+
+
+def _serialized(model: ir.Model) -> bytes:
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data
+
+
+def _with(inputs: tuple[torch.Tensor, ...], value: float) -> tuple[torch.Tensor, ...]:
+    """One element of the second row of each input replaced."""
+    for x in inputs:
+        x[1].view(-1)[x[1].numel() // 2] = value
+    return inputs
+
+
+def _eager(made: Made, inputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    with torch.no_grad():
+        outputs = made.network(*inputs)
+    return [part.numpy() for part in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    names = [value.name for value in session.get_inputs()]
+    return session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+
+
+def _assert_close(got: list[Any], expected: list[np.ndarray], when: str = "") -> None:
+    for one, wanted in zip(got, expected, strict=True):
+        assert (one.shape, one.dtype) == (wanted.shape, wanted.dtype), when
+        finite = np.isfinite(wanted)
+        scale = max(1.0, float(np.abs(wanted[finite]).max(initial=0)))
+        np.testing.assert_allclose(one[finite] / scale, wanted[finite] / scale, **TOLERANCE, err_msg=when)
+
+
+def _without_optimisers(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model._file.data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,47 @@
+"""What the fuzz test calls a finding: a pass that is dropped, and one whose damage a later pass hides."""
+
+import onnx_ir as ir
+import pytest
+import torch
+from random_networks import Made, Network
+from test_fuzz import check
+from torch import nn
+
+from nncompile import passes
+from nncompile.passes.contract import Outcome, Pass
+
+
+@pytest.fixture
+def made():
+    torch.manual_seed(0)
+    return Made(Network([nn.Conv2d(3, 4, 3), nn.ReLU()], frozenset(), None).eval(), ((3, 5, 6),))
+
+
+def times(factor):
+    def run(model: ir.Model) -> Outcome:
+        (weight,) = [value for value in model.graph.initializers.values() if len(value.shape) == 4]
+        weight.const_value = ir.tensor(weight.const_value.numpy() * factor)
+        return Outcome(1)
+
+    return Pass(f"times-{factor}", "is broken on purpose", run)
+
+
+def raises(_: ir.Model) -> Outcome:
+    raise ZeroDivisionError
+
+
+def test_a_sound_pipeline(made):
+    assert check(made) == {"fuse-conv-relu"}
+
+
+@pytest.mark.parametrize("broken", [times(2), Pass("raises", "is broken on purpose", raises)])
+def test_a_dropped_pass(made, broken, monkeypatch):
+    monkeypatch.setattr(passes, "PIPELINE", (*passes.PIPELINE, broken))
+    with pytest.raises(AssertionError, match=broken.name):
+        check(made)
+
+
+def test_a_pass_whose_damage_another_repairs(made, monkeypatch):
+    monkeypatch.setattr(passes, "PIPELINE", (*passes.PIPELINE, times(2), times(0.5)))
+    with pytest.raises(AssertionError, match="after times-2"):
+        check(made)
