@@ -21,6 +21,7 @@ from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
 from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.merge_pools import MERGE_POOLS
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
+from nncompile.passes.pool_before_linear import POOL_BEFORE_LINEAR
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
@@ -47,11 +48,13 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD_AFFINE,
     # After batch norm, which may stand between Pad and Conv; before what asks whether a Conv pads.
     FOLD_PADDING,
+    GLOBAL_AVERAGE_POOL,
+    # After the folds, which remove what stands between layer and pool; before those that look at two layers.
+    POOL_BEFORE_LINEAR,
     # After the folds, which remove what stands between two linear layers.
     MERGE_LINEAR,
     # After the folds backward, where padding does not matter.
     FOLD_BATCH_NORM_FORWARD,
-    GLOBAL_AVERAGE_POOL,
     # After the two that change pools: with padding, or over the whole plane, there is nothing to merge.
     MERGE_POOLS,
     # After the folds, so that the convolution stands directly before the pool.
