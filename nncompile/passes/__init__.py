@@ -15,6 +15,7 @@ from nncompile.passes.fold_affine import FOLD_AFFINE
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
 from nncompile.passes.fold_batch_norm_forward import FOLD_BATCH_NORM_FORWARD
 from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
+from nncompile.passes.fold_into_matmul import FOLD_INTO_MATMUL
 from nncompile.passes.fold_padding import FOLD_PADDING
 from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
@@ -41,6 +42,8 @@ PIPELINE: tuple[Pass, ...] = (
     SIMPLIFY_TAILS,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
+    # Before what makes a MatMul a Gemm: a layer without a bias may get one.
+    FOLD_INTO_MATMUL,
     # Before the folds, which know Gemm but not MatMul and Add.
     MATMUL_ADD_TO_GEMM,
     FOLD_BATCH_NORM,
