@@ -56,12 +56,12 @@ PIPELINE: tuple[Pass, ...] = (
     POOL_BEFORE_LINEAR,
     # After the folds, which remove what stands between two linear layers.
     MERGE_LINEAR,
-    # After the folds backward, where padding does not matter.
-    FOLD_BATCH_NORM_FORWARD,
     # After the two that change pools: with padding, or over the whole plane, there is nothing to merge.
     MERGE_POOLS,
     # After the folds, so that the convolution stands directly before the pool.
     ORDER_POOL_AND_ACTIVATION,
+    # After the folds backward, where padding does not matter, and after what moves pools out of the way.
+    FOLD_BATCH_NORM_FORWARD,
     # Last: drops what the others left unused.
     REMOVE_DEAD_CODE,
 )
