@@ -27,6 +27,7 @@ from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
 from nncompile.passes.static_reshape import STATIC_RESHAPE
+from nncompile.passes.swap_last_axes import SWAP_LAST_AXES
 from nncompile.stages import CapturedModel, OptimizedModel, PassReport
 from nncompile_runtime.container import MAX_FILE_BYTES
 from nncompile_runtime.errors import PassError
@@ -38,6 +39,8 @@ PIPELINE: tuple[Pass, ...] = (
     LIFT_CONSTANTS,
     # Needs nothing of the others, and shows the next pass plain shapes.
     STATIC_RESHAPE,
+    # After the constants, from which it reads sizes.
+    SWAP_LAST_AXES,
     # Turns what does nothing into Identity, which the next pass removes.
     SIMPLIFY_TAILS,
     # Before the fusions: an Identity between two layers hides their pattern.
