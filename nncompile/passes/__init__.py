@@ -23,6 +23,7 @@ from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.merge_pools import MERGE_POOLS
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
 from nncompile.passes.pool_before_linear import POOL_BEFORE_LINEAR
+from nncompile.passes.position_to_gemm import POSITION_TO_GEMM
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
@@ -57,6 +58,8 @@ PIPELINE: tuple[Pass, ...] = (
     GLOBAL_AVERAGE_POOL,
     # After the folds, which remove what stands between layer and pool; before those that look at two layers.
     POOL_BEFORE_LINEAR,
+    # After what brings convolutions behind a global pool; before what merges linear layers.
+    POSITION_TO_GEMM,
     # After the folds, which remove what stands between two linear layers.
     MERGE_LINEAR,
     # After the two that change pools: with padding, or over the whole plane, there is nothing to merge.
