@@ -172,10 +172,11 @@ def test_one_of_two_cannot_take_it(apply, random, nodes, fault):
         (TWO + " r = Conv(u, h)", ", float[3, 3, 1, 1] r"),
         (TWO + " r = Flatten(h)", f", float[3, {C * H * W}] r"),
         (TWO + " f = Flatten(h)", ""),
+        (TWO + " f = Flatten(h) r = Gemm(f, g)", f", float[3, {C * H * W}] f, float[3, 2] r"),
     ],
 )
 def test_a_reader_that_is_no_layer(apply, random, nodes, more):
-    weights = constants(random, t=(C, 2, 1, 1), u=(3, C, H, W), **KERNELS)
+    weights = constants(random, t=(C, 2, 1, 1), u=(3, C, H, W), g=(C * H * W, 2), **KERNELS)
     text = graph(nodes, result=IMAGE["result"], more=IMAGE["more"] + more)
     applied = apply(FOLD_BATCH_NORM_FORWARD, text, weights)
     assert applied.outcome.changes == 0

@@ -103,6 +103,11 @@ def test_names_are_unique():
         ("remove-identities", "fold-batch-norm"),
         ("matmul-add-to-gemm", "fold-batch-norm"),
         ("fold-batch-norm", "remove-dead-code"),
+        ("fold-into-matmul", "matmul-add-to-gemm"),
+        ("global-average-pool", "pool-before-linear"),
+        ("pool-before-linear", "position-to-gemm"),
+        ("position-to-gemm", "merge-linear"),
+        ("order-pool-and-activation", "fold-batch-norm-forward"),
     ],
 )
 def test_order(earlier, later):
