@@ -17,6 +17,7 @@ from nncompile.passes.fold_affine import FOLD_AFFINE
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
 from nncompile.passes.fold_batch_norm_forward import FOLD_BATCH_NORM_FORWARD
 from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
+from nncompile.passes.fold_into_matmul import FOLD_INTO_MATMUL
 from nncompile.passes.fold_padding import FOLD_PADDING
 from nncompile.passes.fuse_conv_relu import FUSE_CONV_RELU
 from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
@@ -26,10 +27,13 @@ from nncompile.passes.merge_convolutions import MERGE_CONVOLUTIONS
 from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.merge_pools import MERGE_POOLS
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
+from nncompile.passes.pool_before_linear import POOL_BEFORE_LINEAR
+from nncompile.passes.position_to_gemm import POSITION_TO_GEMM
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
 from nncompile.passes.static_reshape import STATIC_RESHAPE
+from nncompile.passes.swap_last_axes import SWAP_LAST_AXES
 from nncompile.stages import CapturedModel, OptimizedModel, PassReport
 from nncompile_runtime.container import MAX_FILE_BYTES
 from nncompile_runtime.errors import PassError
@@ -41,12 +45,16 @@ PIPELINE: tuple[Pass, ...] = (
     LIFT_CONSTANTS,
     # Needs nothing of the others, and shows the next pass plain shapes.
     STATIC_RESHAPE,
+    # After the constants, from which it reads sizes.
+    SWAP_LAST_AXES,
     # Turns what does nothing into Identity, which the next pass removes.
     SIMPLIFY_TAILS,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
     # Before all that looks for a Conv.
     CONV_TRANSPOSE_TO_CONV,
+    # Before what makes a MatMul a Gemm: a layer without a bias may get one.
+    FOLD_INTO_MATMUL,
     # Before the folds, which know Gemm but not MatMul and Add.
     MATMUL_ADD_TO_GEMM,
     FOLD_BATCH_NORM,
@@ -54,19 +62,23 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD_AFFINE,
     # After batch norm, which may stand between Pad and Conv; before what asks whether a Conv pads.
     FOLD_PADDING,
+    GLOBAL_AVERAGE_POOL,
+    # After the folds, which remove what stands between layer and pool; before those that look at two layers.
+    POOL_BEFORE_LINEAR,
+    # After what brings convolutions behind a global pool; before what merges linear layers.
+    POSITION_TO_GEMM,
     # After the folds, which remove what stands between two linear layers.
     MERGE_LINEAR,
     # After the folds, which leave of each branch its convolution, with Pad as its padding.
     MERGE_BRANCHES,
     # After the branches, of which one may be two convolutions, and which may be one of the two.
     MERGE_CONVOLUTIONS,
-    # After the folds backward, where padding does not matter.
-    FOLD_BATCH_NORM_FORWARD,
-    GLOBAL_AVERAGE_POOL,
     # After the two that change pools: with padding, or over the whole plane, there is nothing to merge.
     MERGE_POOLS,
     # After the folds, so that the convolution stands directly before the pool.
     ORDER_POOL_AND_ACTIVATION,
+    # After the folds backward, where padding does not matter, and after what moves pools out of the way.
+    FOLD_BATCH_NORM_FORWARD,
     # After all that looks for neighbours of a convolution or a pool: a Squeeze would hide them.
     CONV1D_TO_CONV2D,
     # After all rewrites: drops what they left unused.

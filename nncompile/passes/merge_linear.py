@@ -1,7 +1,8 @@
 """Two linear layers, one right behind the other, as one.
 
 Patterns, with constant weights and nothing between the layers: `Gemm(Gemm(x))`; `Conv(Conv(x))` with
-kernels of 1 x 1 (of any rank), one group, no stride and no padding; `MatMul(MatMul(x, V), W)`.
+kernels of 1 x 1 (of any rank), one group, no stride and no padding; `MatMul(MatMul(x, V), W)`, and the same
+with an Add of c behind the first, and of d behind the second (linear layers on sequences).
 
 Algebra: with K inputs, M values between the layers and N outputs (a 1 x 1 convolution is this at every
 position),
@@ -22,9 +23,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnxscript.rewriter.pattern import OrValue, Var
 
 from nncompile.passes.contract import Pass
-from nncompile.passes.rewriting import Match, Rule, apply_rules
+from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
 from nncompile.passes.values import (
     channel_bias,
     constant,
@@ -140,6 +142,77 @@ class MergeMatMuls(_MergeLinear):
         return None if ranks == [2, 2] else f"the weights have rank {ranks[0]} and {ranks[1]}, not 2"
 
 
+class MergeBiasedMatMuls(MergeMatMuls):
+    """`MatMul(MatMul(x, V) + c, W)` to `MatMul(x, V W) + c W`."""
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        c = Var("c")
+        inner = op.MatMul(x, _allow_other_inputs=True, _outputs=["inner"])
+        hidden = OrValue([op.Add(inner, c), op.Add(c, inner)], name="hidden")
+        return op.MatMul(hidden, _allow_other_inputs=True, _outputs=["outer"])
+
+    def refusal(self, match: Match) -> str | None:
+        outer = match["outer"]
+        users = [user.op_type for user, _ in outer.uses()]
+        if "d" not in match.values and users == ["Add"] and not outer.is_graph_output():
+            return NOTHING_TO_DO  # the other two rules take that Add along
+        reason = super().refusal(match)
+        if reason is not None:
+            return reason
+        bias, nothing = self.bias(match), np.zeros((1, 1, 1, 1))
+        if bias is None:
+            return "what is added to the first product is not one constant for each column"
+        return rounding_fault(nothing, bias, nothing, weights(match.node("outer").inputs[1]).dtype)
+
+    def bias(self, match: Match) -> Array | None:
+        """`c W`, and d where that is constant, in float64; None where c is not."""
+        weight = weights(match.node("outer").inputs[1]).astype(np.float64)
+        first, second = (
+            _by_column(match["c"], len(weight)),
+            _by_column(match.values.get("d"), weight.shape[1]),
+        )
+        if first is None:
+            return None
+        with np.errstate(all="ignore"):
+            return first @ weight + (0 if second is None else second)
+
+    def replacement(self, op: Any, match: Match) -> Any:
+        given, d = match.node("outer").inputs[1], match.values.get("d")
+        merged, bias = super().replacement(op, match), self.bias(match)
+        if bias is None:
+            raise ValueError("the bias is not constant")
+        like, name = weights(given), given.name  # type: ignore[union-attr]
+        for added in (
+            op.initializer(folded(bias, like), name=f"{name}_merged_bias"),
+            *([] if d is None or _by_column(d, like.shape[1]) is not None else [d]),
+        ):
+            merged.type, merged.shape = match["outer"].type, match["outer"].shape
+            merged = op.Add(merged, added)
+        return merged
+
+
+class MergeTwoBiasedMatMuls(MergeBiasedMatMuls):
+    """`MatMul(MatMul(x, V) + c, W) + d` to `MatMul(x, V W) + (c W + d)`, or to two Adds where d varies."""
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Add(super().pattern(op, x), Var("d"))
+
+
+class MergeTwoBiasedMatMulsReversed(MergeBiasedMatMuls):
+    """`d + MatMul(MatMul(x, V) + c, W)`, likewise."""
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Add(Var("d"), super().pattern(op, x))
+
+
+def _by_column(value: ir.Value | None, columns: int) -> Array | None:
+    """A constant of one value or one for each column, in float64, of shape (columns,); None otherwise."""
+    bias = constant(value)
+    if bias is None or bias.ndim > 1 or bias.size not in (1, columns):
+        return None
+    return np.broadcast_to(bias.astype(np.float64).reshape(-1), (columns,))
+
+
 def _matrix(layer: ir.Node) -> Array:
     """The weights in float64, of shape (outputs, inputs), Gemm's alpha included."""
     weight = np.array(weights(layer.inputs[1]), np.float64, order="C")
@@ -165,5 +238,12 @@ def _layout(layer: ir.Node, matrix: Array) -> Array:
 MERGE_LINEAR = Pass(
     "merge-linear",
     "two linear layers, one right behind the other, as one where that takes fewer multiplications",
-    apply_rules(MergeGemms, MergePointwiseConvs, MergeMatMuls),
+    apply_rules(
+        MergeGemms,
+        MergePointwiseConvs,
+        MergeMatMuls,
+        MergeBiasedMatMuls,
+        MergeTwoBiasedMatMuls,
+        MergeTwoBiasedMatMulsReversed,
+    ),
 )

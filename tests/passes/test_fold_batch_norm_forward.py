@@ -250,7 +250,7 @@ IMAGE = "float[n, 4, 7, 7]"
     [
         (f", {IMAGE} z", "z = Relu(h)"),
         (f", {IMAGE} h", ""),
-        (", float[n, 6, 5, 5] z", "z = Conv(h, w)"),
+        (f", float[n, 6, 5, 5] z, {IMAGE} h", "z = Conv(h, w)"),
     ],
 )
 def test_an_intermediate_that_others_read(apply, random, outputs, more):

@@ -106,6 +106,11 @@ def test_names_are_unique():
         ("matmul-add-to-gemm", "fold-batch-norm"),
         ("fold-batch-norm", "remove-dead-code"),
         ("remove-dead-code", "fuse-conv-relu"),
+        ("fold-into-matmul", "matmul-add-to-gemm"),
+        ("global-average-pool", "pool-before-linear"),
+        ("pool-before-linear", "position-to-gemm"),
+        ("position-to-gemm", "merge-linear"),
+        ("order-pool-and-activation", "fold-batch-norm-forward"),
     ],
 )
 def test_order(earlier, later):
