@@ -1,11 +1,10 @@
 """Two linear layers, one right behind the other, as one.
 
-Patterns, with constant weights and nothing between the layers: `Gemm(Gemm(x))`; `Conv(Conv(x))` with
-kernels of 1 x 1 (of any rank), one group, no stride and no padding; `MatMul(MatMul(x, V), W)`, and the same
-with an Add of c behind the first, and of d behind the second (linear layers on sequences).
+Patterns, with constant weights and nothing between the layers: `Gemm(Gemm(x))`; `MatMul(MatMul(x, V), W)`,
+and the same with an Add of c behind the first, and of d behind the second (linear layers on sequences).
+merge-convolutions does it for convolutions.
 
-Algebra: with K inputs, M values between the layers and N outputs (a 1 x 1 convolution is this at every
-position),
+Algebra: with K inputs, M values between the layers and N outputs,
 
     (x V + c) W + d  =  x (V W) + (c W + d)
 
@@ -34,10 +33,8 @@ from nncompile.passes.values import (
     folded,
     given_input,
     int_attribute,
-    ints_attribute,
     kernel_view,
     rounding_fault,
-    string_attribute,
     weights,
 )
 
@@ -45,7 +42,7 @@ Array = npt.NDArray[Any]
 
 
 class _MergeLinear(Rule):
-    """Shared by the three operators; they differ in what their attributes must be."""
+    """Shared by the operators; they differ in what their attributes must be."""
 
     operator: ClassVar[str]
 
@@ -108,28 +105,6 @@ class MergeGemms(_MergeLinear):
     def attributes(self, inner: ir.Node, outer: ir.Node) -> dict[str, Any]:
         kept = (("transA", inner), ("transB", outer))
         return {name: 1 for name, layer in kept if int_attribute(layer, name, 0)}
-
-
-class MergePointwiseConvs(_MergeLinear):
-    """`Conv(Conv(x))` with kernels of 1 x 1 to `Conv(x)`."""
-
-    operator = "Conv"
-
-    def layer_fault(self, inner: ir.Node, outer: ir.Node) -> str | None:
-        for layer in (inner, outer):
-            kernel = list(weights(layer.inputs[1]).shape[2:])
-            if any(size != 1 for size in kernel):
-                return f"a kernel is {' x '.join(map(str, kernel))}"
-            if int_attribute(layer, "group", 1) != 1:
-                return f"a convolution has {int_attribute(layer, 'group', 1)} groups"
-            strides, pads = (ints_attribute(layer, name) or () for name in ("strides", "pads"))
-            if any(step != 1 for step in strides):
-                return f"a convolution has strides {list(strides)}"
-            if any(pads):
-                return f"a convolution pads by {list(pads)}"
-            if string_attribute(layer, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-                return f"a convolution pads as {string_attribute(layer, 'auto_pad', '')}"
-        return None
 
 
 class MergeMatMuls(_MergeLinear):
@@ -230,8 +205,6 @@ def _product(inner: ir.Node, outer: ir.Node) -> tuple[Array, Array]:
 
 def _layout(layer: ir.Node, matrix: Array) -> Array:
     """A matrix of shape (outputs, inputs) in the layout of the layer's weight."""
-    if layer.op_type == "Conv":
-        return matrix.reshape(*matrix.shape, *[1] * (weights(layer.inputs[1]).ndim - 2))
     return matrix if int_attribute(layer, "transB", 0) else matrix.T
 
 
@@ -240,7 +213,6 @@ MERGE_LINEAR = Pass(
     "two linear layers, one right behind the other, as one where that takes fewer multiplications",
     apply_rules(
         MergeGemms,
-        MergePointwiseConvs,
         MergeMatMuls,
         MergeBiasedMatMuls,
         MergeTwoBiasedMatMuls,

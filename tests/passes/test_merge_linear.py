@@ -1,4 +1,4 @@
-"""merge-linear: Gemm, 1 x 1 Conv and MatMul pairs; and every refusal."""
+"""merge-linear: Gemm and MatMul pairs; and every refusal."""
 
 import numpy as np
 import pytest
@@ -20,16 +20,6 @@ def gemms(first="", second="", *, dtype="float32", biases=("c", "d"), outputs=""
     )
 
 
-def convs(first="", second="", *, dtype="float32", rank=2, bias=True):
-    kind, free = ONNX_DTYPES[dtype], ", ".join(f"d{i}" for i in range(rank))
-    one, two = ("v, c", "w, d") if bias else ("v", "w")
-    given = ", ".join(["5"] * rank)
-    return (
-        f"g ({kind}[n, {K}, {given}] x) => ({kind}[n, {N}, {free}] y) "
-        f"{{ h = Conv{first}(x, {one}) y = Conv{second}(h, {two}) }}"
-    )
-
-
 def constants(random, v=(K, M), w=(M, N), dtype="float32", biases=("c", "d")):
     values = {"v": random.standard_normal(v) / 2, "w": random.standard_normal(w) / 2}
     if "c" in biases:
@@ -37,10 +27,6 @@ def constants(random, v=(K, M), w=(M, N), dtype="float32", biases=("c", "d")):
     if "d" in biases:
         values["d"] = random.standard_normal(N)
     return {name: array.astype(dtype) for name, array in values.items()}
-
-
-def pointwise(random, rank=2, **options):
-    return constants(random, (M, K, *[1] * rank), (N, M, *[1] * rank), **options)
 
 
 def refused(applied, reason, operator="Gemm"):
@@ -84,31 +70,6 @@ def test_square_gemms(apply, random, transposed):
     weights = {name: random.standard_normal((K, K)).astype("f4") for name in "vw"}
     text = gemms(f"<transB={transposed}>", biases="").replace(f"n, {N}]", f"n, {K}]")
     assert apply(MERGE_LINEAR, text, weights).operators == ["Gemm"]
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_pointwise_convolutions(apply, random, rank, bias, dtype):
-    weights = pointwise(random, rank, dtype=dtype, biases="cd" if bias else "")
-    # ONNX Runtime has no float64 convolution on the CPU.
-    engines = ("reference",) if dtype == "float64" else ("onnxruntime",)
-    applied = apply(MERGE_LINEAR, convs(dtype=dtype, rank=rank, bias=bias), weights, engines=engines)
-    assert applied.operators == ["Conv"]
-    assert applied.weights[applied.node("Conv").input[1]].shape == (N, K, *[1] * rank)
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        "<kernel_shape=[1, 1], strides=[1, 1], pads=[0, 0, 0, 0], dilations=[2, 3], group=1>",
-        '<auto_pad="VALID">',
-        '<auto_pad="NOTSET">',
-    ],
-)
-def test_attributes_of_pointwise_convolutions(apply, random, attributes):
-    applied = apply(MERGE_LINEAR, convs(attributes, attributes), pointwise(random))
-    assert applied.operators == ["Conv"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -162,37 +123,6 @@ def test_a_bias_that_differs_by_row(apply, random, name):
     text = gemms().replace("[n,", "[3,")
     reason = "a bias of shape [3, 1] is not one value for each channel"
     refused(apply(MERGE_LINEAR, text, weights), reason)
-
-
-@pytest.mark.parametrize("second", [False, True])
-@pytest.mark.parametrize(
-    ("attributes", "reason"),
-    [
-        ("<group=2>", "a convolution has 2 groups"),
-        ("<strides=[1, 2]>", "a convolution has strides [1, 2]"),
-        ("<pads=[0, 1, 0, 0]>", "a convolution pads by [0, 1, 0, 0]"),
-        ('<auto_pad="SAME_UPPER">', "a convolution pads as SAME_UPPER"),
-        ('<auto_pad="SAME_LOWER">', "a convolution pads as SAME_LOWER"),
-    ],
-)
-def test_convolutions_that_are_no_plain_product(apply, random, attributes, reason, second):
-    weights = pointwise(random)
-    text = convs(*(("", attributes) if second else (attributes, "")))
-    if "group" in attributes:
-        name, shape = ("w", (4, 3, 1, 1)) if second else ("v", (M, 2, 1, 1))
-        weights[name] = random.standard_normal(shape).astype("f4")
-        if second:
-            weights["d"], text = weights["d"][:4], text.replace(f"[n, {N},", "[n, 4,")
-    refused(apply(MERGE_LINEAR, text, weights), reason, "Conv")
-
-
-@pytest.mark.parametrize("second", [False, True])
-@pytest.mark.parametrize("kernel", [(3, 3), (1, 2)])
-def test_larger_kernels(apply, random, kernel, second):
-    weights = pointwise(random)
-    name, shape = ("w", (N, M, *kernel)) if second else ("v", (M, K, *kernel))
-    weights[name] = random.standard_normal(shape).astype("f4")
-    refused(apply(MERGE_LINEAR, convs(), weights), f"a kernel is {kernel[0]} x {kernel[1]}", "Conv")
 
 
 @pytest.mark.parametrize(("v", "w"), [((2, 4, 6), (6, 5)), ((4, 6), (2, 6, 5)), ((4, 6), (6,))])
