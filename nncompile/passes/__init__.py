@@ -21,6 +21,7 @@ from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
 from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.merge_pools import MERGE_POOLS
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
+from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
@@ -56,8 +57,10 @@ PIPELINE: tuple[Pass, ...] = (
     MERGE_POOLS,
     # After the folds, so that the convolution stands directly before the pool.
     ORDER_POOL_AND_ACTIVATION,
-    # Last: drops what the others left unused.
+    # After all rewrites: drops what they left unused.
     REMOVE_DEAD_CODE,
+    # Last: no other pass looks into a region, and its program must not go stale.
+    OUTLINE_FUSED_REGIONS,
 )
 
 
@@ -70,17 +73,24 @@ def selected(options: CompileOptions) -> tuple[Pass, ...]:
     """The passes that the options ask for, in pipeline order.
 
     Raises:
-        PassError: A name is not a pass.
+        PassError: A name is not a pass, or one asked for is not for the target.
     """
     for name in (*(options.passes or ()), *options.disabled_passes):
         if name not in pass_names():
             raise PassError(
                 f"There is no pass {name!r}.", remedy=f"The passes are {', '.join(pass_names())}."
             )
+    for step in PIPELINE:
+        if step.name in (options.passes or ()) and options.target not in step.targets:
+            raise PassError(
+                f"Pass {step.name!r} is not for target={options.target!r}.",
+                remedy=f"Compile with target={step.targets[0]!r}, or leave it out.",
+            )
     return tuple(
         step
         for step in PIPELINE
-        if (options.passes is None or step.name in options.passes)
+        if options.target in step.targets
+        and (options.passes is None or step.name in options.passes)
         and step.name not in options.disabled_passes
     )
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from nncompile.passes.values import subgraphs
+
 
 def interface(model: ir.Model) -> tuple[tuple[str | None, ir.DataType | None], ...]:
     """Names and dtypes of the inputs and outputs, which no pass may change."""
@@ -47,7 +49,7 @@ def _graph_faults(
         for read in node.inputs:
             if read is not None and id(read) not in known:
                 yield f"left {node.name or node.op_type!r} reading {read.name!r} before it is computed"
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             yield from _graph_faults(model, subgraph, frozenset(known), frozenset(names))
         for value in node.outputs:
             yield from _name_fault(value, names)
@@ -62,14 +64,6 @@ def _name_fault(value: ir.Value, names: set[str]) -> Iterator[str]:
     if value.name and value.name in names:
         yield f"gave two values the name {value.name!r}"
     names.add(value.name or "")
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _operator_faults(model: ir.Model, node: ir.Node) -> Iterator[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import onnx_ir as ir
 
+from nncompile.options import Target
 from nncompile.stages import Firing, Refusal
 from nncompile_runtime.errors import PassError
 
@@ -34,11 +36,13 @@ class Pass:
         name: As users write it in `passes=[...]` and `--disable-pass`.
         summary: One line for `nncompile inspect --passes`.
         run: Changes the given graph in place.
+        targets: What it may run for.
     """
 
     name: str
     summary: str
     run: Callable[[ir.Model], Outcome]
+    targets: tuple[Target, ...] = get_args(Target)
 
 
 class BrokenPassError(PassError):
