@@ -20,6 +20,9 @@ A multiply-add is two operations, and a bias one for each element, so that fusin
 changes no total. Bytes are those of all distinct inputs, weights included, and outputs; what only looks at
 a shape reads nothing, and what picks elements reads as much as it writes. Parameters are the elements of
 weights that are neither int64 (shapes, axes, indices) or bool, nor scalars (the bounds of a Clip).
+
+The call of a function, such as a fused region, is one node: it computes what the nodes of the function compute,
+and reads and writes what it takes and returns.
 """
 
 from __future__ import annotations
@@ -83,6 +86,7 @@ class NodeCost:
         flops: Floating-point operations.
         bytes: Bytes read and written.
         parameters: Elements of the weights that it reads.
+        contains: Operators of the nodes of its function, Constant apart; empty where it is no call.
     """
 
     name: str
@@ -91,6 +95,7 @@ class NodeCost:
     flops: int | None
     bytes: int | None
     parameters: int
+    contains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,9 @@ class GraphCost:
     totals: Totals
 
     def operators(self) -> dict[str, int]:
-        """How often each operator occurs, by name."""
-        return dict(sorted(Counter(node.operator for node in self.nodes).items()))
+        """How often each operator occurs, by name, functions and what they contain included."""
+        names = (name for node in self.nodes for name in (node.operator, *node.contains))
+        return dict(sorted(Counter(names).items()))
 
 
 def graph_cost(model: ir.Model, batch: int = 1, symbol: str | None = None) -> GraphCost:
@@ -147,7 +153,7 @@ def graph_cost(model: ir.Model, batch: int = 1, symbol: str | None = None) -> Gr
         # Not strict: where one operator is not known, the shapes of the others still are.
         ShapeInferencePass(check_type=False, strict_mode=False)(model)
         _settle_biases(model.graph)
-    nodes = tuple(map(_node_cost, model.graph))
+    nodes = tuple(_node_cost(node, model.functions.get(node.op_identifier())) for node in model.graph)
     weights = {id(value): value for node in model.graph for value in node.inputs if _is_parameter(value)}
     totals = Totals(
         nodes=len(nodes),
@@ -168,7 +174,8 @@ def _first_symbol(inputs: Iterable[ir.Value]) -> str | None:
 
 def _fix(model: ir.Model, symbol: str, size: int) -> None:
     """Give a free dimension a size wherever it occurs, in expressions such as `4*batch` too."""
-    for value in _values(model.graph):
+    graphs = (model.graph, *(function.graph for function in model.functions.values()))
+    for value in (value for graph in graphs for value in _values(graph)):
         if value.shape is not None:
             value.shape = ir.Shape([_evaluated(dim, symbol, size) for dim in value.shape])
 
@@ -197,22 +204,35 @@ def _evaluated(dim: int | ir.SymbolicDim, symbol: str, size: int) -> int | ir.Sy
     return int(found) if isinstance(found, int) else dim
 
 
-def _node_cost(node: ir.Node) -> NodeCost:
+def _node_cost(node: ir.Node, function: ir.Function | None) -> NodeCost:
     output = node.outputs[0] if node.outputs else None
-    known = node.domain in _STANDARD
     weights = filter(_is_parameter, _distinct(node.inputs))
     return NodeCost(
         name=node.name or "",
-        operator=node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}",
+        operator=_operator(node),
         shape=_shape(output),
-        flops=_flops(node) if known else None,
+        flops=_flops(node) if function is None else _flops_of_call(node, function),
         bytes=_bytes(node),
         parameters=0 if node.op_type in _READS_NOTHING else sum(_known(v) or 0 for v in weights),
+        contains=tuple(_operator(n) for n in function or () if n.op_type != "Constant"),
     )
+
+
+def _operator(node: ir.Node) -> str:
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def _flops_of_call(node: ir.Node, function: ir.Function) -> int | None:
+    for inner, given in zip(function.inputs, node.inputs, strict=False):
+        shape = _shape(given)
+        inner.shape = None if shape is None else ir.Shape(shape)
+    return _sum(*map(_flops, function))
 
 
 def _flops(node: ir.Node) -> int | None:
     operator = node.op_type
+    if node.domain not in _STANDARD:
+        return None
     special = _SPECIAL.get(operator)
     if special is not None:
         return special(node)
