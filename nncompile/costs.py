@@ -21,8 +21,8 @@ changes no total. Bytes are those of all distinct inputs, weights included, and 
 a shape reads nothing, and what picks elements reads as much as it writes. Parameters are the elements of
 weights that are neither int64 (shapes, axes, indices) or bool, nor scalars (the bounds of a Clip).
 
-The call of a function, such as a fused region, is one node: it computes what the nodes of the function compute,
-and reads and writes what it takes and returns.
+The call of a function, such as a fused region, is one node: it computes what the nodes of the function
+compute, and reads and writes what it takes and returns.
 """
 
 from __future__ import annotations

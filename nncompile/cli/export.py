@@ -39,7 +39,8 @@ def export(
     target: Annotated[str, typer.Option(help="portable, cpu or cuda.")] = "portable",
     precision: Annotated[str, typer.Option(help="float32.")] = "float32",
     exact: Annotated[
-        bool, typer.Option("--exact", help="Native kernels without Winograd's algorithm: slower, rounds less.")
+        bool,
+        typer.Option("--exact", help="Native kernels without Winograd's algorithm: slower, rounds less."),
     ] = False,
     disable_pass: Annotated[
         list[str] | None, typer.Option("--disable-pass", help="Leave a pass out; may be repeated.")

@@ -1,11 +1,12 @@
 """The pieces of a graph that can each become one node.
 
-A set of nodes can become one node where it is convex: no path leaves it and comes back, since the one node would
-have to run both before and after what lies on that path. Several pieces must be convex together: with edges from
-each of two pieces to the other, each is convex and yet neither can run first. So pieces grow by merging in the
-graph in which every piece found so far is one node already; that graph is kept acyclic, and an acyclic graph of
-pieces is one in which all of them can run. Merging the two ends of an edge closes a cycle just where another path
-leads from one end to the other (Bondy and Murty, "Graph Theory", section 2.1, on contraction).
+A set of nodes can become one node where it is convex: no path leaves it and comes back, since the one node
+would have to run both before and after what lies on that path. Several pieces must be convex together: with
+edges from each of two pieces to the other, each is convex and yet neither can run first. So pieces grow by
+merging in the graph in which every piece found so far is one node already; that graph is kept acyclic, and an
+acyclic graph of pieces is one in which all of them can run. Merging the two ends of an edge closes a cycle
+just where another path leads from one end to the other (Bondy and Murty, "Graph Theory", section 2.1, on
+contraction).
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """The parts of a graph that the native kernels compute, each as one node.
 
-Pattern: a maximal convex connected piece of nodes that have an instruction (`region_encoders.py`), at least one
-of them a convolution: what has none is left to ONNX Runtime's own matrix product, which is as fast.
+Pattern: a maximal convex connected piece of nodes that have an instruction (`region_encoders.py`), at least
+one of them a convolution: what has none is left to ONNX Runtime's own matrix product, which is as fast.
 
-A region is a node of the domain `nncompile` whose model-local function, an overload of its own, holds the nodes as
-they were. Where the kernels of nncompile-kernels are registered, ONNX Runtime runs its program; elsewhere it inlines
-the function (ONNX, "Functions", docs/IR.md) and optimises as ever. So the function is the meaning, and the program
-is the same computation read off the same nodes; `Mul(x, Sigmoid(x))` becomes one instruction of it.
+A region is a node of the domain `nncompile` whose model-local function, an overload of its own, holds the
+nodes as they were. Where the kernels of nncompile-kernels are registered, ONNX Runtime runs its program;
+elsewhere it inlines the function (ONNX, "Functions", docs/IR.md) and optimises as ever. So the function is
+the meaning, and the program is the same computation read off the same nodes; `Mul(x, Sigmoid(x))` becomes one
+instruction of it.
 
-Weights stay in the graph and are inputs of the region: two regions, or a region and another node, may share one.
-The few numbers that are no weights of the kernels (bounds of a Clip, the shape of a Reshape) move into the function.
+Weights stay in the graph and are inputs of the region: two regions, or a region and another node, may share
+one. The few numbers that are no weights of the kernels (bounds of a Clip, the shape of a Reshape) move into
+the function.
 """
 
 from __future__ import annotations
@@ -208,7 +210,7 @@ def _body(
                 node.replace_input_with(index, inputs[value])
             elif value is not None and value.const_value is not None:
                 if value not in constants:
-                    constants[value] = _constant(value)
+                    constants[value] = _constant(value, value.const_value)
                 node.replace_input_with(index, constants[value].outputs[0])
     for value in constants:
         if not value.uses() and not value.is_graph_output():
@@ -222,8 +224,8 @@ def _body(
     )
 
 
-def _constant(value: ir.Value) -> ir.Node:
-    attributes = [ir.AttrTensor("value", value.const_value)]
+def _constant(value: ir.Value, content: ir.TensorProtocol) -> ir.Node:
+    attributes = [ir.AttrTensor("value", content)]
     copy = ir.Value(name=value.name, type=value.type, shape=value.shape)
     return ir.Node("", "Constant", [], attributes, outputs=[copy], name=f"{value.name}/Constant")
 

@@ -1,7 +1,8 @@
 """Each node that the native kernels can compute as one instruction; for the others, the reason why not.
 
-An encoder knows one operator. What it refuses stays with ONNX Runtime, so a doubt is a refusal. The window of a
-convolution or pool is resolved to numbers here (`auto_pad`, `ceil_mode`), by ONNX's formulas for Conv and MaxPool.
+An encoder knows one operator. What it refuses stays with ONNX Runtime, so a doubt is a refusal. The window of
+a convolution or pool is resolved to numbers here (`auto_pad`, `ceil_mode`), by ONNX's formulas for Conv and
+MaxPool.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def _place(node: ir.Node, x: Sample) -> _Placed | str:
         return f"it is dilated by {list(view.dilations)}"
     if view.same and view.ceil:
         return "it rounds up with automatic padding"
-    (top, bottom, height, taller), (left, right, width, wider) = (_axis(view, i, x.shape[1 + i]) for i in (0, 1))
+    (top, bottom, height, taller), (left, right, width, wider) = (
+        _axis(view, i, x.shape[1 + i]) for i in (0, 1)
+    )
     if min(top, bottom, left, right) < 0:
         return "it pads by a negative number"
     if min(height, width) < 1:
@@ -186,7 +189,9 @@ def _linear(node: ir.Node, x: Sample) -> Step | str:
 
 def _activation(kind: Kind, *parameters: tuple[str, float]) -> Encoder:
     """The encoder of an activation whose constants are attributes with defaults."""
-    return lambda node, x: activation(kind, x, *(float_attribute(node, *parameter) for parameter in parameters))
+    return lambda node, x: activation(
+        kind, x, *(float_attribute(node, *parameter) for parameter in parameters)
+    )
 
 
 def _clip(node: ir.Node, x: Sample) -> Step | str:
@@ -218,12 +223,13 @@ def _add(node: ir.Node, x: Sample, y: Sample) -> Step | str:
 
 
 def _multiply(node: ir.Node, x: Sample, y: Sample) -> Step | str:
-    first, second = node.inputs[0], node.inputs[1]
-    if x.shape == (y.shape[0], 1, 1):  # the gate of squeeze-and-excitation may stand on either side
-        (x, first), (y, second) = (y, second), (x, first)
+    swapped = x.shape == (y.shape[0], 1, 1)  # the gate of squeeze-and-excitation may stand on either side
+    if swapped:
+        x, y = y, x
     if not x.goes_with(y) or y.shape not in (x.shape, (x.shape[0], 1, 1)):
         return f"it multiplies tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
-    return Step(Opcode.MULTIPLY, x, (first, second))
+    values = tuple(value for value in node.inputs if value is not None)
+    return Step(Opcode.MULTIPLY, x, values[::-1] if swapped else values)
 
 
 def _concat(node: ir.Node, *parts: Sample) -> Step | str:

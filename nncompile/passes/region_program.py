@@ -7,12 +7,13 @@ A fused region is one node of the domain `nncompile`. Its attributes are a small
     constants  the floating-point numbers that instructions name by their index
 
 Its inputs are the A activations, then the weights. A value is C x H x W numbers for each sample; a tensor of
-rank 2 has its features as channels of one element. Values are numbered: the activations first, then the result
-of each instruction. An instruction is [opcode, number of fields, fields]; the fields of all opcodes come in one
-order: values (for CONCAT behind their number), weights, numbers, constants. -1 stands for what is left out.
+rank 2 has its features as channels of one element. Values are numbered: the activations first, then the
+result of each instruction. An instruction is [opcode, number of fields, fields]; the fields of all opcodes
+come in one order: values (for CONCAT behind their number), weights, numbers, constants. -1 stands for what is
+left out.
 
-The kernels compute sample by sample. So dimension 0 of every value must be the same batch, and an operator that
-mixes samples has no instruction.
+The kernels compute sample by sample. So dimension 0 of every value must be the same batch, and an operator
+that mixes samples has no instruction.
 """
 
 from __future__ import annotations

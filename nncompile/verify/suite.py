@@ -76,6 +76,7 @@ class Suite:
         """
         file, independent = container.parse(model, "the compiled graph"), only is None
         found: list[list[Difference]] = []
+        cases = 0
         for plan in (self._plan, self._plan.model_copy(update={"native": False})):
             try:
                 session = Session(file, plan)
@@ -84,11 +85,11 @@ class Suite:
             rows = self._differences(session, only)
             if isinstance(rows, Failure):
                 return rows if plan.native else replace(rows, what=f"Without native kernels: {rows.what}")
-            found += rows
+            found, cases = found + rows, len(rows)
             independent = independent and self._rows_are_independent(session)
             if not session.kernels.active:
                 break
-        return self._record(found, len(rows), independent=independent)
+        return self._record(found, cases, independent=independent)
 
     def _differences(self, session: Session, only: int | None) -> Failure | list[list[Difference]]:
         """For each case the differences of all outputs, or the first case that fails."""

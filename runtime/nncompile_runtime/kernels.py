@@ -1,8 +1,8 @@
 """The native kernels for fused regions, from the optional package nncompile-kernels.
 
-A fused region is a node with a function (`nncompile.FusedRegion`). Where the kernels' library is registered in a
-session it computes the node; elsewhere ONNX Runtime inlines the function: the same answers at plain speed. The
-library's path comes from the installed package, never from a model or a plan.
+A fused region is a node with a function (`nncompile.FusedRegion`). Where the kernels' library is registered
+in a session it computes the node; elsewhere ONNX Runtime inlines the function: the same answers at plain
+speed. The library's path comes from the installed package, never from a model or a plan.
 """
 
 from __future__ import annotations

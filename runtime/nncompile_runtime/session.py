@@ -122,7 +122,9 @@ class Session:
         with _creation:
             options = self._options(ort, plan, model)
             if REGION not in model.facts.operators:
-                return self._start(ort, plan, model, options), Kernels(False, "the model has no fused regions")
+                return self._start(ort, plan, model, options), Kernels(
+                    False, "the model has no fused regions"
+                )
             kernels = register(options, plan)
             try:
                 return self._start(ort, plan, model, options), kernels
