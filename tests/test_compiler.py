@@ -124,7 +124,7 @@ def test_the_graph(saved):
     (region,), (function,) = proto.graph.node, proto.functions
     assert (region.domain, region.op_type) == (function.domain, function.name) == ("nncompile", "FusedRegion")
     operators = [node.op_type for node in function.node]
-    assert not {"BatchNormalization", "Dropout", "Identity", "Constant"} & set(operators)
+    assert not {"BatchNormalization", "Dropout", "Identity"} & set(operators)
     assert [operators.count(name) for name in ("Conv", "Relu", "Gemm")] == [1, 1, 1]
     assert {entry.domain for entry in proto.opset_import} == {"", "nncompile"}
 

@@ -45,7 +45,10 @@ def test_a_region_is_one_row(run, exported):
         for file in (exported.apart, exported.model)
     )
     (row,) = region["graph"]["nodes"]
-    assert (row["operator"], row["contains"]) == ("nncompile.FusedRegion", ["Conv", "Relu", "Reshape", "Gemm"])
+    assert (row["operator"], row["contains"]) == (
+        "nncompile.FusedRegion",
+        ["Conv", "Relu", "Reshape", "Gemm"],
+    )
     assert row["shape"] == [5, 3]
     assert row["bytes"] == 4 * (5 * 64 + CONV + HEAD + 5 * 3)
     for total in ("flops", "parameters", "unknown"):

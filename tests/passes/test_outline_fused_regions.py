@@ -98,7 +98,9 @@ def test_an_mlp_is_left_to_onnx_runtime():
 
 def test_plain_onnx_runtime_inlines_the_function(apply, outline, tmp_path):
     """With its optimisers on: the same answers, and no node of our domain is left."""
-    nodes = "c = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c) p = MaxPool<kernel_shape = [2, 2]>(r) y = Relu(p)"
+    nodes = (
+        "c = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c) p = MaxPool<kernel_shape = [2, 2]>(r) y = Relu(p)"
+    )
     applied = outline(nodes, "float[n, 5, 6, 5] y", w=(5, 4, 3, 3), b=(5,))
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -327,7 +329,9 @@ def test_what_onnx_runtime_refuses_is_left_to_it(parsed, random, node, reason):
 
 def test_rows_of_two_unnamed_batches_are_never_combined(outline):
     """Both sizes are free and may differ: ONNX would broadcast, the kernels cannot."""
-    applied = outline("a = Conv(x, w) b = Conv(z, w) y = Add(a, b)", x=f"{PLANE} x, {PLANE.replace('n', 'm')} z")
+    applied = outline(
+        "a = Conv(x, w) b = Conv(z, w) y = Add(a, b)", x=f"{PLANE} x, {PLANE.replace('n', 'm')} z"
+    )
     assert regions(applied) == [["Conv"], ["Conv"]]
     assert "it adds tensors of shape ['n', 4, 7, 6] and ['m', 4, 7, 6]" in applied.reasons
 

@@ -29,7 +29,9 @@ def padded(x, pads, ceil, kernel, strides, value):
     if ceil:
         for_rows, for_columns = (
             -(size + sum(p) - k) % s
-            for size, p, k, s in zip(x.shape[2:], ((top, bottom), (left, right)), kernel, strides, strict=True)
+            for size, p, k, s in zip(
+                x.shape[2:], ((top, bottom), (left, right)), kernel, strides, strict=True
+            )
         )
         bottom, right = bottom + for_rows, right + for_columns
     return functional.pad(x, (left, right, top, bottom), value=value)
@@ -39,7 +41,9 @@ def pool(opcode, x, fields):
     kernel, strides, pads, ceil = fields[:2], fields[2:4], fields[4:8], fields[8]
     if opcode is Opcode.MAX_POOL:
         return functional.max_pool2d(padded(x, pads, ceil, kernel, strides, -torch.inf), kernel, strides)
-    sums = functional.avg_pool2d(padded(x, pads, ceil, kernel, strides, 0.0), kernel, strides, divisor_override=1)
+    sums = functional.avg_pool2d(
+        padded(x, pads, ceil, kernel, strides, 0.0), kernel, strides, divisor_override=1
+    )
     ones = functional.pad(torch.ones_like(x), (pads[1], pads[3], pads[0], pads[2]), value=float(fields[9]))
     counted = padded(ones, (0, 0, 0, 0), ceil, kernel, strides, 0.0)
     return sums / functional.avg_pool2d(counted, kernel, strides, divisor_override=1)
@@ -218,7 +222,9 @@ def test_silu_is_one_instruction(check, product):
     assert region.attribute[1].ints[5] == 2  # the number of instructions
 
 
-@pytest.mark.parametrize("nodes", ["s = Sigmoid(c) m = Mul(c, s) y = Add(m, s)", "s = Sigmoid(c) y = Mul(s, s)"])
+@pytest.mark.parametrize(
+    "nodes", ["s = Sigmoid(c) m = Mul(c, s) y = Add(m, s)", "s = Sigmoid(c) y = Mul(s, s)"]
+)
 def test_a_sigmoid_that_is_read_twice_stays(check, nodes):
     region = check(f"c = Conv(x, w) {nodes}", "float[n, 4, 7, 6]")
     assert region.attribute[1].ints[5] == 2 + nodes.count("= ") - 1
@@ -246,7 +252,9 @@ def test_squeeze_and_excite_by_linear_layers(check):
         "Reshape<allowzero = 1>(c, all)",
     ],
 )
-@pytest.mark.parametrize("linear", ["Gemm(f, v, b)", "Gemm<transB = 1>(f, t, b)", "MatMul(f, v)", "Gemm(f, v)"])
+@pytest.mark.parametrize(
+    "linear", ["Gemm(f, v, b)", "Gemm<transB = 1>(f, t, b)", "MatMul(f, v)", "Gemm(f, v)"]
+)
 def test_linear_layers_behind_a_flatten(check, flat, linear):
     shapes = {"all": np.array([-1, 168]), "kept": np.array([0, -1])}
     given = {name: shape for name, shape in shapes.items() if name in flat}
@@ -296,7 +304,24 @@ def test_the_program_of_a_small_chain(check):
     assert list(program.ints) == [
         *(1, 4, 4, 7, 6),  # one activation of rank 4: C, H, W
         4,  # instructions
-        *(1, 14, 0, 0, 1, 3, 2, 2, 1, 1, 1, 0, 1, 2, 3, 1),  # x, w, b, kernel, strides, dilations, pads, groups
+        *(
+            1,
+            14,
+            0,
+            0,
+            1,
+            3,
+            2,
+            2,
+            1,
+            1,
+            1,
+            0,
+            1,
+            2,
+            3,
+            1,
+        ),  # x, w, b, kernel, strides, dilations, pads, groups
         *(7, 4, 1, 2, 0, 1),  # clip between constants 0 and 1
         *(12, 1, 2),  # flatten
         *(6, 4, 3, 2, -1, 0),  # linear: weight 2, no bias, not transposed
