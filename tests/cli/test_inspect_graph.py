@@ -39,7 +39,7 @@ def test_graph_shows_the_cost_of_every_node(run, exported):
 
 
 def test_a_region_is_one_row(run, exported):
-    """Its floating-point operations and parameters are those of its nodes; its bytes, what goes in and out."""
+    """Its operations and parameters are those of its nodes; its bytes, what goes in and out."""
     apart, region = (
         json.loads(run("inspect", file, "--graph", "--json", "-b", 5).out)
         for file in (exported.apart, exported.model)

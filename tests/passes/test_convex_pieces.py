@@ -1,4 +1,4 @@
-"""Pieces of random graphs: what is one node each leaves an order in which all can run, and none could be larger."""
+"""Pieces of random graphs: with each as one node all can run, and none could be larger."""
 
 from graphlib import CycleError, TopologicalSorter
 

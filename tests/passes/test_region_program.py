@@ -1,4 +1,4 @@
-"""The program of a region means what its function says: each instruction, read by an interpreter of its own."""
+"""The program of a region means what its function says: an interpreter reads each instruction."""
 
 import numpy as np
 import onnx
@@ -237,8 +237,8 @@ def test_squeeze_and_excite(check, product):
 
 
 def test_squeeze_and_excite_by_linear_layers(check):
-    nodes = """c = Conv(x, w) p = GlobalAveragePool(c) f = Flatten(p) h = Gemm<transB = 1>(f, v, b) r = Relu(h)
-        q = Gemm(r, u) e = Sigmoid(q) s = Unsqueeze(e, axes) y = Mul(c, s)"""
+    nodes = """c = Conv(x, w) p = GlobalAveragePool(c) f = Flatten(p)
+        h = Gemm<transB = 1>(f, v, b) r = Relu(h) q = Gemm(r, u) e = Sigmoid(q) s = Unsqueeze(e, axes) y = Mul(c, s)"""
     check(nodes, "float[n, 4, 7, 6]", v=(2, 4), b=(2,), u=(2, 4), axes=np.array([2, 3]))
 
 
@@ -290,7 +290,8 @@ def test_the_batch_may_be_free_or_fixed(check, n):
 
 def test_the_program_of_a_small_chain(check):
     region = check(
-        "c = Conv<strides = [2, 1], pads = [0, 1, 2, 3]>(x, w, b) r = Clip(c, low, high) f = Flatten(r) y = Gemm(f, v)",
+        """c = Conv<strides = [2, 1], pads = [0, 1, 2, 3]>(x, w, b) r = Clip(c, low, high)
+           f = Flatten(r) y = Gemm(f, v)""",
         "float[n, 3]",
         w=(5, 4, 3, 2),
         b=(5,),

@@ -64,6 +64,16 @@ def scale_a_weight(model):
     return Outcome(0)
 
 
+def run_another_program(model):
+    """A fused region whose body is not what it stood for."""
+    for function in model.functions.values():
+        for node in function:
+            if node.op_type == "Relu":
+                node.op_type = "Sigmoid"
+                return Outcome(1)
+    return Outcome(0)
+
+
 def append(model, operator, *others):
     """Put `operator(output, ...)` in front of the graph's output."""
     (old,) = model.graph.outputs
@@ -153,6 +163,28 @@ def test_two_wrong_passes(compile_with, is_right, caplog, places):
     model = compile_with(*pipeline)
     assert set(model.report.verification.dropped_passes) == {first.name, second.name}
     assert sorted(named_in_log(caplog)) == sorted([first.name, second.name])
+    is_right(model)
+
+
+def test_a_wrong_function(compile_with, is_right, caplog):
+    model = compile_with(*REAL, wrong(run_another_program))
+    assert model.report.verification.dropped_passes == ("run-another-program",)
+    assert named_in_log(caplog) == ["run-another-program"]
+    is_right(model)
+
+
+def test_a_wrong_outline(compile_with, is_right, monkeypatch):
+    """The pass that made the region is dropped, and with it the region."""
+
+    def outline_wrongly(model):
+        outcome = REAL[-1].run(model)
+        run_another_program(model)
+        return outcome
+
+    assert REAL[-1].name == "outline-fused-regions"
+    model = compile_with(*REAL[:-1], wrong(outline_wrongly))
+    assert model.report.verification.dropped_passes == ("outline-wrongly",)
+    assert "FusedRegion" not in model._file.facts.operators
     is_right(model)
 
 
