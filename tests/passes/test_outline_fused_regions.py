@@ -280,7 +280,7 @@ def test_convolutions_that_are_left_alone(outline, nodes, y, weights, reason):
         ("y = Reshape(c, s)", "float[k, 168]", {"x": f"{PLANE} x, int64[2] s"}, "a weight is not constant"),
         ("y = Flatten<axis = 2>(c)", "float[k, 42]", {}, "it makes other rows"),
         ("f = Flatten(c) y = Gemm<alpha = 2.0>(f, v)", "float[n, 3]", {"v": (168, 3)}, "alpha or beta"),
-        ("f = Flatten(c) y = Gemm<beta = 2.0>(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (3,)}, "its alpha"),
+        ("f = Flatten(c) y = Gemm<beta = 2.0>(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (3,)}, "alpha"),
         ("f = Flatten(c) y = Gemm(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (1, 3)}, "of shape [1, 3]"),
         ("f = Flatten(c) y = Gemm(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (1,)}, "do not fit"),
         ("y = MatMul(c, v)", "float[n, 4, 7, 2]", {"v": (6, 2)}, "its input's rank is 4"),

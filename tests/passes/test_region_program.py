@@ -238,7 +238,8 @@ def test_squeeze_and_excite(check, product):
 
 def test_squeeze_and_excite_by_linear_layers(check):
     nodes = """c = Conv(x, w) p = GlobalAveragePool(c) f = Flatten(p)
-        h = Gemm<transB = 1>(f, v, b) r = Relu(h) q = Gemm(r, u) e = Sigmoid(q) s = Unsqueeze(e, axes) y = Mul(c, s)"""
+        h = Gemm<transB = 1>(f, v, b) r = Relu(h) q = Gemm(r, u) e = Sigmoid(q)
+        s = Unsqueeze(e, axes) y = Mul(c, s)"""
     check(nodes, "float[n, 4, 7, 6]", v=(2, 4), b=(2,), u=(2, 4), axes=np.array([2, 3]))
 
 

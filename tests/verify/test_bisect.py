@@ -15,6 +15,7 @@ from nncompile.capture import capture
 from nncompile.options import CompileOptions
 from nncompile.passes.contract import Outcome, Pass
 from nncompile_runtime import VerificationError
+from nncompile_runtime.kernels import installed_library
 
 REAL = passes.PIPELINE
 
@@ -173,7 +174,24 @@ def test_a_wrong_function(compile_with, is_right, caplog):
     is_right(model)
 
 
-def test_a_wrong_outline(compile_with, is_right, monkeypatch):
+@pytest.mark.skipif(installed_library().path is None, reason=installed_library().note)
+def test_a_wrong_program(compile_with, is_right, caplog):
+    """The function is right, so only the native kernels give other answers."""
+
+    def sigmoid_for_relu(model):
+        program = model.graph.node(0).attributes["program"].as_ints()
+        place = program.index(7, 20)  # the activation behind the convolution
+        changed = (*program[: place + 3], 6, *program[place + 4 :])
+        model.graph.node(0).attributes.add(ir.AttrInt64s("program", changed))
+        return Outcome(1)
+
+    model = compile_with(*REAL, wrong(sigmoid_for_relu))
+    assert model.report.verification.dropped_passes == ("sigmoid-for-relu",)
+    assert model.native
+    is_right(model)
+
+
+def test_a_wrong_outline(compile_with, is_right):
     """The pass that made the region is dropped, and with it the region."""
 
     def outline_wrongly(model):
