@@ -48,7 +48,8 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         example_inputs: A tensor, or a tuple of positional inputs, of typical shapes and values.
         example_kwargs: Keyword inputs.
         dynamic_batch: Whether dimension 0 of every input and output takes any size.
-        target: `portable` keeps to standard ONNX operators; `cpu` and `cuda` may use ONNX Runtime's.
+        target: `portable` keeps to standard ONNX operators (a fused region is a function of them);
+            `cpu` and `cuda` may use ONNX Runtime's.
         precision: `float32` computes as the module does.
         exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds
             more; kept in the artifact. Without those kernels it changes nothing.

@@ -18,7 +18,8 @@ class CompileOptions:
 
     Attributes:
         dynamic_batch: Whether dimension 0 of inputs and outputs takes any size.
-        target: Which operators the graph may hold: `portable` keeps to the ONNX standard.
+        target: Which operators the graph may hold: `portable` keeps to the ONNX standard (a fused
+            region is a function of its operators).
         precision: The precision of the compiled model.
         exact: Whether the native kernels are to do without Winograd's algorithm.
         passes: Names of the passes to run, in any order; None runs them all.
