@@ -24,6 +24,7 @@ from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
 from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
+from nncompile.passes.simplify_indexing import SIMPLIFY_INDEXING
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
 from nncompile.passes.static_reshape import STATIC_RESHAPE
 from nncompile.stages import CapturedModel, OptimizedModel, PassReport
@@ -39,6 +40,8 @@ PIPELINE: tuple[Pass, ...] = (
     STATIC_RESHAPE,
     # Turns what does nothing into Identity, which the next pass removes.
     SIMPLIFY_TAILS,
+    # Likewise; the gates of squeeze-and-excitation are indexed so.
+    SIMPLIFY_INDEXING,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
     # Before the folds, which know Gemm but not MatMul and Add.

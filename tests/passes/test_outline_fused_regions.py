@@ -55,6 +55,7 @@ NETWORKS = {
     "model": (Model, (1, 28, 28), 4),
     "resnet18": (ResNet18, (3, 64, 64), 49),
     "mobilenetv2": (MobileNetV2, (3, 64, 64), 100),
+    "se-resnet18": (SEResNet18, (3, 64, 64), 113),
 }
 
 
@@ -83,11 +84,14 @@ def test_a_network_is_one_region(name, static):
 
 
 def test_what_the_kernels_lack_cuts_a_network():
-    """The gates of this squeeze-and-excitation are sliced and unsqueezed."""
-    report = optimized(SEResNet18(), (3, 64, 64)).passes[-1]
+    layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.GELU(), torch.nn.Conv2d(4, 4, 3, groups=2))
+    report = optimized(torch.nn.Sequential(*layers, torch.nn.Conv2d(4, 2, 1)), (3, 9, 9)).passes[-1]
     assert report.name == "outline-fused-regions"
-    assert report.changes > 1
-    assert "the kernels have no Slice" in {refusal.reason for refusal in report.refusals}
+    assert report.changes == 2
+    assert [refusal.reason for refusal in report.refusals] == [
+        "the kernels have no Gelu",
+        "it has 2 groups for 4 channels in and 4 out",
+    ]
 
 
 def test_an_mlp_is_left_to_onnx_runtime():
