@@ -14,7 +14,8 @@ from nncompile.cli import console
 
 if TYPE_CHECKING:
     from nncompile.cli._graphs import Explained
-    from nncompile.costs import GraphCost, NodeCost, Shape
+    from nncompile.costs import GraphCost, NodeCost
+    from nncompile.flops import Shape
 
 UNKNOWN = "?"
 

@@ -331,7 +331,29 @@ def test_what_onnx_runtime_refuses_is_left_to_it(parsed, random, node, reason):
     assert OUTLINE_FUSED_REGIONS.run(model).refusals[0].reason == reason
 
 
-def test_rows_of_two_unnamed_batches_are_never_combined(outline):
+def test_a_shape_that_nobody_recorded(parsed, random):
+    """What a convolution computes is known all the same; what a Reshape makes is not."""
+    weights = {"w": random.standard_normal((4, 4, 1, 1)).astype("f4"), "s": np.array([-1, 168])}
+    text = (
+        f"g ({PLANE} x) => (float[n, 168] y) {{ c = Conv(x, w) r = Relu(c) f = Reshape(r, s) y = Relu(f) }}"
+    )
+    model = ir.from_proto(parsed(text, weights))
+    for node in list(model.graph)[:-1]:
+        node.outputs[0].shape = None
+    outcome = OUTLINE_FUSED_REGIONS.run(model)
+    assert [node.op_type for node in model.graph] == ["FusedRegion", "Reshape", "Relu"]
+    assert [refusal.reason for refusal in outcome.refusals] == [
+        "it makes other rows than one of 168 elements for each sample"
+    ]
+
+
+def test_rows_of_batches_without_a_name_are_never_combined(outline):
+    x, z = PLANE.replace("n", "?"), PLANE.replace("n", "?")
+    applied = outline("a = Conv(x, w) b = Conv(z, w) y = Add(a, b)", f"{x} y", x=f"{x} x, {z} z")
+    assert regions(applied) == [["Conv"], ["Conv"]]
+
+
+def test_rows_of_two_batches_are_never_combined(outline):
     """Both sizes are free and may differ: ONNX would broadcast, the kernels cannot."""
     applied = outline(
         "a = Conv(x, w) b = Conv(z, w) y = Add(a, b)", x=f"{PLANE} x, {PLANE.replace('n', 'm')} z"

@@ -97,6 +97,7 @@ def step(opcode, fields, values, weights, constants):
         case Opcode.ADD:
             return x + values[fields[1]]
         case Opcode.MULTIPLY:
+            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1))
             return x * values[fields[1]]
         case Opcode.LINEAR:
             w, b, transposed = fields[1:]
