@@ -78,9 +78,9 @@ class _Contraction:
         return number
 
     def merge(self, first: int, second: int) -> None:
-        """Make two nodes one, unless a path between them leads over a third."""
+        """Make one of a node and another that reads it, unless it reads it over a third as well."""
         first, second = self.find(first), self.find(second)
-        if first == second or self._detour(first, second) or self._detour(second, first):
+        if first == second or self._detour(first, second):
             return
         self._merged_into[second] = first
         self._reads[first] |= self._reads[second]
