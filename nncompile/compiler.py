@@ -32,6 +32,7 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
     dynamic_batch: bool = True,
     target: Target = "portable",
     precision: Precision = "float32",
+    exact: bool = False,
     passes: Sequence[str] | None = None,
     disabled_passes: Sequence[str] = (),
     preprocess: ImagePreprocessing | None = None,
@@ -47,8 +48,11 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         example_inputs: A tensor, or a tuple of positional inputs, of typical shapes and values.
         example_kwargs: Keyword inputs.
         dynamic_batch: Whether dimension 0 of every input and output takes any size.
-        target: `portable` keeps to standard ONNX operators; `cpu` and `cuda` may use ONNX Runtime's.
+        target: `portable` keeps to standard ONNX operators (a fused region is a function of them);
+            `cpu` and `cuda` may use ONNX Runtime's.
         precision: `float32` computes as the module does.
+        exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds
+            more; kept in the artifact. Without those kernels it changes nothing.
         passes: Names of the passes to run; None runs them all.
         disabled_passes: Names of passes to leave out.
         preprocess: How an image file becomes an input, kept in the artifact.
@@ -68,6 +72,7 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         dynamic_batch=dynamic_batch,
         target=target,
         precision=precision,
+        exact=exact,
         passes=None if passes is None else tuple(passes),
         disabled_passes=frozenset(disabled_passes),
         preprocess=preprocess,
@@ -126,7 +131,9 @@ def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phase
     first = optimize(frozenset())
     if options.verify:
         phases.start("verify")
-        verified = verify.verify(captured, lambda skip: optimize(skip) if skip else first)
+        verified = verify.verify(
+            captured, lambda skip: optimize(skip) if skip else first, exact=options.exact
+        )
     else:
         verified = verify.skip(first)
     if not broken:

@@ -18,8 +18,10 @@ class CompileOptions:
 
     Attributes:
         dynamic_batch: Whether dimension 0 of inputs and outputs takes any size.
-        target: Which operators the graph may hold: `portable` keeps to the ONNX standard.
+        target: Which operators the graph may hold: `portable` keeps to the ONNX standard (a fused
+            region is a function of its operators).
         precision: The precision of the compiled model.
+        exact: Whether the native kernels are to do without Winograd's algorithm.
         passes: Names of the passes to run, in any order; None runs them all.
         disabled_passes: Names of passes to leave out.
         preprocess: How an image file becomes an input.
@@ -30,6 +32,7 @@ class CompileOptions:
     dynamic_batch: bool = True
     target: Target = "portable"
     precision: Precision = "float32"
+    exact: bool = False
     passes: tuple[str, ...] | None = None
     disabled_passes: frozenset[str] = frozenset()
     preprocess: ImagePreprocessing | None = None

@@ -121,10 +121,12 @@ def test_the_graph(saved):
 
     proto = onnx.load(saved)
     onnx.checker.check_model(proto, full_check=True)
-    operators = [node.op_type for node in proto.graph.node]
-    assert not {"BatchNormalization", "Dropout", "Identity", "Constant"} & set(operators)
+    (region,), (function,) = proto.graph.node, proto.functions
+    assert (region.domain, region.op_type) == (function.domain, function.name) == ("nncompile", "FusedRegion")
+    operators = [node.op_type for node in function.node]
+    assert not {"BatchNormalization", "Dropout", "Identity"} & set(operators)
     assert [operators.count(name) for name in ("Conv", "Relu", "Gemm")] == [1, 1, 1]
-    assert {entry.domain for entry in proto.opset_import} == {""}
+    assert {entry.domain for entry in proto.opset_import} == {"", "nncompile"}
 
 
 def test_the_report(model):

@@ -242,3 +242,34 @@ def test_a_bias_that_the_exporter_computes():
     assert found.totals.unknown == 0
     assert found.nodes[-1].bytes == 4 * (3 * 64 + 108 + 4 + 4 * 36)
     assert [node.parameters for node in found.nodes] == [0, 0, 0, 0, 0, 108]
+
+
+CALL = """g (float[n, 3] x) => (float[n, 4] y) {{ h = Relu(x) y = own.layer:one(h, w, b) }}
+    <domain: "own", overload: "one", opset_import: ["": 20]> layer (x, w, b) => (y)
+    <{shapes}> {{ m = Gemm(x, w, b) s = Constant<value_float = 1.0>() y = Relu(m) }}"""
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_a_call_costs_what_its_function_computes_and_its_own_inputs_and_outputs(batch):
+    found = cost(
+        CALL.format(shapes="float[n, 4] m, float[n, 4] y"),
+        batch=batch,
+        domains='"": 20, "own": 1',
+        w=zeros(3, 4),
+        b=zeros(4),
+    )
+    relu, call = found.nodes
+    assert (relu.contains, call.contains) == ((), ("Gemm", "Relu"))
+    assert call.operator == "own.layer"
+    assert call.flops == batch * (2 * 4 * 3 + 4 + 4)
+    assert call.bytes == 4 * (batch * 3 + 16 + batch * 4)
+    assert call.parameters == found.totals.parameters == 16
+    assert found.operators() == {"Gemm": 1, "Relu": 2, "own.layer": 1}
+    assert (found.totals.nodes, found.totals.unknown) == (2, 0)
+
+
+def test_a_call_of_what_is_not_known():
+    text = """g (float[n, 3] x) => (float[n, 3] y) { y = own.layer(x) }
+        <domain: "own", opset_import: ["": 20, "other": 1]> layer (x) => (y) { y = other.Op(x) }"""
+    call = only(text, domains='"": 20, "own": 1')
+    assert (call.flops, call.contains) == (None, ("other.Op",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from nncompile.cli import console
 
 if TYPE_CHECKING:
     from nncompile.cli._graphs import Explained
-    from nncompile.costs import GraphCost, Shape
+    from nncompile.costs import GraphCost, NodeCost
+    from nncompile.flops import Shape
 
 UNKNOWN = "?"
 
@@ -37,13 +39,14 @@ def passes_as_list(passes: Sequence[Explained]) -> list[dict[str, Any]]:
     return [{"summary": step.summary, **asdict(step.report)} for step in passes]
 
 
-def nodes_table(cost: GraphCost) -> Table:
-    """One node a row, the totals last."""
+def nodes_table(cost: GraphCost, *, native: bool) -> Table:
+    """One node a row, the totals last; of a region what it contains, and whether kernels run it."""
     table = console.table("node", "operator", ">output", ">FLOPs", ">bytes", ">parameters")
     for node in cost.nodes:
         table.add_row(
             *map(
-                Text, (node.name, node.operator, _shape(node.shape), _count(node.flops), _count(node.bytes))
+                Text,
+                (node.name, _what(node, native), _shape(node.shape), _count(node.flops), _count(node.bytes)),
             ),
             Text(_count(node.parameters)),
         )
@@ -91,6 +94,13 @@ def pass_lines(passes: Sequence[Explained]) -> Iterator[str]:
             yield f"  fired: {rule} at {', '.join(nodes)}"
         for refusal in report.refusals:
             yield f"  near miss: {refusal.rule} at {refusal.node}: {refusal.reason}"
+
+
+def _what(node: NodeCost, native: bool) -> str:
+    if not node.contains:
+        return node.operator
+    inside = ", ".join(f"{operator} {count}" for operator, count in Counter(node.contains).items())
+    return f"{'native' if native else 'plain'} region: {inside}"
 
 
 def _shape(shape: Shape | None) -> str:

@@ -14,6 +14,7 @@ import typer
 from nncompile.cli import console
 from nncompile_runtime.devices import NVIDIA_DRIVER
 from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.kernels import installed_library
 from nncompile_runtime.machine import available_processors, installed_onnxruntime, this_machine
 
 _PACKAGES = ("nncompile", "numpy", "pydantic", "torch", "onnx", "onnx-ir", "onnxscript", "pillow")
@@ -45,6 +46,9 @@ def _examine() -> dict[str, Any]:
     problems: list[str] = []
     notes: list[str] = []
     providers: list[str] = []
+    library = installed_library()
+    if library.path is None:
+        notes.append(f"{library.note}: fused regions run at plain speed")
     try:
         from nncompile_runtime.session import available_providers
 
@@ -74,6 +78,7 @@ def _examine() -> dict[str, Any]:
         **{name: _version(name) for name in _PACKAGES},
         "onnxruntime": ", ".join(f"{n} {v}" for n, v in installed_onnxruntime().items()) or "not installed",
         "providers": providers,
+        "native kernels": library.note if library.path else "none",
         "nvidia driver": _first_line(NVIDIA_DRIVER) if driver else "none",
         "fingerprint": machine.fingerprint,
         "notes": notes,

@@ -47,6 +47,10 @@ def export(
     static: Annotated[bool, typer.Option("--static", help="Keep the example's batch size.")] = False,
     target: Annotated[str, typer.Option(help="portable, cpu or cuda.")] = "portable",
     precision: Annotated[str, typer.Option(help="float32.")] = "float32",
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Native kernels without Winograd's algorithm: slower, rounds less."),
+    ] = False,
     disable_pass: Annotated[
         list[str] | None, typer.Option("--disable-pass", help="Leave a pass out; may be repeated.")
     ] = None,
@@ -78,6 +82,7 @@ def export(
         dynamic_batch=not static,
         target=target,  # type: ignore[arg-type]  # checked above
         precision=precision,  # type: ignore[arg-type]
+        exact=exact,
         disabled_passes=disable_pass or (),
         preprocess=preprocess,
         labels=names,

@@ -10,6 +10,7 @@ import typer
 from nncompile.cli import console
 from nncompile.cli.source import Arguments, Weights, exported_from, load_source
 from nncompile.cli.usage import UsageError
+from nncompile_runtime.kernels import REGION
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,7 @@ class _Details:
         self.data: dict[str, Any] = {}
         self.shown: list[RenderableType] = []
         self._model, self._signature, self._batch = model, predictor.signature, batch
+        self._native = predictor.native
 
     def add_nodes(self) -> None:
         """What every node of the file costs."""
@@ -76,7 +78,7 @@ class _Details:
 
         cost = file_cost(self._model, self._signature, self._batch)
         self.data["graph"] = tables.nodes_as_dict(cost)
-        self.shown.append(tables.nodes_table(cost))
+        self.shown.append(tables.nodes_table(cost, native=self._native))
 
     def add_origin(self, module: torch.nn.Module, *, passes: bool) -> None:
         """The exporter's graph beside the file's, and what the passes did."""
@@ -105,6 +107,7 @@ def _as_dict(model: ModelFile, predictor: Predictor) -> dict[str, Any]:
         "outputs": [spec.model_dump(mode="json") for spec in predictor.outputs],
         "operators": dict(sorted(model.facts.operators.items())),
         "plan": predictor.plan.model_dump(),
+        "kernels": predictor.session.kernels._asdict(),
         "manifest": model.manifest.model_dump(mode="json") if model.manifest else None,
     }
 
@@ -122,6 +125,10 @@ def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
     operators = ", ".join(f"{op} {count}" for op, count in sorted(model.facts.operators.items()))
     say(f"operators: {operators}", markup=False)
     say(f"plan on this machine: {predictor.plan}", markup=False)
+    regions = model.facts.operators.get(REGION, 0)
+    if regions:
+        speed = "native" if predictor.native else "plain"
+        say(f"fused regions: {regions}, {speed}: {predictor.session.kernels.note}", markup=False)
     if manifest is None:
         return
     from nncompile.report import verification_lines

@@ -27,10 +27,12 @@ from nncompile.passes.merge_convolutions import MERGE_CONVOLUTIONS
 from nncompile.passes.merge_linear import MERGE_LINEAR
 from nncompile.passes.merge_pools import MERGE_POOLS
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
+from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
 from nncompile.passes.pool_before_linear import POOL_BEFORE_LINEAR
 from nncompile.passes.position_to_gemm import POSITION_TO_GEMM
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
+from nncompile.passes.simplify_indexing import SIMPLIFY_INDEXING
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
 from nncompile.passes.static_reshape import STATIC_RESHAPE
 from nncompile.passes.swap_last_axes import SWAP_LAST_AXES
@@ -49,6 +51,8 @@ PIPELINE: tuple[Pass, ...] = (
     SWAP_LAST_AXES,
     # Turns what does nothing into Identity, which the next pass removes.
     SIMPLIFY_TAILS,
+    # Likewise; the gates of squeeze-and-excitation are indexed so.
+    SIMPLIFY_INDEXING,
     # Before the fusions: an Identity between two layers hides their pattern.
     REMOVE_IDENTITIES,
     # Before all that looks for a Conv.
@@ -85,6 +89,8 @@ PIPELINE: tuple[Pass, ...] = (
     REMOVE_DEAD_CODE,
     # Last: its operator is outside the ONNX standard, and no other pass knows it.
     FUSE_CONV_RELU,
+    # Last: no other pass looks into a region, and its program must not go stale.
+    OUTLINE_FUSED_REGIONS,
 )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
+
+from nncompile.passes.values import subgraphs
 
 
 def interface(model: ir.Model) -> tuple[tuple[str | None, ir.DataType | None], ...]:
@@ -27,11 +29,17 @@ def faults(model: ir.Model, expected: tuple[tuple[str | None, ir.DataType | None
     """
     if interface(model) != expected:
         yield f"changed the inputs or outputs from {expected} to {interface(model)}"
-    yield from _graph_faults(model, model.graph, frozenset(), frozenset())
+    yield from _graph_faults(model, model.graph, model.opset_imports, frozenset(), frozenset())
+    for function in model.functions.values():
+        yield from _graph_faults(model, function.graph, function.opset_imports, frozenset(), frozenset())
 
 
 def _graph_faults(
-    model: ir.Model, graph: ir.Graph, outer: frozenset[int], outer_names: frozenset[str]
+    model: ir.Model,
+    graph: ir.Graph,
+    opsets: Mapping[str, int],
+    outer: frozenset[int],
+    outer_names: frozenset[str],
 ) -> Iterator[str]:
     weights = [value for value in graph.initializers.values() if not value.is_graph_input()]
     names = set(outer_names)
@@ -43,12 +51,12 @@ def _graph_faults(
     known = {id(value) for value in (*graph.inputs, *weights)} | outer
     own = {id(value) for value in (*graph.inputs, *weights)}
     for node in graph:
-        yield from _operator_faults(model, node)
+        yield from _operator_faults(model, opsets, node)
         for read in node.inputs:
             if read is not None and id(read) not in known:
                 yield f"left {node.name or node.op_type!r} reading {read.name!r} before it is computed"
-        for subgraph in _subgraphs(node):
-            yield from _graph_faults(model, subgraph, frozenset(known), frozenset(names))
+        for subgraph in subgraphs(node):
+            yield from _graph_faults(model, subgraph, opsets, frozenset(known), frozenset(names))
         for value in node.outputs:
             yield from _name_fault(value, names)
             known.add(id(value))
@@ -64,19 +72,14 @@ def _name_fault(value: ir.Value, names: set[str]) -> Iterator[str]:
     names.add(value.name or "")
 
 
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
-def _operator_faults(model: ir.Model, node: ir.Node) -> Iterator[str]:
-    """An operator set that is not imported; an operator or attribute that the ONNX standard lacks."""
-    version = model.opset_imports.get(node.domain)
+def _operator_faults(model: ir.Model, opsets: Mapping[str, int], node: ir.Node) -> Iterator[str]:
+    """What no operator set offers, or a function that does not take or return what its caller thinks."""
+    version, function = opsets.get(node.domain), model.functions.get(node.op_identifier())
     if version is None:
         yield f"used operator set {node.domain!r} without importing it"
+    elif function is not None:
+        if len(node.inputs) > len(function.inputs) or len(node.outputs) > len(function.outputs):
+            yield f"gave {node.name or node.op_type!r} more inputs or outputs than its function has"
     elif node.domain == "":
         try:
             schema = onnx.defs.get_schema(node.op_type, version, "")
@@ -85,3 +88,5 @@ def _operator_faults(model: ir.Model, node: ir.Node) -> Iterator[str]:
             return
         for name in node.attributes.keys() - schema.attributes.keys():
             yield f"gave {node.op_type} the attribute {name!r}, which it does not have"
+    elif node.overload:
+        yield f"called the function {node.op_type!r} ({node.overload}), which is not there"

@@ -19,17 +19,18 @@ _NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
 Optimize = Callable[[frozenset[str]], OptimizedModel]
 
 
-def verify(captured: CapturedModel, optimize: Optimize) -> VerifiedModel:
+def verify(captured: CapturedModel, optimize: Optimize, *, exact: bool = False) -> VerifiedModel:
     """Compare the optimised graph with eager PyTorch; leave out each pass that breaks the numbers.
 
     Args:
         captured: The module and its example.
         optimize: Runs the passes without those named, always from the captured graph.
+        exact: Whether the native kernels are to do without Winograd's algorithm.
 
     Raises:
         VerificationError: The graph is wrong with no pass at all.
     """
-    suite = Suite(captured.module, captured.signature, captured.example)
+    suite = Suite(captured.module, captured.signature, captured.example, exact=exact)
     dropped: tuple[str, ...] = ()
     while True:
         model = optimize(frozenset(dropped))
@@ -67,7 +68,8 @@ def verify_file(model: ModelFile, module: torch.nn.Module, example: tuple[torch.
             f"{model.name} has no manifest: it is not known how its inputs map to forward.",
             remedy="Verify a file that nncompile export wrote.",
         )
-    outcome = Suite(module, model.manifest.signature, example).compare(model.data)
+    suite = Suite(module, model.manifest.signature, example, exact=model.manifest.exact)
+    outcome = suite.compare(model.data)
     if isinstance(outcome, Failure):
         raise VerificationError(
             f"{model.name} does not answer as the module does. {outcome.what}.",

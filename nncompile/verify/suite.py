@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,12 @@ class Suite:
     """The cases with eager's answers, computed once for all graphs that are compared."""
 
     def __init__(
-        self, module: torch.nn.Module, signature: Signature, example: tuple[torch.Tensor, ...]
+        self,
+        module: torch.nn.Module,
+        signature: Signature,
+        example: tuple[torch.Tensor, ...],
+        *,
+        exact: bool = False,
     ) -> None:
         """Run eager PyTorch, in the module's own dtype and in float64.
 
@@ -52,11 +57,13 @@ class Suite:
             module: In evaluation mode, on the CPU.
             signature: How it is called.
             example: Typical inputs, flat.
+            exact: Whether the native kernels do without Winograd's algorithm, as the model will be run.
 
         Raises:
             VerificationError: Eager itself fails on a case, or answers differently each time.
         """
         self._signature = signature
+        self._plan = default_plan(this_machine(), exact=exact)
         self._eager = Eager(module, signature)
         double = in_float64(module, signature, example)
         answered = [_answered(self._eager, double, case) for case in cases(signature, example)]
@@ -68,16 +75,33 @@ class Suite:
     def compare(self, model: bytes, only: int | None = None) -> Failure | Verification:
         """Compare a serialised graph, in a session with the default plan: the way it will run.
 
+        Where that has regions on the native kernels, also without: the way it runs on other machines.
+
         Args:
             model: The bytes that are saved.
             only: Number of the one case to run; None runs all.
         """
-        try:
-            file = container.parse(model, "the compiled graph")
-            session = Session(file, default_plan(this_machine()))
-        except ModelLoadError as error:
-            return Failure(0, str(error))
-        steps = self._steps(file.facts.operators)
+        file, independent = container.parse(model, "the compiled graph"), only is None
+        found: list[list[Difference]] = []
+        cases = 0
+        for plan in (self._plan, self._plan.model_copy(update={"native": False})):
+            try:
+                session = Session(file, plan)
+            except ModelLoadError as error:
+                return Failure(0, str(error))
+            rows = self._differences(session, self._steps(file.facts.operators), only)
+            if isinstance(rows, Failure):
+                return rows if plan.native else replace(rows, what=f"Without native kernels: {rows.what}")
+            found, cases = found + rows, len(rows)
+            independent = independent and self._rows_are_independent(session)
+            if not session.kernels.active:
+                break
+        return self._record(found, cases, independent=independent)
+
+    def _differences(
+        self, session: Session, steps: list[list[float]], only: int | None
+    ) -> Failure | list[list[Difference]]:
+        """For each case the differences of all outputs, or the first case that fails."""
         found: list[list[Difference]] = []
         for number, (case, (eager, reference)) in enumerate(zip(self._cases, self._expected, strict=True)):
             if only is not None and number != only:
@@ -94,7 +118,7 @@ class Suite:
                 if not result.passed:
                     return Failure(number, _describe(case, spec.name, result))
             found.append(row)
-        return self._record(found, independent=only is None and self._rows_are_independent(session))
+        return found
 
     def _steps(self, operators: Collection[str]) -> list[list[float]]:
         """What 8-bit roundings may change in each output of each case; 0 where the graph has none.
@@ -148,7 +172,7 @@ class Suite:
             difference(j, w, e).passed for j, w, e in zip(joined, whole, self._expected[-1][1], strict=True)
         )
 
-    def _record(self, found: list[list[Difference]], *, independent: bool) -> Verification:
+    def _record(self, found: list[list[Difference]], cases: int, *, independent: bool) -> Verification:
         outputs = []
         for i, spec in enumerate(self._signature.outputs):
             column = [row[i] for row in found]
@@ -169,7 +193,7 @@ class Suite:
             status="verified",
             reference="float64" if self._reference == "float64" else "float32",
             batches=BATCHES if self._signature.batch else (),
-            cases=len(found),
+            cases=cases,
             rtol=rtol,
             atol=atol,
             eager_multiple=EAGER_MULTIPLE,

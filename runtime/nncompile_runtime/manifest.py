@@ -177,6 +177,7 @@ class Manifest(_Part):
         signature: Inputs and outputs.
         target: What the graph may contain: standard operators only, or one provider's.
         precision: The precision that was asked for.
+        exact: Whether the native kernels are to do without Winograd's algorithm.
         passes: What each pass did.
         verification: What was verified.
         preprocessing: For image files; None where not given.
@@ -190,6 +191,7 @@ class Manifest(_Part):
     signature: Signature
     target: Literal["portable", "cpu", "cuda"] = "portable"
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    exact: bool = False
     passes: Annotated[tuple[PassRecord, ...], Field(max_length=256)] = ()
     verification: Verification
     preprocessing: ImagePreprocessing | None = None

@@ -25,6 +25,8 @@ class Plan(BaseModel):
         blocked_layout: Whether ONNX Runtime may use its blocked NCHWc layout.
         micro_batch: Rows run at once; a larger batch is cut into pieces whose outputs are written
             straight into the result. None runs any batch whole.
+        native: Whether fused regions run on the native kernels, where those are installed.
+        exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -35,6 +37,8 @@ class Plan(BaseModel):
     spinning: bool = True
     blocked_layout: bool = True
     micro_batch: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    native: bool = True
+    exact: bool = False
 
     @property
     def device(self) -> str:
@@ -42,9 +46,11 @@ class Plan(BaseModel):
         return self.provider if self.provider == "cpu" else f"{self.provider}:{self.device_id}"
 
 
-def default_plan(machine: Machine, provider: Literal["cpu", "cuda"] = "cpu", device_id: int = 0) -> Plan:
+def default_plan(
+    machine: Machine, provider: Literal["cpu", "cuda"] = "cpu", device_id: int = 0, *, exact: bool = False
+) -> Plan:
     """The plan where nothing was measured."""
-    return Plan(provider=provider, device_id=device_id, threads=machine.processors)
+    return Plan(provider=provider, device_id=device_id, threads=machine.processors, exact=exact)
 
 
 def choose(
@@ -53,6 +59,8 @@ def choose(
     machine: Machine,
     provider: Literal["cpu", "cuda"] = "cpu",
     device_id: int = 0,
+    *,
+    exact: bool = False,
 ) -> Plan:
     """The plan to run: the user's, else the one stored for this machine, else the default.
 
@@ -62,13 +70,15 @@ def choose(
         machine: The machine at hand.
         provider: The provider to run on, where the user gave no plan.
         device_id: The GPU to run on, where the user gave no plan.
+        exact: What the model was compiled for; a plan that does not speak of it takes it over.
 
     Raises:
         PlanError: The user's plan is invalid. A stored one that is invalid is only warned about,
             because it comes from a file and the default is always safe.
     """
     if isinstance(user, Plan):
-        return user
+        speaks = "exact" in user.model_fields_set or not exact
+        return user if speaks else user.model_copy(update={"exact": True})
     if user is not None:
         if not isinstance(user, Mapping):
             raise PlanError(
@@ -76,18 +86,18 @@ def choose(
                 remedy="Give a nncompile.Plan or a dict of its fields.",
             )
         try:
-            return Plan.model_validate(dict(user))
+            return Plan.model_validate({"exact": exact, **user})
         except ValidationError as error:
             raise PlanError(
                 f"The plan is invalid: {_first(error)}.",
                 remedy=f"Its fields are {', '.join(Plan.model_fields)}.",
             ) from None
-    default = default_plan(machine, provider, device_id)
+    default = default_plan(machine, provider, device_id, exact=exact)
     kept = stored.get(machine.fingerprint)
     if kept is None:
         return default
     try:
-        plan = Plan.model_validate(dict(kept))
+        plan = Plan.model_validate({"exact": exact, **kept})
     except ValidationError as error:
         _log.warning("The stored plan for this machine is invalid (%s); using the default.", _first(error))
         return default

@@ -134,6 +134,11 @@ class Predictor:
         return self._plan
 
     @property
+    def native(self) -> bool:
+        """Whether fused regions run on the native kernels; `nncompile inspect` says why not."""
+        return self._session.kernels.active
+
+    @property
     def labels(self) -> tuple[str, ...] | None:
         """Class names by index, where the model was compiled with them."""
         return self._file.manifest.labels if self._file.manifest else None
@@ -212,9 +217,10 @@ def load(
 def _open(model: ModelFile, device: str, plan: Plan | Mapping[str, Any] | None) -> tuple[Plan, Session]:
     """A session on the first of the candidate devices that can be had."""
     stored = model.manifest.plans if model.manifest else {}
+    exact = model.manifest is not None and model.manifest.exact
     tried = devices.candidates(device)
     for candidate in tried:
-        chosen = choose(plan, stored, this_machine(), candidate.provider, candidate.number)
+        chosen = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=exact)
         if device != "auto" and chosen.device != str(candidate):
             raise DeviceError(
                 f"device={device!r} contradicts the plan's {chosen.device}.", remedy="Give one of the two."

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import DeviceError, InputError, ModelLoadError
+from nncompile_runtime.kernels import REGION, Kernels, refused, register
 from nncompile_runtime.machine import installed_onnxruntime
 from nncompile_runtime.plan import Plan
 
@@ -74,7 +75,14 @@ def available_providers() -> list[str]:
 
 
 class Session:
-    """A loaded graph, ready to run under one plan. `run` may be called from several threads."""
+    """A loaded graph, ready to run under one plan. `run` may be called from several threads.
+
+    Attributes:
+        native: ONNX Runtime's `InferenceSession`.
+        kernels: Whether fused regions run on the native kernels, or why not.
+        inputs: Of the graph, as ONNX Runtime describes them.
+        outputs: Likewise.
+    """
 
     def __init__(self, model: ModelFile, plan: Plan) -> None:
         """Load the graph.
@@ -90,13 +98,8 @@ class Session:
                 f"The installed ONNX Runtime has no {provider}.",
                 remedy="Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'.",
             )
-        options = self._options(ort, plan, model)
-        provider_options = [{"device_id": str(plan.device_id)}] if plan.provider == "cuda" else [{}]
         try:
-            with _creation:
-                self.native = ort.InferenceSession(
-                    model.data, sess_options=options, providers=[provider], provider_options=provider_options
-                )
+            self.native, self.kernels = self._created(ort, plan, model)
         except Exception as error:
             raise ModelLoadError(
                 f"ONNX Runtime {ort.__version__} refuses {model.name}: {_reason(error)}.",
@@ -113,6 +116,32 @@ class Session:
         self.outputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_outputs())
         self.call = self._direct_call()
         self._fatal_when_empty = sorted(_FATAL_WHEN_EMPTY & model.facts.operators.keys())
+
+    def _created(self, ort: ModuleType, plan: Plan, model: ModelFile) -> tuple[Any, Kernels]:
+        """A session, on the native kernels where the model has use for them and they take it."""
+        with _creation:
+            options = self._options(ort, plan, model)
+            if REGION not in model.facts.operators:
+                return self._start(ort, plan, model, options), Kernels(
+                    False, "the model has no fused regions"
+                )
+            kernels = register(options, plan)
+            try:
+                return self._start(ort, plan, model, options), kernels
+            except Exception as error:
+                if not kernels.active:
+                    raise
+                plain = self._start(ort, plan, model, self._options(ort, plan, model))
+                return plain, refused(f"{kernels.note} refuses {model.name}: {_reason(error)}")
+
+    @staticmethod
+    def _start(ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
+        return ort.InferenceSession(
+            model.data,
+            sess_options=options,
+            providers=[_PROVIDERS[plan.provider]],
+            provider_options=[{"device_id": str(plan.device_id)} if plan.provider == "cuda" else {}],
+        )
 
     @staticmethod
     def _options(ort: ModuleType, plan: Plan, model: ModelFile) -> Any:

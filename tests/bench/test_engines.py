@@ -170,5 +170,6 @@ def test_nncompile_names_what_is_special_about_its_plan(lenet):
     signature = predictor.signature
     subject = Subject(str(lenet.path), predictor, signature, None, 1, make_feed(signature, 2))
     with open_engine("nncompile", subject) as engine:
-        assert engine.description == "predict, cpu, micro_batch=4"
+        kernels = f", {predictor.session.kernels.note}" if predictor.native else ""
+        assert engine.description == f"predict, cpu{kernels}, micro_batch=4"
         assert engine.threads == 2

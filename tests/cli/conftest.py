@@ -86,7 +86,7 @@ def run(folder, monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """`small.onnx` with its weights, exported once."""
+    """`small.onnx` with its weights, exported once, and `apart.onnx` without fused regions."""
     import importlib.util
 
     import safetensors.torch
@@ -108,11 +108,14 @@ def exported(tmp_path_factory):
     labels = ("cat", "dog", "eel")
     model = nncompile.compile(net, torch.randn(1, 1, 8, 8), preprocess=how, labels=labels)
     model.save(place / "small.onnx")
-    return Exported(place / "small.onnx", place / "small.safetensors", net.eval())
+    apart = nncompile.compile(net, torch.randn(1, 1, 8, 8), disabled_passes=["outline-fused-regions"])
+    apart.save(place / "apart.onnx")
+    return Exported(place / "small.onnx", place / "apart.onnx", place / "small.safetensors", net.eval())
 
 
 @dataclass(frozen=True)
 class Exported:
     model: Path
+    apart: Path  # the same without fused regions
     weights: Path
     net: object

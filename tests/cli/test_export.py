@@ -47,6 +47,14 @@ def test_disable_pass_leaves_the_batch_norm(run, folder):
     assert "BatchNormalization" in {node.op_type for node in onnx.load(folder / "a.onnx").graph.node}
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_exact_is_kept_in_the_file(run, folder, exact):
+    options = ("--exact",) if exact else ()
+    assert run("export", "nets.py:Small", *SHAPE, "-o", "a.onnx", *options).code == 0
+    model = nncompile.load(folder / "a.onnx")
+    assert (model.manifest.exact, model.plan.exact) == (exact, exact)
+
+
 def test_static_keeps_the_batch(run, folder):
     run("export", "nets.py:Small", "--input-shape", "4x1x8x8", "--static", "-o", "a.onnx")
     assert nncompile.load(folder / "a.onnx").inputs[0].shape == (4, 1, 8, 8)

@@ -25,7 +25,7 @@ def rows(text):
 
 
 def test_graph_shows_the_cost_of_every_node(run, exported):
-    result = run("inspect", exported.model, "--graph")
+    result = run("inspect", exported.apart, "--graph")
     assert result.code == 0
     found = rows(result.out)
     conv = 2 * (4 * 36) * 9 + 4 * 36
@@ -38,9 +38,31 @@ def test_graph_shows_the_cost_of_every_node(run, exported):
     assert found["4"][-1] == str(CONV + HEAD)
 
 
+def test_a_region_is_one_row(run, exported):
+    """Its operations and parameters are those of its nodes; its bytes, what goes in and out."""
+    apart, region = (
+        json.loads(run("inspect", file, "--graph", "--json", "-b", 5).out)
+        for file in (exported.apart, exported.model)
+    )
+    (row,) = region["graph"]["nodes"]
+    assert (row["operator"], row["contains"]) == (
+        "nncompile.FusedRegion",
+        ["Conv", "Relu", "Reshape", "Gemm"],
+    )
+    assert row["shape"] == [5, 3]
+    assert row["bytes"] == 4 * (5 * 64 + CONV + HEAD + 5 * 3)
+    for total in ("flops", "parameters", "unknown"):
+        assert region["graph"]["totals"][total] == apart["graph"]["totals"][total]
+    shown = run("inspect", exported.model, "--graph").out
+    speed = "native" if region["kernels"]["active"] else "plain"
+    assert f"{speed} region: Conv 1, Relu 1, Reshape 1, Gemm 1" in shown
+    assert f"fused regions: 1, {speed}: {region['kernels']['note']}" in shown
+    assert "fused regions" not in run("inspect", exported.apart).out
+
+
 def test_graph_at_another_batch_as_json(run, exported):
     one, five = (
-        json.loads(run("inspect", exported.model, "--graph", "--json", "-b", batch).out) for batch in (1, 5)
+        json.loads(run("inspect", exported.apart, "--graph", "--json", "-b", batch).out) for batch in (1, 5)
     )
     assert one["operators"]["Conv"] == 1
     assert five["graph"]["batch"] == 5
@@ -53,13 +75,14 @@ def test_graph_at_another_batch_as_json(run, exported):
         "flops": 5 * (2 * 4 * 36 * 9 + 4 * 36),
         "bytes": 4 * (5 * 64 + CONV + 5 * 4 * 36),
         "parameters": CONV,
+        "contains": [],
     }
 
 
 def test_graph_of_a_file_from_elsewhere(run, plain):
     result = run("inspect", plain, "--graph")
     assert result.code == 0
-    assert "1x4x6x6" in result.out
+    assert "region: Conv 1" in result.out
 
 
 def test_what_is_not_known_is_a_question_mark(run, folder):
@@ -81,7 +104,8 @@ def test_module_shows_the_graph_before_and_after(run, exported):
     found = rows(result.out[result.out.index("before") :])
     assert found["BatchNormalization"] == ["1", "0"]
     assert found["Conv"] == ["1", "1"]
-    assert found["nodes"][1] == "4"
+    assert found["nncompile.FusedRegion"] == ["0", "1"]
+    assert found["nodes"][1] == "1"
     assert found["parameters"] == [str(36 + 4 + 4 * 4 + HEAD), str(CONV + HEAD)]
     assert "fired" not in result.out
 

@@ -1,4 +1,6 @@
 import json
+import sys
+from types import ModuleType
 
 import onnx
 import pytest
@@ -79,6 +81,25 @@ def test_doctor_is_content_here(run):
     found = json.loads(run("doctor", "--json").out)
     assert "CPUExecutionProvider" in found["providers"]
     assert found["problems"] == []
+
+
+@pytest.mark.parametrize("path", [None, "/kernels.so"])
+def test_doctor_says_in_one_line_whether_native_kernels_run(run, monkeypatch, path):
+    package = ModuleType("nncompile_kernels")
+    package.library_path = lambda: path
+    package.info = lambda: {"version": "9.9", "built": ["avx2"], "used": path and "avx2"}
+    monkeypatch.setitem(sys.modules, "nncompile_kernels", package)
+    shown = run("doctor")
+    assert shown.code == 0
+    lines = [line.strip() for line in shown.out.splitlines() if "kernels" in line]
+    if path:
+        assert [line.split(maxsplit=2) for line in lines] == [
+            ["native", "kernels", "nncompile-kernels 9.9 (avx2)"]
+        ]
+    else:
+        why = "nncompile-kernels 9.9 has no kernels for this processor"
+        assert [line.split() for line in lines[:1]] == [["native", "kernels", "none"]]
+        assert lines[1:] == [f"note: {why}: fused regions run at plain speed"]
 
 
 @pytest.mark.parametrize("found", [{}, {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}])

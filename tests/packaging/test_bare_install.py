@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import nncompile
+from nncompile_runtime import container
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -83,10 +84,34 @@ def test_load_and_predict_without_torch(bare, artifact, tmp_path):
     )
 
 
+PLAIN = """
+import sys
+import numpy as np, onnxruntime
+assert not any(name.startswith("nncompile") for name in sys.modules)
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+np.save(sys.argv[3], session.run(None, {session.get_inputs()[0].name: np.load(sys.argv[2])})[0])
+"""
+
+
+def test_a_fused_region_in_plain_onnx_runtime(bare, artifact, tmp_path):
+    """Without our packages ONNX Runtime inlines the region's function: the same answers."""
+    operators = container.read(artifact / "model.onnx").facts.operators
+    assert operators["FusedRegion"] == 1
+    subprocess.run(
+        [bare, "-I", "-c", PLAIN, artifact / "model.onnx", artifact / "x.npy", tmp_path / "y.npy"],
+        check=True,
+        cwd=tmp_path,
+    )
+    np.testing.assert_allclose(
+        np.load(tmp_path / "y.npy"), np.load(artifact / "expected.npy"), rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
         (["doctor"], 0, "torch is not installed: fine for serving"),
+        (["doctor"], 0, "nncompile-kernels is not installed: fused regions run at plain speed"),
         (["inspect", "model.onnx"], 0, "float32[batch, 1, 6, 6]"),
         (["predict", "model.onnx", "x.npy"], 0, '"input": "x.npy"'),
         (["export", "x.py:Net", "-s", "1x1", "-o", "y.onnx"], 1, "pip install 'nncompile[compile"),

@@ -1,6 +1,7 @@
 """The check after every pass: each fault of a malformed graph is named, and a sound graph has none."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -132,6 +133,75 @@ def forget_the_node_of_a_branch_output(model):
 
 def return_an_outer_value_from_a_branch(model):
     branch(model).outputs[0] = model.graph.node(1).outputs[0]
+
+
+CALLS = """<ir_version: 10, opset_import: ["": 20, "own": 1]>
+g (float[n, 3] x) => (float[n, 3] y) { y = own.twice:one(x) }
+<domain: "own", overload: "one", opset_import: ["": 20]> twice (a) => (b) { c = Relu(a) b = Add(c, a) }"""
+
+
+@pytest.fixture
+def calling():
+    """A model whose one node calls a function."""
+    model = onnx.parser.parse_model(CALLS)
+    onnx.checker.check_model(model, full_check=True)
+    return ir.from_proto(model)
+
+
+def body(model: ir.Model) -> ir.Function:
+    (function,) = model.functions.values()
+    return function
+
+
+def forget_the_function(model):
+    model.functions.clear()
+
+
+def call_with_too_many(model):
+    node = model.graph.node(0)
+    node.resize_inputs(2)
+    node.replace_input_with(1, model.graph.inputs[0])
+
+
+def reorder_a_function(model):
+    first = body(model).graph.node(0)
+    body(model).graph.remove(first)
+    body(model).graph.append(first)
+
+
+def read_from_outside_a_function(model):
+    body(model).graph.node(0).replace_input_with(0, model.graph.inputs[0])
+
+
+def use_an_operator_that_onnx_lacks_in_a_function(model):
+    body(model).graph.node(0).op_type = "Rectify"
+
+
+def use_an_unknown_domain_in_a_function(model):
+    body(model).graph.node(0).domain = "com.microsoft"
+
+
+def name_twice_in_a_function(model):
+    body(model).graph.node(0).outputs[0].name = "b"
+
+
+@pytest.mark.parametrize(
+    ("harm", "fault"),
+    [
+        (forget_the_function, "called the function 'twice' (one), which is not there"),
+        (call_with_too_many, "gave 'twice' more inputs or outputs than its function has"),
+        (reorder_a_function, "left 'Add' reading 'c' before it is computed"),
+        (read_from_outside_a_function, "left 'Relu' reading 'x' before it is computed"),
+        (use_an_operator_that_onnx_lacks_in_a_function, "used the operator 'Rectify', which opset 20"),
+        (use_an_unknown_domain_in_a_function, "used operator set 'com.microsoft' without importing it"),
+        (name_twice_in_a_function, "gave two values the name 'b'"),
+    ],
+)
+def test_each_fault_of_a_function_is_named(calling, harm, fault):
+    expected = interface(calling)
+    assert list(faults(calling, expected)) == []
+    harm(calling)
+    assert any(found.startswith(fault) for found in faults(calling, expected))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,11 @@ def optimize(captured, *steps, **selection) -> OptimizedModel:
 
 
 def operators(model: OptimizedModel) -> list[str]:
-    return [node.op_type for node in onnx.load_from_string(model.model).graph.node]
+    """The operators of the graph; those of its function in place of a fused region."""
+    proto = onnx.load_from_string(model.model)
+    bodies = {function.overload: [node.op_type for node in function.node] for function in proto.functions}
+    found = [bodies.get(node.overload, [node.op_type]) for node in proto.graph.node]
+    return [operator for operators in found for operator in operators if operator != "Constant"]
 
 
 def test_every_pass_does_its_part(captured):
@@ -72,6 +76,7 @@ WORK_FOR = {
     "fold-batch-norm",
     "static-reshape",
     "remove-dead-code",
+    "outline-fused-regions",
 }
 
 
@@ -87,7 +92,7 @@ def test_reports_follow_the_nodes(captured):
     for before, after in itertools.pairwise(reports):
         assert before.nodes_after == after.nodes_before
     assert reports[0].nodes_before == 10
-    assert reports[-1].nodes_after == 4
+    assert [report.nodes_after for report in reports[-2:]] == [4, 1]
     assert all(report.seconds >= 0 for report in reports)
 
 
@@ -111,6 +116,7 @@ def test_names_are_unique():
         ("pool-before-linear", "position-to-gemm"),
         ("position-to-gemm", "merge-linear"),
         ("order-pool-and-activation", "fold-batch-norm-forward"),
+        ("remove-dead-code", "outline-fused-regions"),
     ],
 )
 def test_order(earlier, later):
@@ -141,6 +147,20 @@ def test_an_unknown_name(options):
     with pytest.raises(PassError, match="There is no pass 'fold-batchnorm'") as caught:
         passes.selected(CompileOptions(**options))
     assert all(name in caught.value.remedy for name in passes.pass_names())
+
+
+@pytest.mark.parametrize(("target", "runs"), [("portable", True), ("cpu", True), ("cuda", False)])
+def test_a_pass_runs_for_its_targets(target, runs):
+    names = [step.name for step in passes.selected(CompileOptions(target=target))]
+    assert ("outline-fused-regions" in names) == runs
+    assert "fold-batch-norm" in names
+
+
+def test_a_pass_asked_for_by_name_must_be_for_the_target():
+    options = CompileOptions(target="cuda", passes=("outline-fused-regions",))
+    with pytest.raises(PassError, match=r"'outline-fused-regions' is not for target='cuda'") as caught:
+        passes.selected(options)
+    assert "target='portable'" in caught.value.remedy
 
 
 def test_no_passes_give_the_exporters_graph(captured):

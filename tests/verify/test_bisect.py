@@ -15,6 +15,7 @@ from nncompile.capture import capture
 from nncompile.options import CompileOptions
 from nncompile.passes.contract import Outcome, Pass
 from nncompile_runtime import VerificationError
+from nncompile_runtime.kernels import installed_library
 
 REAL = passes.PIPELINE
 
@@ -61,6 +62,16 @@ def scale_a_weight(model):
         if value.uses() and array.ndim > 1 and array.dtype.kind == "f":
             value.const_value = ir.tensor((array * 1.5).astype(array.dtype), name=value.name)
             return Outcome(1)
+    return Outcome(0)
+
+
+def run_another_program(model):
+    """A fused region whose body is not what it stood for."""
+    for function in model.functions.values():
+        for node in function:
+            if node.op_type == "Relu":
+                node.op_type = "Sigmoid"
+                return Outcome(1)
     return Outcome(0)
 
 
@@ -153,6 +164,45 @@ def test_two_wrong_passes(compile_with, is_right, caplog, places):
     model = compile_with(*pipeline)
     assert set(model.report.verification.dropped_passes) == {first.name, second.name}
     assert sorted(named_in_log(caplog)) == sorted([first.name, second.name])
+    is_right(model)
+
+
+def test_a_wrong_function(compile_with, is_right, caplog):
+    model = compile_with(*REAL, wrong(run_another_program))
+    assert model.report.verification.dropped_passes == ("run-another-program",)
+    assert named_in_log(caplog) == ["run-another-program"]
+    is_right(model)
+
+
+@pytest.mark.skipif(installed_library().path is None, reason=installed_library().note)
+def test_a_wrong_program(compile_with, is_right, caplog):
+    """The function is right, so only the native kernels give other answers."""
+
+    def sigmoid_for_relu(model):
+        program = model.graph.node(0).attributes["program"].as_ints()
+        place = program.index(7, 20)  # the activation behind the convolution
+        changed = (*program[: place + 3], 6, *program[place + 4 :])
+        model.graph.node(0).attributes.add(ir.AttrInt64s("program", changed))
+        return Outcome(1)
+
+    model = compile_with(*REAL, wrong(sigmoid_for_relu))
+    assert model.report.verification.dropped_passes == ("sigmoid-for-relu",)
+    assert model.native
+    is_right(model)
+
+
+def test_a_wrong_outline(compile_with, is_right):
+    """The pass that made the region is dropped, and with it the region."""
+
+    def outline_wrongly(model):
+        outcome = REAL[-1].run(model)
+        run_another_program(model)
+        return outcome
+
+    assert REAL[-1].name == "outline-fused-regions"
+    model = compile_with(*REAL[:-1], wrong(outline_wrongly))
+    assert model.report.verification.dropped_passes == ("outline-wrongly",)
+    assert "FusedRegion" not in model._file.facts.operators
     is_right(model)
 
 

@@ -19,7 +19,8 @@ class Compiled:
         plan = subject.predictor.plan
         settings = plan.model_dump(exclude_defaults=True, exclude={"threads", "provider", "device_id"})
         special = "".join(f", {key}={value}" for key, value in settings.items())
-        self.description = f"predict, {plan.device}{special}"
+        kernels = f", {subject.predictor.session.kernels.note}" if subject.predictor.native else ""
+        self.description = f"predict, {plan.device}{kernels}{special}"
         self.threads: int | None = plan.threads
         calling = Calling(subject.signature)
         self._names = calling.names

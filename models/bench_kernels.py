@@ -1,0 +1,189 @@
+"""What the native kernels are worth: `predict` with and without them, against plain ONNX Runtime.
+
+Weights are random, of one seed: they change no time. From the repository root, on an idle machine, in about
+fifteen minutes:
+
+    python -m models.bench_kernels -o docs/kernel-figures.md
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import typer
+
+from models.bench_passes import LARGER, YARDSTICK, Variant, captured_and_exported, compiled, environment
+from models.zoo import ZOO, Entry
+from nncompile.bench.correctness import TOLERANCES, rejected
+from nncompile.bench.engines import Engine
+from nncompile.bench.engines.onnxruntime import Plain
+from nncompile.bench.inputs import make_feed
+from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds
+from nncompile.bench.statistics import Estimate, latency, paired_ratio
+from nncompile.bench.timing import Schedule, measure
+from nncompile.costs import graph_cost
+from nncompile_runtime.kernels import installed_library
+
+# How each variant differs from the default plan.
+KERNELS = "kernels"
+PLANS: Mapping[str, Mapping[str, bool]] = {KERNELS: {}, "exact": {"exact": True}, "plain": {"native": False}}
+SMALL, LARGE = (1, 8, 64, 256), (1, 16)
+NETWORKS: Mapping[str, tuple[Entry, tuple[int, ...]]] = {
+    **{name: (ZOO[name], SMALL) for name in ("lenet5", "lenet3", "model", "net", "mlp")},
+    **{name: (LARGER[name], LARGE) for name in ("resnet18", "mobilenetv2")},
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network at one batch.
+
+    Attributes:
+        network: Its name.
+        batch: Samples in one call.
+        medians: The median time of a call in ns, by engine.
+        ratios: How many times as fast as plain ONNX Runtime, by variant.
+        gflops: Multiplications and additions of the network as it is defined, in 1e9 a second, with kernels;
+            Winograd's algorithm does fewer.
+        rejected: Why an engine was not timed, by its name.
+    """
+
+    network: str
+    batch: int
+    medians: Mapping[str, float]
+    ratios: Mapping[str, Estimate]
+    gflops: float
+    rejected: Mapping[str, str]
+
+
+def bench(name: str, batches: Sequence[int], schedule: Schedule) -> list[Result]:
+    """Time one network at each batch with each plan, interleaved with plain ONNX Runtime."""
+    entry, _ = NETWORKS[name]
+    captured, exported = captured_and_exported(entry.build, entry.input_shape)
+    data, _ = compiled(captured)
+    names = tuple(spec.name for spec in captured.signature.inputs)
+    engines: dict[str, Engine] = {YARDSTICK: Plain(exported, "torch.onnx.export's graph", names)}
+    engines |= {key: Variant(key, data, captured.signature, plan) for key, plan in PLANS.items()}
+    flops = graph_cost(ir.from_proto(onnx.load_from_string(exported))).flops or 0
+    results = []
+    for batch in batches:
+        feed = make_feed(captured.signature, batch)
+        wrong = {found.engine: found.reason for found in rejected(engines, YARDSTICK, feed, batch)}
+        calls = {key: partial(engine.run, feed) for key, engine in engines.items() if key not in wrong}
+        taken = measure(calls, schedule)
+        medians = {key: float(latency(rounds).p50) for key, rounds in taken.items()}
+        ratios = {key: paired_ratio(taken[YARDSTICK], taken[key]) for key in taken if key != YARDSTICK}
+        gflops = flops * batch / medians[KERNELS] if KERNELS in medians else 0.0
+        results.append(Result(name, batch, medians, ratios, gflops, wrong))
+    return results
+
+
+def peak_gflops(seconds: float = 1.0) -> float:
+    """The rate of a large matrix product of numpy's BLAS: what this machine's processors can do together."""
+    size, best = 1536, float("inf")
+    a, b = (np.full((size, size), 0.5, np.float32) for _ in range(2))
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter_ns()
+        a @ b
+        best = min(best, time.perf_counter_ns() - start)
+    return 2 * size**3 / best
+
+
+def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
+    """The table, and how it was measured."""
+    columns = [
+        "network",
+        "batch",
+        YARDSTICK,
+        KERNELS,
+        "times as fast [95 %]",
+        "exact",
+        "plain",
+        "GFLOP/s",
+        "of peak",
+    ]
+    rows = []
+    for one in results:
+
+        def time_of(key: str, one: Result = one) -> str:
+            return microseconds(one.medians[key]) if key in one.medians else NOTHING
+
+        def ratio(key: str, one: Result = one) -> str:
+            return f"{one.ratios[key].value:.2f}" if key in one.ratios else NOTHING
+
+        whole = estimate(one.ratios[KERNELS]) if KERNELS in one.ratios else NOTHING
+        rows.append([one.network, str(one.batch), time_of(YARDSTICK), time_of(KERNELS), whole, ratio("exact"),
+                     ratio("plain"), f"{one.gflops:.0f}", f"{one.gflops / peak:.0%}"])  # fmt: skip
+    gaps = [
+        f"- {one.network}, batch {one.batch}, {key}: it {why}"
+        for one in results
+        for key, why in one.rejected.items()
+    ]
+    sections = [
+        "# The native kernels, measured",
+        "Written by `python -m models.bench_kernels`. Times in microseconds of one call, ratios to plain ONNX "
+        "Runtime (default options, the exporter's own graph). *kernels* is `predict` with the default plan, "
+        "*exact* the same without Winograd's algorithm, *plain* without the kernels. GFLOP/s counts the "
+        "operations of the network as it is defined, of which Winograd's algorithm does a part; *of peak* is "
+        f"their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the same run "
+        "(numpy's BLAS).",
+        markdown_table(columns, rows, [False] + [True] * (len(columns) - 1)),
+    ]
+    if gaps:
+        sections += ["## Not measured", "\n".join(gaps)]
+    sections += ["## How", environment(), f"Kernels: {installed_library().note}.", _method(schedule)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _method(schedule: Schedule) -> str:
+    rtol, atol = TOLERANCES["float32"]
+    return (
+        f"Method: {schedule.rounds} rounds in one process, each with every engine in rotating order: a pause "
+        f"of {schedule.pause:g} s, {schedule.warmup:g} s of calls that are not counted, "
+        f"{schedule.seconds / schedule.rounds:g} s (at least {schedule.minimum_calls} calls) that are. A ratio "
+        f"is that of the median times in the same round, the median over the rounds; in brackets its bootstrap "
+        f"95 % interval. A variant is timed only if it answers like plain ONNX Runtime (rtol {rtol:g}, atol "
+        f"{atol:g})."
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    networks: Annotated[str, typer.Option(help="Networks, comma-separated.")] = ",".join(NETWORKS),
+    seconds: Annotated[float, typer.Option(help="Timed seconds of each variant at each batch.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
+    ] = None,
+) -> None:
+    """Measure the native kernels and write a page of ratios to plain ONNX Runtime."""
+    names = [name.strip() for name in networks.split(",") if name.strip()]
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown or installed_library().path is None:
+        what = f"no network is called {unknown[0]!r}: choose from {', '.join(NETWORKS)}" if unknown else ""
+        typer.echo(f"error: {what or installed_library().note}", err=True)
+        raise typer.Exit(2 if unknown else 1)
+    schedule = Schedule(rounds=rounds, seconds=seconds)
+    results: list[Result] = []
+    for name in names:
+        typer.echo(f"{name} ...", err=True)
+        results += bench(name, NETWORKS[name][1], schedule)
+    text = page(results, peak_gflops(), schedule)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,280 @@
+"""Each node that the native kernels can compute as one instruction; for the others, the reason why not.
+
+An encoder knows one operator. What it refuses stays with ONNX Runtime, so a doubt is a refusal. The window of
+a convolution or pool is resolved to numbers here (`auto_pad`, `ceil_mode`), by ONNX's formulas for Conv and
+MaxPool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from nncompile.passes.region_program import Kind, Opcode, Sample, Step, sample_of, size_fault
+from nncompile.passes.values import (
+    Window,
+    constant,
+    float_attribute,
+    given_input,
+    int_attribute,
+    static_shape,
+    window,
+)
+
+Encoder = Callable[..., Step | str]
+
+_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Mul"})
+
+
+def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
+    """The instruction of a node, or why it has none.
+
+    Args:
+        node: A node of the outermost graph.
+        known: The results of the nodes that have an instruction; other values are read off their shapes.
+    """
+    encoder = _ENCODERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if encoder is None:
+        return f"the kernels have no {node.op_type}"
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        return "its second output is used"
+    count = len(node.inputs) if node.op_type in _OF_ALL_INPUTS else 1
+    values = tuple(value for value in node.inputs[:count] if value is not None)
+    samples = []
+    for value in values:
+        sample = known.get(value) or sample_of(value)
+        if isinstance(sample, str):
+            return sample
+        samples.append(sample)
+    if any(value is not None and constant(value) is None for value in node.inputs[count:]):
+        return "a weight is not constant"
+    step = encoder(node, *samples)
+    if isinstance(step, str):
+        return step
+    recorded, sizes = static_shape(node.outputs[0]), step.result.dimensions[1:]
+    if recorded is not None and recorded[1:] != sizes:
+        return f"its recorded shape ends in {list(recorded[1:])}, not in {list(sizes)}"
+    return size_fault(step.result) or (step if step.values else replace(step, values=values))
+
+
+def activation(kind: Kind, x: Sample, *constants: float) -> Step:
+    """The instruction of an activation, which keeps the shape of its input."""
+    return Step(Opcode.ACTIVATION, x, numbers=(kind,), constants=(*constants, None, None)[:2])
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Where the windows lie: padding as numbers, the plane that results, whether `ceil` made it larger."""
+
+    view: Window
+    pads: tuple[int, int, int, int]
+    plane: tuple[int, int]
+    ceil: bool
+
+
+def _place(node: ir.Node, x: Sample) -> _Placed | str:
+    if x.rank != 4:
+        return f"its input's rank is {x.rank}"
+    view = window(node)
+    if view is None or len(view.kernel) != 2:
+        return "the size of its kernel is not known"
+    if view.dilated:
+        return f"it is dilated by {list(view.dilations)}"
+    if view.same and view.ceil:
+        return "it rounds up with automatic padding"
+    (top, bottom, height, taller), (left, right, width, wider) = (
+        _axis(view, i, x.shape[1 + i]) for i in (0, 1)
+    )
+    if min(top, bottom, left, right) < 0:
+        return "it pads by a negative number"
+    if min(height, width) < 1:
+        return "its kernel is larger than the plane"
+    return _Placed(view, (top, left, bottom, right), (height, width), taller or wider)
+
+
+def _axis(view: Window, axis: int, size: int) -> tuple[int, int, int, bool]:
+    """Padding before, padding after, number of windows, and whether rounding up made one more."""
+    kernel, stride = view.kernel[axis], view.strides[axis]
+    before, after = (0, 0) if view.same else (view.before[axis], view.after[axis])
+    if view.same:
+        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+        less, more = total // 2, total - total // 2
+        before, after = (more, less) if view.auto_pad == "SAME_LOWER" else (less, more)
+    span = size + before + after - kernel
+    if span < 0:
+        return before, after, 0, False
+    windows = span // stride + 1
+    # A window that begins beyond the input is left out (onnx/onnx pull request 5741).
+    one_more = view.ceil and span % stride > 0 and windows * stride < size + before
+    return before, after, windows + one_more, one_more
+
+
+def _weight_fault(value: ir.Value | None, rank: int) -> str | None:
+    """Why a constant is no weight of the kernels; None where it is one, or is left out."""
+    array = constant(value)
+    if value is None or array is None:
+        return None
+    if not value.is_initializer():
+        return "a weight is computed by a node"
+    if array.dtype != np.float32 or array.ndim != rank:
+        return f"a weight is {array.dtype} of shape {list(array.shape)}"
+    return None
+
+
+def _conv(node: ir.Node, x: Sample) -> Step | str:
+    weight, bias = node.inputs[1], given_input(node, 2)
+    placed = _weight_fault(weight, 4) or _weight_fault(bias, 1) or _place(node, x)
+    if isinstance(placed, str):
+        return placed
+    view, shape, channels = placed.view, constant(weight).shape, x.shape[0]  # type: ignore[union-attr]
+    groups = int_attribute(node, "group", 1)
+    if groups != 1 and not groups == channels == shape[0]:
+        return f"it has {groups} groups for {channels} channels in and {shape[0]} out"
+    if shape[1] * groups != channels or shape[2:] != view.kernel or not _fits(bias, shape[0]):
+        return "its weights do not fit its input"
+    numbers = (*view.kernel, *view.strides, *view.dilations, *placed.pads, groups)
+    return Step(Opcode.CONV, replace(x, shape=(shape[0], *placed.plane)), (), (weight, bias), numbers)
+
+
+def _fits(bias: ir.Value | None, outputs: int) -> bool:
+    return bias is None or static_shape(bias) == (outputs,)
+
+
+def _pool(node: ir.Node, x: Sample) -> Step | str:
+    placed = _place(node, x)
+    if isinstance(placed, str):
+        return placed
+    kernel, (top, left, bottom, right) = placed.view.kernel, placed.pads
+    if max(top, bottom) >= kernel[0] or max(left, right) >= kernel[1]:
+        return "it pads by its kernel or more"
+    numbers = (*kernel, *placed.view.strides, *placed.pads, int(placed.ceil))
+    result = replace(x, shape=(x.shape[0], *placed.plane))
+    if node.op_type == "MaxPool":
+        return Step(Opcode.MAX_POOL, result, numbers=numbers)
+    include = int_attribute(node, "count_include_pad", 0)
+    if include and placed.ceil:
+        return "its average counts what rounding up adds to the plane"
+    return Step(Opcode.AVERAGE_POOL, result, numbers=(*numbers, int(bool(include))))
+
+
+def _global_average(node: ir.Node, x: Sample) -> Step | str:
+    del node
+    if x.rank != 4:
+        return f"its input's rank is {x.rank}"
+    return Step(Opcode.GLOBAL_AVERAGE, replace(x, shape=(x.shape[0], 1, 1)))
+
+
+def _linear(node: ir.Node, x: Sample) -> Step | str:
+    weight, bias = node.inputs[1], given_input(node, 2)
+    if x.rank != 2:
+        return f"its input's rank is {x.rank}"
+    if int_attribute(node, "transA", 0):
+        return "it transposes its input"
+    if float_attribute(node, "alpha", 1.0) != 1 or (bias and float_attribute(node, "beta", 1.0) != 1):
+        return "its alpha or beta is not 1"
+    fault = _weight_fault(weight, 2) or _weight_fault(bias, 1)
+    if fault is not None:
+        return fault
+    transposed = bool(int_attribute(node, "transB", 0))
+    shape = constant(weight).shape  # type: ignore[union-attr]
+    inputs, outputs = reversed(shape) if transposed else shape
+    if inputs != x.shape[0] or not _fits(bias, outputs):
+        return "its weights do not fit its input"
+    return Step(Opcode.LINEAR, replace(x, shape=(outputs, 1, 1)), (), (weight, bias), (int(transposed),))
+
+
+def _activation(kind: Kind, *parameters: tuple[str, float]) -> Encoder:
+    """The encoder of an activation whose constants are attributes with defaults."""
+    return lambda node, x: activation(
+        kind, x, *(float_attribute(node, *parameter) for parameter in parameters)
+    )
+
+
+def _clip(node: ir.Node, x: Sample) -> Step | str:
+    bounds = [-math.inf, math.inf]
+    for i in (0, 1):
+        bound = constant(given_input(node, 1 + i))
+        if bound is not None:
+            bounds[i] = float(bound.reshape(()))
+    if not bounds[0] <= bounds[1]:
+        return f"its bounds are {bounds}"
+    return activation(Kind.CLIP, x, *bounds)
+
+
+def _softmax(opcode: Opcode) -> Encoder:
+    def encoder(node: ir.Node, x: Sample) -> Step | str:
+        axis = int_attribute(node, "axis", -1)
+        if x.rank != 2 or axis not in (-1, 1):
+            return f"it is over axis {axis} of a tensor of rank {x.rank}"
+        return Step(opcode, x)
+
+    return encoder
+
+
+def _add(node: ir.Node, x: Sample, y: Sample) -> Step | str:
+    del node
+    if not x.goes_with(y) or x.shape != y.shape:
+        return f"it adds tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
+    return Step(Opcode.ADD, x)
+
+
+def _multiply(node: ir.Node, x: Sample, y: Sample) -> Step | str:
+    swapped = x.shape == (y.shape[0], 1, 1)  # the gate of squeeze-and-excitation may stand on either side
+    if swapped:
+        x, y = y, x
+    if not x.goes_with(y) or y.shape not in (x.shape, (x.shape[0], 1, 1)):
+        return f"it multiplies tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
+    values = tuple(value for value in node.inputs if value is not None)
+    return Step(Opcode.MULTIPLY, x, values[::-1] if swapped else values)
+
+
+def _concat(node: ir.Node, *parts: Sample) -> Step | str:
+    first, axis = parts[0], int_attribute(node, "axis", 0)
+    if axis not in (1, 1 - first.rank):
+        return f"it joins along axis {axis}"
+    for part in parts:
+        if not part.goes_with(first) or part.shape[1:] != first.shape[1:]:
+            return f"it joins tensors of shape {list(first.dimensions)} and {list(part.dimensions)}"
+    return Step(Opcode.CONCAT, replace(first, shape=(sum(p.shape[0] for p in parts), *first.shape[1:])))
+
+
+def _flatten(node: ir.Node, x: Sample) -> Step | str:
+    """Flatten, Reshape, Squeeze or Unsqueeze whose rows are the samples of its input.
+
+    All four keep the elements and their order; where a row of the result has as many elements as a sample,
+    there are as many rows as samples.
+    """
+    sizes, elements = static_shape(node.outputs[0]), math.prod(x.shape)
+    if sizes is None or sizes[1:] not in ((elements,), (elements, 1, 1)):
+        return f"it makes other rows than one of {elements} elements for each sample"
+    return Step(Opcode.FLATTEN, Sample(x.batch, len(sizes), (elements, 1, 1)))
+
+
+_ENCODERS: Mapping[str, Encoder] = {
+    "Conv": _conv,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global_average,
+    "Gemm": _linear,
+    "MatMul": _linear,
+    "Relu": _activation(Kind.RELU),
+    "Clip": _clip,
+    "LeakyRelu": _activation(Kind.LEAKY_RELU, ("alpha", 0.01)),
+    "HardSwish": _activation(Kind.HARD_SWISH),
+    "Sigmoid": _activation(Kind.SIGMOID),
+    "Tanh": _activation(Kind.TANH),
+    "HardSigmoid": _activation(Kind.HARD_SIGMOID, ("alpha", 0.2), ("beta", 0.5)),
+    "Softmax": _softmax(Opcode.SOFTMAX),
+    "LogSoftmax": _softmax(Opcode.LOG_SOFTMAX),
+    "Add": _add,
+    "Mul": _multiply,
+    "Concat": _concat,
+    "Flatten": _flatten,
+    "Reshape": _flatten,
+    "Squeeze": _flatten,
+    "Unsqueeze": _flatten,
+}

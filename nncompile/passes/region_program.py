@@ -1,0 +1,173 @@
+"""The program of a fused region: values, instructions, and how both are written as attributes.
+
+A fused region is one node of the domain `nncompile`. Its attributes are a small program, schema 1:
+
+    program    [A, then for each activation: rank, C, H, W;  M, then M instructions;
+                Q, then for each output: value, rank]
+    constants  the floating-point numbers that instructions name by their index
+
+Its inputs are the A activations, then the weights. A value is C x H x W numbers for each sample; a tensor of
+rank 2 has its features as channels of one element. Values are numbered: the activations first, then the
+result of each instruction. An instruction is [opcode, number of fields, fields]; the fields of all opcodes
+come in one order: values (for CONCAT behind their number), weights, numbers, constants. -1 stands for what is
+left out.
+
+The kernels compute sample by sample. So dimension 0 of every value must be the same batch, and an operator
+that mixes samples has no instruction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import onnx_ir as ir
+
+from nncompile.passes.values import constant, static_shape
+
+DOMAIN, OPERATOR, VERSION, SCHEMA = "nncompile", "FusedRegion", 1, 1
+
+_LARGEST_DIMENSION, _LARGEST_VALUE = 2**24, 2**30  # the kernels count in 32 bits
+
+
+class Opcode(IntEnum):
+    """The instructions, with the fields behind the values."""
+
+    CONV = 1  # w b kh kw sh sw dh dw top left bottom right groups
+    MAX_POOL = 2  # kh kw sh sw top left bottom right ceil
+    AVERAGE_POOL = 3  # kh kw sh sw top left bottom right ceil include_pad
+    GLOBAL_AVERAGE = 4
+    ADD = 5
+    LINEAR = 6  # w b transposed
+    ACTIVATION = 7  # kind c0 c1
+    SOFTMAX = 8
+    LOG_SOFTMAX = 9
+    CONCAT = 10
+    MULTIPLY = 11
+    FLATTEN = 12
+
+
+class Kind(IntEnum):
+    """The activations, with their constants."""
+
+    RELU = 1
+    CLIP = 2  # least, largest
+    LEAKY_RELU = 3  # slope
+    SILU = 4
+    HARD_SWISH = 5
+    SIGMOID = 6
+    TANH = 7
+    HARD_SIGMOID = 8  # alpha, beta
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A float32 tensor as the kernels see it: one sample of C x H x W numbers.
+
+    Attributes:
+        batch: Size or symbol of dimension 0; None where it has no name, so that it equals no other.
+        rank: 2 or 4.
+        shape: (C, H, W); (C, 1, 1) for rank 2.
+    """
+
+    batch: int | str | None
+    rank: int
+    shape: tuple[int, int, int]
+
+    @property
+    def dimensions(self) -> tuple[int | str | None, ...]:
+        """The tensor's shape."""
+        return (self.batch, *self.shape[: self.rank - 1])
+
+    def goes_with(self, other: Sample) -> bool:
+        """Whether both hold the same samples, row by row."""
+        return self.rank == other.rank and self.batch is not None and self.batch == other.batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node as an instruction whose values and weights are still those of the graph.
+
+    Attributes:
+        opcode: What it does.
+        result: What it computes.
+        values: The activations it reads.
+        weights: The weights it reads; None for one that is left out.
+        numbers: Further fields.
+        constants: Floating-point numbers; the field of one that is None is -1.
+    """
+
+    opcode: Opcode
+    result: Sample
+    values: tuple[ir.Value, ...] = ()
+    weights: tuple[ir.Value | None, ...] = ()
+    numbers: tuple[int, ...] = ()
+    constants: tuple[float | None, ...] = ()
+
+
+def sample_of(value: ir.Value) -> Sample | str:
+    """A value as the kernels see it, or why they cannot."""
+    if constant(value) is not None:
+        return "it reads a constant where the kernels take activations only"
+    if value.dtype is not ir.DataType.FLOAT:
+        return f"its input is {str(value.dtype).lower()}, not float32"
+    sizes = static_shape(value)
+    if sizes is None or len(sizes) not in (2, 4):
+        return "its input's rank is not known" if sizes is None else f"its input's rank is {len(sizes)}"
+    known = [size for size in sizes[1:] if size is not None]
+    if len(known) != len(sizes) - 1:
+        return "a size of its input is not known"
+    first = value.shape[0] if value.shape else None
+    channels, height, width = (*known, 1, 1)[:3]
+    batch = first.value if isinstance(first, ir.SymbolicDim) else first
+    sample = Sample(batch, len(sizes), (channels, height, width))
+    return size_fault(sample) or sample
+
+
+def size_fault(sample: Sample) -> str | None:
+    """Why a value is too large for the kernels, or empty; None where they take it."""
+    elements = math.prod(sample.shape)
+    if 0 < elements <= _LARGEST_VALUE and max(sample.shape) <= _LARGEST_DIMENSION:
+        return None
+    return "a value is empty" if not elements else f"a sample has {elements} elements"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The attributes of a region, and the weights that it reads, each once."""
+
+    code: tuple[int, ...]
+    constants: tuple[float, ...]
+    weights: tuple[ir.Value, ...]
+
+
+def assemble(
+    activations: Mapping[ir.Value, Sample], steps: Mapping[ir.Value, Step], outputs: Sequence[ir.Value]
+) -> Program:
+    """Number values, weights and constants, and write the program.
+
+    Args:
+        activations: What the region reads.
+        steps: The instruction that computes each inner value, in an order in which they can run.
+        outputs: What the region returns, each a key of `steps`.
+    """
+    numbers = {value: number for number, value in enumerate((*activations, *steps))}
+    weights: dict[ir.Value, int] = {}
+    constants: dict[float, int] = {}
+    code = [len(activations)]
+    for sample in activations.values():
+        code += (sample.rank, *sample.shape)
+    code.append(len(steps))
+    for step in steps.values():
+        fields = [len(step.values)] if step.opcode is Opcode.CONCAT else []
+        fields += [numbers[value] for value in step.values]
+        fields += [-1 if w is None else weights.setdefault(w, len(weights)) for w in step.weights]
+        fields += step.numbers
+        fields += [-1 if c is None else constants.setdefault(c, len(constants)) for c in step.constants]
+        code += (step.opcode, len(fields), *fields)
+    code.append(len(outputs))
+    for value in outputs:
+        code += (numbers[value], steps[value].result.rank)
+    return Program(tuple(map(int, code)), tuple(constants) or (0.0,), tuple(weights))

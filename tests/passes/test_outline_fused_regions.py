@@ -1,0 +1,372 @@
+"""outline-fused-regions: what becomes a region, what bounds one and why, and the graph after it."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+from models.lenet import LeNet5
+from models.mobilenet import MobileNetV2
+from models.net import Net
+from models.resnet import ResNet18
+from models.sequential import Model
+from models.squeeze_excite import SEResNet18
+from nncompile import passes
+from nncompile.capture import capture
+from nncompile.options import CompileOptions
+from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
+
+PLANE = "float[n, 4, 7, 6]"
+
+
+@pytest.fixture
+def outline(apply, random):
+    """`outline(nodes, y, x=..., w=shape or array)`: apply the pass to `nodes` from x to y."""
+
+    def run(nodes, y=f"{PLANE} y", x=f"{PLANE} x", feeds=None, **weights):
+        named = {"w": (4, 4, 1, 1), **weights}
+        arrays = {
+            name: random.standard_normal(w).astype("f4") if isinstance(w, tuple) else w
+            for name, w in named.items()
+            if w is not None
+        }
+        return apply(OUTLINE_FUSED_REGIONS, f"g ({x}) => ({y}) {{ {nodes} }}", arrays, feeds=feeds)
+
+    return run
+
+
+def regions(applied):
+    """The operators of each region, in the order of the graph."""
+    bodies = {f.overload: [node.op_type for node in f.node] for f in applied.after.functions}
+    calls = [node.overload for node in applied.after.graph.node if node.op_type == "FusedRegion"]
+    assert sorted(calls) == sorted(bodies)
+    return [bodies[overload] for overload in calls]
+
+
+def refused(applied):
+    return {refusal.node.rpartition("_")[2]: refusal.reason for refusal in applied.outcome.refusals}
+
+
+NETWORKS = {
+    "lenet": (LeNet5, (1, 32, 32), 12),
+    "net": (Net, (1, 28, 28), 10),
+    "model": (Model, (1, 28, 28), 4),
+    "resnet18": (ResNet18, (3, 64, 64), 49),
+    "mobilenetv2": (MobileNetV2, (3, 64, 64), 100),
+    "se-resnet18": (SEResNet18, (3, 64, 64), 113),
+}
+
+
+def optimized(module, shape, *, static=False):
+    torch.manual_seed(0)
+    options = CompileOptions(dynamic_batch=not static)
+    captured = capture(module.eval(), torch.randn(2, *shape), None, options)
+    return passes.optimize(captured, passes.selected(options))
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_one_region(name, static):
+    factory, shape, nodes = NETWORKS[name]
+    model = onnx.load_from_string(optimized(factory(), shape, static=static).model)
+    onnx.checker.check_model(model, full_check=True)
+    (region,), (function,) = model.graph.node, model.functions
+    assert (region.domain, region.op_type, region.overload) == ("nncompile", "FusedRegion", "r0")
+    assert model.ir_version >= 10
+    assert {entry.domain: entry.version for entry in model.opset_import}["nncompile"] == 1
+    assert len([node for node in function.node if node.op_type != "Constant"]) == nodes
+    assert sorted(function.attribute) == sorted(a.name for a in region.attribute)
+    assert sorted(region.input) == sorted(
+        [model.graph.input[0].name, *(weight.name for weight in model.graph.initializer)]
+    )
+
+
+def test_what_the_kernels_lack_cuts_a_network():
+    layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.GELU(), torch.nn.Conv2d(4, 4, 3, groups=2))
+    report = optimized(torch.nn.Sequential(*layers, torch.nn.Conv2d(4, 2, 1)), (3, 9, 9)).passes[-1]
+    assert report.name == "outline-fused-regions"
+    assert report.changes == 2
+    assert [refusal.reason for refusal in report.refusals] == [
+        "the kernels have no Gelu",
+        "it has 2 groups for 4 channels in and 4 out",
+    ]
+
+
+def test_an_mlp_is_left_to_onnx_runtime():
+    mlp = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    report = optimized(mlp, (8,)).passes[-1]
+    assert (report.changes, report.refusals) == (0, ())
+
+
+def test_plain_onnx_runtime_inlines_the_function(apply, outline, tmp_path):
+    """With its optimisers on: the same answers, and no node of our domain is left."""
+    nodes = (
+        "c = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c) p = MaxPool<kernel_shape = [2, 2]>(r) y = Relu(p)"
+    )
+    applied = outline(nodes, "float[n, 5, 6, 5] y", w=(5, 4, 3, 3), b=(5,))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    after = onnxruntime.InferenceSession(
+        applied.after.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    before = onnxruntime.InferenceSession(
+        applied.before.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = np.random.default_rng(1).standard_normal((5, 4, 7, 6)).astype("f4")
+    np.testing.assert_array_equal(after.run(None, {"x": x})[0], before.run(None, {"x": x})[0])
+    left = {node.domain for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "nncompile" not in left
+
+
+def test_two_branches(outline):
+    nodes = "a = Conv(x, w) b = Conv(x, v) r = Relu(a) y = Add(r, b)"
+    applied = outline(nodes, v=(4, 4, 1, 1))
+    assert regions(applied) == [["Conv", "Conv", "Relu", "Add"]]
+    assert list(applied.node("FusedRegion").input) == ["x", "w", "v"]
+
+
+def test_branches_that_never_meet_are_two_regions(outline):
+    applied = outline("y = Conv(x, w) z = Conv(x, v)", f"{PLANE} y, {PLANE} z", v=(4, 4, 1, 1))
+    assert regions(applied) == [["Conv"], ["Conv"]]
+    assert sorted(f.overload for f in applied.after.functions) == ["r0", "r1"]
+
+
+def test_two_activations(outline):
+    nodes = "a = Conv(x, w) b = Conv(z, w) y = Add(a, b)"
+    applied = outline(nodes, x=f"{PLANE} x, {PLANE} z")
+    assert regions(applied) == [["Conv", "Conv", "Add"]]
+    assert list(applied.node("FusedRegion").input) == ["x", "z", "w"]
+
+
+def test_two_outputs(outline):
+    applied = outline("c = Conv(x, w) r = Relu(c) y = Sigmoid(r)", f"{PLANE} y, {PLANE} r")
+    assert regions(applied) == [["Conv", "Relu", "Sigmoid"]]
+    assert list(applied.node("FusedRegion").output) == ["r", "y"]
+    assert list(applied.node("FusedRegion").attribute[1].ints[-5:]) == [2, 2, 4, 3, 4]
+
+
+def test_a_result_read_outside_and_as_a_graph_output(outline):
+    applied = outline("c = Conv(x, w) r = Relu(c) e = Exp(c) y = Add(r, e)", f"{PLANE} y, {PLANE} c")
+    assert applied.outcome.changes == 1
+    assert set(applied.node("FusedRegion").output) >= {"c"}
+
+
+def test_what_a_branch_reads_is_an_output_of_the_region(outline):
+    nodes = f"""c = Conv(x, w) r = Relu(c)
+        u = If(k) <then_branch = t () => ({PLANE} p) {{ p = Neg(c) }},
+                   else_branch = e () => ({PLANE} q) {{ q = Neg(r) }}>
+        y = Relu(u)"""
+    applied = outline(nodes, f"{PLANE} y", x=f"{PLANE} x, bool k")
+    assert regions(applied) == [["Conv", "Relu"]]
+    assert list(applied.node("FusedRegion").output) == ["c", "r"]
+
+
+def test_a_path_by_way_of_a_branch_is_no_part_of_a_region(outline):
+    """The region would need the result of the If, which needs the convolution."""
+    nodes = f"""c = Conv(x, w)
+        u = If(k) <then_branch = t () => ({PLANE} p) {{ p = Neg(c) }},
+                   else_branch = e () => ({PLANE} q) {{ q = Exp(c) }}>
+        y = Add(c, u)"""
+    applied = outline(nodes, f"{PLANE} y", x=f"{PLANE} x, bool k")
+    assert regions(applied) == [["Conv"]]
+    assert "result of its own" in refused(applied)["Add"]
+
+
+def test_a_diamond_with_an_arm_that_the_kernels_lack(outline):
+    nodes = "c = Conv(x, w) a = Relu(c) b = Exp(c) d = Add(a, b) y = Conv(d, v)"
+    applied = outline(nodes, v=(4, 4, 1, 1))
+    assert regions(applied) == [["Conv", "Relu"], ["Add", "Conv"]]
+    assert refused(applied)["Exp"] == "the kernels have no Exp"
+    assert refused(applied)["Add"] == "with it the region would need a result of its own first"
+
+
+def test_two_pieces_may_not_wait_for_each_other(outline):
+    """a -> e -> b and c -> f -> d: with a and d in one piece, b and c cannot be in another."""
+    nodes = """a = Conv(x, w) c = Conv(z, w) e = Exp(a) f = Exp(c)
+        b = Add(e, c) d = Add(f, a) s = Relu(b) y = Relu(d)"""
+    applied = outline(nodes, f"{PLANE} y, {PLANE} s", x=f"{PLANE} x, {PLANE} z")
+    assert regions(applied) == [["Conv"], ["Conv", "Add", "Relu"]]
+    assert refused(applied)["Add"] == "with it the region would need a result of its own first"
+
+
+def test_a_node_that_comes_back_in_between(outline):
+    """The region stands where the graph is in order, though its nodes stood before and after others."""
+    nodes = "c = Conv(x, w) e = Exp(x) n = Neg(e) r = Relu(c) y = Add(r, n)"
+    applied = outline(nodes)
+    assert regions(applied) == [["Conv", "Relu", "Add"]]
+    assert applied.operators == ["Exp", "Neg", "FusedRegion"]
+
+
+def test_shared_weights_are_read_once_and_stay(outline):
+    applied = outline("a = Conv(x, w) b = Conv(a, w) e = Exp(b) y = Conv(e, w)")
+    assert regions(applied) == [["Conv", "Conv"], ["Conv"]]
+    assert [list(node.input) for node in applied.after.graph.node if node.domain] == [["x", "w"], ["e", "w"]]
+    assert list(applied.weights) == ["w"]
+
+
+def test_bounds_move_into_the_function_unless_others_read_them(outline):
+    nodes = "c = Conv(x, w) r = Clip(c, low, high) e = Exp(r) y = Max(e, high)"
+    applied = outline(nodes, low=np.float32(0), high=np.float32(0.5))
+    assert sorted(regions(applied)[0]) == ["Clip", "Constant", "Constant", "Conv"]
+    assert sorted(applied.weights) == ["high", "w"]
+
+
+def test_several_overloads_and_a_name_that_is_taken(parsed, random):
+    weights = {"w": random.standard_normal((4, 4, 1, 1)).astype("f4")}
+    text = f"g ({PLANE} x) => ({PLANE} y) {{ a = Conv(x, w) b = Exp(a) y = Conv(b, w) }}"
+    model = ir.from_proto(parsed(text, weights))
+    assert OUTLINE_FUSED_REGIONS.run(model).changes == 2
+    first = model.graph.node(0)
+    again = ir.node("Conv", [first.outputs[0], model.graph.initializers["w"]], name="again")
+    again.outputs[0].name, again.outputs[0].dtype = "z", ir.DataType.FLOAT
+    again.outputs[0].shape = first.outputs[0].shape
+    model.graph.append(again)
+    model.graph.outputs.append(again.outputs[0])
+    assert OUTLINE_FUSED_REGIONS.run(model).changes == 1
+    assert [f.overload for f in model.functions.values()] == ["r0", "r1", "r2"]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def conv(more="", x="x", weight="w"):
+    return f"y = Conv<{more}>({x}, {weight})" if more else f"y = Conv({x}, {weight})"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "y", "weights", "reason"),
+    [
+        (conv("group = 2"), "float[n, 4, 7, 6] y", {"w": (4, 2, 1, 1)}, "2 groups for 4 channels"),
+        (conv("group = 4"), "float[n, 8, 7, 6] y", {"w": (8, 1, 1, 1)}, "in and 8 out"),
+        (conv("dilations = [2, 1]"), "float[n, 4, 3, 6] y", {"w": (4, 4, 3, 1)}, "dilated by [2, 1]"),
+        ("v = Neg(w) " + conv(weight="v"), "float[n, 4, 7, 6] y", {}, "a weight is not constant"),
+        (conv(), "float[n, 4, 7, 6] y", {"x": f"{PLANE} x, float[4, 4, 1, 1] w"}, "a weight is not constant"),
+        (conv(), "float[n, 4, 7] y", {"w": (4, 4, 1), "x": "float[n, 4, 7] x"}, "rank is 3"),
+        (conv(), "float[n, 4, 7, m] y", {"x": "float[n, 4, 7, m] x"}, "a size of its input is not known"),
+        ("h = Cast<to = 10>(x) g = Conv(h, v) y = Cast<to = 1>(g)", "float[n, 4, 7, 6] y",
+         {"v": np.ones((4, 4, 1, 1), "f2")}, "its input is float16, not float32"),
+    ],
+)  # fmt: skip
+def test_convolutions_that_are_left_alone(outline, nodes, y, weights, reason):
+    given = dict(weights)
+    applied = outline(nodes, y, x=given.pop("x", f"{PLANE} x"), **given)
+    assert applied.outcome.changes == 0
+    (found,) = applied.reasons
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("node", "y", "weights", "reason"),
+    [
+        ("y = Exp(c)", PLANE, {}, "the kernels have no Exp"),
+        ("y = Gelu(c)", PLANE, {}, "the kernels have no Gelu"),
+        ("y = Add(c, one)", PLANE, {"one": (1,)}, "it reads a constant"),
+        ("y = Add(c, z)", PLANE, {"x": f"{PLANE} x, float[n, 4, 1, 1] z"}, "it adds tensors of shape"),
+        ("y = Add(c, z)", PLANE, {"x": f"{PLANE} x, float[1, 4, 7, 6] z"}, "it adds tensors of shape"),
+        ("y = Mul(c, z)", PLANE, {"x": f"{PLANE} x, float[n, 1, 7, 6] z"}, "it multiplies tensors of shape"),
+        ("y = Mul(c, z)", PLANE, {"x": f"{PLANE} x, float[1, 4, 1, 1] z"}, "it multiplies tensors of shape"),
+        ("y = Mul(c, z)", PLANE, {"x": f"{PLANE} x, float[7, 6] z"}, "it multiplies tensors of shape"),
+        ("y = Softmax<axis = 1>(c)", PLANE, {}, "over axis 1 of a tensor of rank 4"),
+        ("y = Concat<axis = 2>(c, x)", "float[n, 4, 14, 6]", {}, "it joins along axis 2"),
+        ("y = Concat<axis = 1>(c, z)", "float[n, 8, 7, 6]", {"x": f"{PLANE} x, {PLANE.replace('n', '3')} z"},
+         "it joins tensors of shape"),
+        ("y, i = MaxPool<kernel_shape = [2, 2]>(c)", "float[n, 4, 6, 5]", {"more": ", int64[n, 4, 6, 5] i"},
+         "its second output is used"),
+        ("y = MaxPool<kernel_shape = [2, 2], dilations = [2, 2]>(c)", "float[n, 4, 5, 4]", {}, "dilated"),
+        ("y = MaxPool<kernel_shape = [2, 2], strides = [2, 2], pads = [0, 0, 1, 1], ceil_mode = 1>(c)",
+         "float[n, 4, 4, k]", {}, "its recorded shape ends in [4, 4, 4]"),
+        ("y = AveragePool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1, count_include_pad = 1>(c)",
+         "float[n, 4, 4, 3]", {}, "its average counts what rounding up adds"),
+        ("y = Clip(c, low, high)", PLANE, {"low": np.float32(2), "high": np.float32(1)}, "its bounds are"),
+        ("y = Clip(c, low)", PLANE, {"x": f"{PLANE} x, float low"}, "a weight is not constant"),
+        ("y = Reshape(c, s)", "float[k, 12, 7, 2]", {"s": np.array([-1, 12, 7, 2])}, "it makes other rows"),
+        ("y = Reshape(c, s)", "float[k, 84]", {"s": np.array([-1, 84])}, "it makes other rows"),
+        ("y = Reshape(c, s)", "float[k, 168]", {"x": f"{PLANE} x, int64[2] s"}, "a weight is not constant"),
+        ("y = Flatten<axis = 2>(c)", "float[k, 42]", {}, "it makes other rows"),
+        ("f = Flatten(c) y = Gemm<alpha = 2.0>(f, v)", "float[n, 3]", {"v": (168, 3)}, "alpha or beta"),
+        ("f = Flatten(c) y = Gemm<beta = 2.0>(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (3,)}, "alpha"),
+        ("f = Flatten(c) y = Gemm(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (1, 3)}, "of shape [1, 3]"),
+        ("f = Flatten(c) y = Gemm(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (1,)}, "do not fit"),
+        ("y = MatMul(c, v)", "float[n, 4, 7, 2]", {"v": (6, 2)}, "its input's rank is 4"),
+        ("f = Flatten(c) y = MatMul(v, f)", "float[2, 168]",
+         {"v": (2, 3), "x": "float[3, 4, 7, 6] x"}, "it reads a constant"),
+    ],
+)  # fmt: skip
+def test_what_bounds_a_region(outline, node, y, weights, reason):
+    """The convolution and what the kernels know become a region; the node in question stays outside."""
+    given = dict(weights)
+    x, more = given.pop("x", f"{PLANE} x"), given.pop("more", "")
+    feeds = {"s": np.array([-1, 168])} if "int64[2] s" in x else None
+    applied = outline(f"c = Conv(x, w) {node}", f"{y} y{more}", x=x, feeds=feeds, **given)
+    assert applied.outcome.changes == 1
+    assert regions(applied)[0][0] == "Conv"
+    assert f"{applied.operators[-1]}<" in node or f"{applied.operators[-1]}(" in node
+    assert any(reason in found for found in applied.reasons), applied.reasons
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        ("AveragePool<kernel_shape = [2, 2], pads = [2, 0, 0, 0]>(c)", "it pads by its kernel or more"),
+        ("MaxPool<kernel_shape = [2, 2], pads = [0, 0, 0, 3]>(c)", "it pads by its kernel or more"),
+        ("MaxPool<kernel_shape = [2, 2], pads = [0, -1, 0, 0]>(c)", "it pads by a negative number"),
+        ("Conv(c, large)", "its kernel is larger than the plane"),
+        ("Conv(c, narrow)", "its weights do not fit its input"),
+    ],
+)
+def test_what_onnx_runtime_refuses_is_left_to_it(parsed, random, node, reason):
+    text = f"g ({PLANE} x) => (float[n, 4, h, v] y) {{ c = Conv(x, w) y = Identity(c) }}"
+    model = ir.from_proto(parsed(text, {"w": random.standard_normal((4, 4, 1, 1)).astype("f4")}))
+    for name, shape in (("large", (4, 4, 9, 9)), ("narrow", (4, 3, 1, 1))):
+        weight = ir.Value(name=name, const_value=ir.tensor(np.zeros(shape, "f4"), name=name))
+        weight.shape, weight.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        model.graph.register_initializer(weight)
+    parser = onnx.parser.parse_graph(f"g ({PLANE} c) => (float y) {{ y = {node} }}").node[0]
+    first, last = model.graph
+    inputs = [first.outputs[0], *(model.graph.initializers[name] for name in parser.input[1:])]
+    odd = ir.node(parser.op_type, inputs, {a.name: list(a.ints) for a in parser.attribute}, name="odd")
+    odd.outputs[0].name = "odd"
+    model.graph.insert_before(last, odd)
+    last.replace_input_with(0, odd.outputs[0])
+    assert OUTLINE_FUSED_REGIONS.run(model).refusals[0].reason == reason
+
+
+def test_a_shape_that_nobody_recorded(parsed, random):
+    """What a convolution computes is known all the same; what a Reshape makes is not."""
+    weights = {"w": random.standard_normal((4, 4, 1, 1)).astype("f4"), "s": np.array([-1, 168])}
+    text = (
+        f"g ({PLANE} x) => (float[n, 168] y) {{ c = Conv(x, w) r = Relu(c) f = Reshape(r, s) y = Relu(f) }}"
+    )
+    model = ir.from_proto(parsed(text, weights))
+    for node in list(model.graph)[:-1]:
+        node.outputs[0].shape = None
+    outcome = OUTLINE_FUSED_REGIONS.run(model)
+    assert [node.op_type for node in model.graph] == ["FusedRegion", "Reshape", "Relu"]
+    assert [refusal.reason for refusal in outcome.refusals] == [
+        "it makes other rows than one of 168 elements for each sample"
+    ]
+
+
+def test_rows_of_batches_without_a_name_are_never_combined(outline):
+    x, z = PLANE.replace("n", "?"), PLANE.replace("n", "?")
+    applied = outline("a = Conv(x, w) b = Conv(z, w) y = Add(a, b)", f"{x} y", x=f"{x} x, {z} z")
+    assert regions(applied) == [["Conv"], ["Conv"]]
+
+
+def test_rows_of_two_batches_are_never_combined(outline):
+    """Both sizes are free and may differ: ONNX would broadcast, the kernels cannot."""
+    applied = outline(
+        "a = Conv(x, w) b = Conv(z, w) y = Add(a, b)", x=f"{PLANE} x, {PLANE.replace('n', 'm')} z"
+    )
+    assert regions(applied) == [["Conv"], ["Conv"]]
+    assert "it adds tensors of shape ['n', 4, 7, 6] and ['m', 4, 7, 6]" in applied.reasons
+
+
+def test_dead_code_is_no_region(outline):
+    applied = outline("c = Conv(x, w) y = Exp(x)")
+    assert applied.outcome.changes == 0
+
+
+def test_the_report_says_where_regions_are(outline):
+    (firing,) = outline("c = Conv(x, w) y = Relu(c)").outcome.firings
+    assert (firing.rule, firing.node) == ("FusedRegion", "FusedRegion/r0")

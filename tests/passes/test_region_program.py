@@ -1,0 +1,337 @@
+"""The program of a region means what its function says: an interpreter reads each instruction."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch.nn import functional
+
+from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
+from nncompile.passes.region_program import Opcode
+
+ROWS = 3
+ACTIVATIONS = {
+    1: lambda x, a, b: torch.relu(x),
+    2: lambda x, a, b: x.clamp(a, b),
+    3: lambda x, a, b: functional.leaky_relu(x, a),
+    4: lambda x, a, b: functional.silu(x),
+    5: lambda x, a, b: functional.hardswish(x),
+    6: lambda x, a, b: torch.sigmoid(x),
+    7: lambda x, a, b: torch.tanh(x),
+    8: lambda x, a, b: (a * x + b).clamp(0, 1),
+}
+
+
+def padded(x, pads, ceil, kernel, strides, value):
+    """The plane with its padding, and what rounding up makes of the last window."""
+    top, left, bottom, right = pads
+    if ceil:
+        for_rows, for_columns = (
+            -(size + sum(p) - k) % s
+            for size, p, k, s in zip(
+                x.shape[2:], ((top, bottom), (left, right)), kernel, strides, strict=True
+            )
+        )
+        bottom, right = bottom + for_rows, right + for_columns
+    return functional.pad(x, (left, right, top, bottom), value=value)
+
+
+def pool(opcode, x, fields):
+    kernel, strides, pads, ceil = fields[:2], fields[2:4], fields[4:8], fields[8]
+    if opcode is Opcode.MAX_POOL:
+        return functional.max_pool2d(padded(x, pads, ceil, kernel, strides, -torch.inf), kernel, strides)
+    sums = functional.avg_pool2d(
+        padded(x, pads, ceil, kernel, strides, 0.0), kernel, strides, divisor_override=1
+    )
+    ones = functional.pad(torch.ones_like(x), (pads[1], pads[3], pads[0], pads[2]), value=float(fields[9]))
+    counted = padded(ones, (0, 0, 0, 0), ceil, kernel, strides, 0.0)
+    return sums / functional.avg_pool2d(counted, kernel, strides, divisor_override=1)
+
+
+def interpret(region, arrays):
+    """Run a region's program.
+
+    Args:
+        region: The node.
+        arrays: Values of its inputs.
+    """
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in region.attribute}
+    assert attributes["schema"] == 1
+    code, constants = iter(attributes["program"]), attributes["constants"]
+    take = lambda count: [next(code) for _ in range(count)]  # noqa: E731
+    tensors = [torch.from_numpy(array.copy()) for array in arrays]
+    (activations,) = take(1)
+    values, weights = [], tensors[activations:]
+    for tensor in tensors[:activations]:
+        rank, *shape = take(4)
+        assert tuple(tensor.shape[1:]) == tuple(shape[: rank - 1])
+        values.append(tensor.reshape(-1, *shape))
+    for _ in range(*take(1)):
+        opcode, count = take(2)
+        fields = take(count)
+        values.append(step(Opcode(opcode), fields, values, weights, constants))
+    results = []
+    for _ in range(*take(1)):
+        number, rank = take(2)
+        results.append(values[number].flatten(1) if rank == 2 else values[number])
+    assert list(code) == []
+    return [result.numpy() for result in results]
+
+
+def step(opcode, fields, values, weights, constants):
+    def weight(number):
+        return None if number < 0 else weights[number]
+
+    x = None if opcode is Opcode.CONCAT else values[fields[0]]
+    match opcode:
+        case Opcode.CONV:
+            w, b, kh, kw, sh, sw, dh, dw, *pads, groups = fields[1:]
+            assert (kh, kw) == tuple(weights[w].shape[2:])
+            x = padded(x, pads, 0, (kh, kw), (sh, sw), 0.0)
+            return functional.conv2d(x, weights[w], weight(b), (sh, sw), 0, (dh, dw), groups)
+        case Opcode.MAX_POOL | Opcode.AVERAGE_POOL:
+            return pool(opcode, x, fields[1:])
+        case Opcode.GLOBAL_AVERAGE:
+            return x.mean((2, 3), keepdim=True)
+        case Opcode.ADD:
+            return x + values[fields[1]]
+        case Opcode.MULTIPLY:
+            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1))
+            return x * values[fields[1]]
+        case Opcode.LINEAR:
+            w, b, transposed = fields[1:]
+            y = functional.linear(x.flatten(1), weights[w] if transposed else weights[w].T, weight(b))
+            return y[:, :, None, None]
+        case Opcode.ACTIVATION:
+            kind, *indices = fields[1:]
+            return ACTIVATIONS[kind](x, *(None if i < 0 else constants[i] for i in indices))
+        case Opcode.SOFTMAX:
+            return torch.softmax(x, 1)
+        case Opcode.LOG_SOFTMAX:
+            return torch.log_softmax(x, 1)
+        case Opcode.CONCAT:
+            count, *parts = fields
+            assert count == len(parts)
+            return torch.cat([values[part] for part in parts], 1)
+        case Opcode.FLATTEN:
+            return x.flatten(1)[:, :, None, None]
+
+
+@pytest.fixture
+def check(apply, random):
+    """`check(nodes, y=..., x=...)`: one region is made, and its program computes what its function does."""
+
+    def run(nodes, y, x="float[n, 4, 7, 6] x", **weights):
+        weights = {
+            name: random.standard_normal(w).astype("f4") if isinstance(w, tuple) else w
+            for name, w in weights.items()
+        }
+        weights.setdefault("w", random.standard_normal((4, 4, 1, 1)).astype("f4"))
+        applied = apply(OUTLINE_FUSED_REGIONS, f"g ({x}) => ({y} y) {{ {nodes} }}", weights)
+        assert applied.operators == ["FusedRegion"]
+        (region,) = applied.after.graph.node
+        given = applied.weights
+        feeds = {}
+        for value in applied.after.graph.input:
+            shape = [d.dim_value or ROWS for d in value.type.tensor_type.shape.dim]
+            given[value.name] = feeds[value.name] = random.standard_normal(shape).astype("f4")
+        (got,) = interpret(region, [given[name] for name in region.input])
+        before = onnxruntime.InferenceSession(
+            applied.before.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        (expected,) = before.run(None, feeds)
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        return region
+
+    return run
+
+
+def after_conv(node):
+    return f"c = Conv(x, w) y = {node}"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "w", "shape"),
+    [
+        ("", (5, 4, 3, 3), (5, 5, 4)),
+        ("kernel_shape = [3, 2], strides = [2, 1]", (5, 4, 3, 2), (5, 3, 5)),
+        ("pads = [1, 0, 2, 3]", (5, 4, 3, 3), (5, 8, 7)),
+        ("group = 4, pads = [1, 1, 1, 1]", (4, 1, 3, 3), (4, 7, 6)),
+        ('auto_pad = "SAME_UPPER", strides = [2, 2]', (5, 4, 3, 2), (5, 4, 3)),
+        ('auto_pad = "SAME_LOWER", strides = [2, 2]', (5, 4, 4, 3), (5, 4, 3)),
+        ('auto_pad = "VALID", strides = [3, 3]', (5, 4, 2, 2), (5, 2, 2)),
+    ],
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolutions(check, attributes, w, shape, bias):
+    y = f"float[n, {', '.join(map(str, shape))}]"
+    more = {"b": (w[0],)} if bias else {}
+    check(f"y = Conv<{attributes}>(x, w{', b' if bias else ''})".replace("<>", ""), y, w=w, **more)
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    ("attributes", "plane"),
+    [
+        ("kernel_shape = [2, 2], strides = [2, 2]", "3, 3"),
+        ("kernel_shape = [3, 2]", "5, 5"),
+        ("kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]", "4, 3"),
+        ("kernel_shape = [3, 3], strides = [2, 3], pads = [0, 1, 2, 0]", "4, 2"),
+        ("kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1", "4, 3"),
+        ("kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1", "3, 3"),
+        ('kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"', "4, 3"),
+        ('kernel_shape = [2, 3], strides = [2, 2], auto_pad = "SAME_LOWER"', "4, 3"),
+    ],
+)
+def test_pools(check, operator, attributes, plane):
+    check(after_conv(f"{operator}<{attributes}>(c)"), f"float[n, 4, {plane}]")
+
+
+@pytest.mark.parametrize("pads", ["1, 1, 1, 1", "0, 1, 1, 0"])
+def test_an_average_that_counts_its_padding(check, pads):
+    plane = "7, 6" if pads == "1, 1, 1, 1" else "6, 5"
+    node = f"AveragePool<kernel_shape = [3, 3], pads = [{pads}], count_include_pad = 1>(c)"
+    check(after_conv(node), f"float[n, 4, {plane}]")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "Relu(c)",
+        "Clip(c, low, high)",
+        "Clip(c, low)",
+        "Clip(c, , high)",
+        "Clip(c)",
+        "LeakyRelu(c)",
+        "LeakyRelu<alpha = 0.25>(c)",
+        "HardSwish(c)",
+        "Sigmoid(c)",
+        "Tanh(c)",
+        "HardSigmoid(c)",
+        "HardSigmoid<alpha = 0.3, beta = 0.1>(c)",
+    ],
+)
+def test_activations(check, node):
+    check(after_conv(node), "float[n, 4, 7, 6]", low=np.float32(-0.5), high=np.array([0.75], "f4")[0])
+
+
+@pytest.mark.parametrize("product", ["Mul(c, s)", "Mul(s, c)"])
+def test_silu_is_one_instruction(check, product):
+    region = check(f"c = Conv(x, w) s = Sigmoid(c) y = {product}", "float[n, 4, 7, 6]")
+    assert region.attribute[1].ints[5] == 2  # the number of instructions
+
+
+@pytest.mark.parametrize(
+    "nodes", ["s = Sigmoid(c) m = Mul(c, s) y = Add(m, s)", "s = Sigmoid(c) y = Mul(s, s)"]
+)
+def test_a_sigmoid_that_is_read_twice_stays(check, nodes):
+    region = check(f"c = Conv(x, w) {nodes}", "float[n, 4, 7, 6]")
+    assert region.attribute[1].ints[5] == 2 + nodes.count("= ") - 1
+
+
+@pytest.mark.parametrize("product", ["Mul(c, e)", "Mul(e, c)"])
+def test_squeeze_and_excite(check, product):
+    nodes = f"c = Conv(x, w) p = GlobalAveragePool(c) q = Conv(p, v, b) e = Sigmoid(q) y = {product}"
+    check(nodes, "float[n, 4, 7, 6]", v=(4, 4, 1, 1), b=(4,))
+
+
+def test_squeeze_and_excite_by_linear_layers(check):
+    nodes = """c = Conv(x, w) p = GlobalAveragePool(c) f = Flatten(p)
+        h = Gemm<transB = 1>(f, v, b) r = Relu(h) q = Gemm(r, u) e = Sigmoid(q)
+        s = Unsqueeze(e, axes) y = Mul(c, s)"""
+    check(nodes, "float[n, 4, 7, 6]", v=(2, 4), b=(2,), u=(2, 4), axes=np.array([2, 3]))
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        "Flatten(c)",
+        "Flatten<axis = -3>(c)",
+        "Reshape(c, all)",
+        "Reshape(c, kept)",
+        "Reshape<allowzero = 1>(c, all)",
+    ],
+)
+@pytest.mark.parametrize(
+    "linear", ["Gemm(f, v, b)", "Gemm<transB = 1>(f, t, b)", "MatMul(f, v)", "Gemm(f, v)"]
+)
+def test_linear_layers_behind_a_flatten(check, flat, linear):
+    shapes = {"all": np.array([-1, 168]), "kept": np.array([0, -1])}
+    given = {name: shape for name, shape in shapes.items() if name in flat}
+    given |= {"b": (3,)} if "b)" in linear else {}
+    given |= {"t": (3, 168)} if "t" in linear.split("(")[1] else {"v": (168, 3)}
+    check(f"c = Conv(x, w) f = {flat} y = {linear}", "float[n, 3]", **given)
+
+
+@pytest.mark.parametrize("node", ["Softmax(f)", "LogSoftmax(f)", "Softmax<axis = 1>(f)"])
+def test_softmax_of_rows(check, node):
+    check(f"c = Conv(x, w) f = Flatten(c) y = {node}", "float[n, 168]")
+
+
+@pytest.mark.parametrize(("axis", "flat"), [(1, False), (-3, False), (1, True), (-1, True)])
+def test_concat_of_channels(check, axis, flat):
+    join = f"Concat<axis = {axis}>"
+    if flat:
+        check(f"c = Conv(x, w) f = Flatten(c) g = Relu(f) y = {join}(g, f, g)", "float[n, 504]")
+    else:
+        check(f"c = Conv(x, w) r = Relu(c) y = {join}(r, c, x)", "float[n, 12, 7, 6]")
+
+
+def test_a_residual(check):
+    check("c = Conv(x, w) y = Add(c, x)", "float[n, 4, 7, 6]")
+
+
+@pytest.mark.parametrize("n", ["n", "5", "1"])
+def test_the_batch_may_be_free_or_fixed(check, n):
+    nodes = "c = Conv(x, w) f = Reshape(c, s) y = Gemm(f, v)"
+    shape = np.array([-1 if n == "n" else int(n), 168])
+    check(nodes, f"float[{n}, 3]", x=f"float[{n}, 4, 7, 6] x", s=shape, v=(168, 3))
+
+
+def test_the_program_of_a_small_chain(check):
+    region = check(
+        """c = Conv<strides = [2, 1], pads = [0, 1, 2, 3]>(x, w, b) r = Clip(c, low, high)
+           f = Flatten(r) y = Gemm(f, v)""",
+        "float[n, 3]",
+        w=(5, 4, 3, 2),
+        b=(5,),
+        v=(5 * 4 * 9, 3),
+        low=np.float32(0),
+        high=np.float32(6),
+    )
+    schema, program, constants = region.attribute
+    assert (schema.i, list(constants.floats)) == (1, [0, 6])
+    assert list(region.input) == ["x", "w", "b", "v"]
+    assert list(program.ints) == [
+        *(1, 4, 4, 7, 6),  # one activation of rank 4: C, H, W
+        4,  # instructions
+        *(
+            1,
+            14,
+            0,
+            0,
+            1,
+            3,
+            2,
+            2,
+            1,
+            1,
+            1,
+            0,
+            1,
+            2,
+            3,
+            1,
+        ),  # x, w, b, kernel, strides, dilations, pads, groups
+        *(7, 4, 1, 2, 0, 1),  # clip between constants 0 and 1
+        *(12, 1, 2),  # flatten
+        *(6, 4, 3, 2, -1, 0),  # linear: weight 2, no bias, not transposed
+        *(1, 4, 2),  # one output: value 4, rank 2
+    ]
+
+
+def test_constants_are_never_empty(check):
+    region = check("c = Conv(x, w) y = Relu(c)", "float[n, 4, 7, 6]")
+    assert list(region.attribute[2].floats) == [0.0]
