@@ -128,9 +128,9 @@ def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
     ]
     sections = [
         "# The native kernels, measured",
-        "Written by `python -m models.bench_kernels`. Times in microseconds of one call, ratios to plain ONNX "
-        "Runtime (default options, the exporter's own graph). *kernels* is `predict` with the default plan, "
-        "*exact* the same without Winograd's algorithm, *plain* without the kernels. GFLOP/s counts the "
+        "Written by `python -m models.bench_kernels`. Times in microseconds of one call, ratios to plain "
+        "ONNX Runtime (default options, the exporter's own graph). *kernels* is `predict` with the default "
+        "plan, *exact* the same without Winograd's algorithm, *plain* without the kernels. GFLOP/s counts the "
         "operations of the network as it is defined, of which Winograd's algorithm does a part; *of peak* is "
         f"their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the same run "
         "(numpy's BLAS).",
@@ -147,10 +147,10 @@ def _method(schedule: Schedule) -> str:
     return (
         f"Method: {schedule.rounds} rounds in one process, each with every engine in rotating order: a pause "
         f"of {schedule.pause:g} s, {schedule.warmup:g} s of calls that are not counted, "
-        f"{schedule.seconds / schedule.rounds:g} s (at least {schedule.minimum_calls} calls) that are. A ratio "
-        f"is that of the median times in the same round, the median over the rounds; in brackets its bootstrap "
-        f"95 % interval. A variant is timed only if it answers like plain ONNX Runtime (rtol {rtol:g}, atol "
-        f"{atol:g})."
+        f"{schedule.seconds / schedule.rounds:g} s (at least {schedule.minimum_calls} calls) that are. A "
+        f"ratio is that of the median times in the same round, the median over the rounds; in brackets its "
+        f"bootstrap 95 % interval. A variant is timed only if it answers like plain ONNX Runtime (rtol "
+        f"{rtol:g}, atol {atol:g})."
     )
 
 

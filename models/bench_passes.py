@@ -8,7 +8,7 @@ change no time. From the repository root, on an idle machine:
 
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -36,10 +36,11 @@ from nncompile.bench.timing import Schedule, measure
 from nncompile.calling import Calling
 from nncompile.capture import capture
 from nncompile.options import CompileOptions
-from nncompile.passes.contract import Pass
 from nncompile.stages import CapturedModel
 from nncompile_runtime import container
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
+from nncompile_runtime.manifest import Signature
+from nncompile_runtime.plan import default_plan
 from nncompile_runtime.predictor import Predictor
 
 YARDSTICK, ALL = "onnxruntime", "all passes"
@@ -79,26 +80,49 @@ class Ablation:
 
 
 class Variant:
-    """nncompile with some passes: the artifact, loaded and called as a user would."""
+    """An artifact, loaded and called as a user would."""
 
     threads = None
-    description = "predict"
 
     def __init__(
-        self, name: str, captured: CapturedModel, steps: Sequence[Pass], skip: frozenset[str]
+        self, name: str, data: bytes, signature: Signature, plan: Mapping[str, object] | None = None
     ) -> None:
-        """Run the passes but for those to skip, and open a session."""
+        """Open a session for an artifact; `plan` says where it differs from the default plan."""
         self.name = name
-        optimized = passes.optimize(captured, steps, skip)
-        self.changes = {report.name: report.changes for report in optimized.passes}
-        data = artifact.build(verify.skip(optimized), CompileOptions(verify=False))
-        calling = Calling(captured.signature)
+        chosen = default_plan(this_machine()).model_copy(update=dict(plan or {}))
+        predictor = Predictor(container.parse(data, name), device="cpu", plan=chosen)
+        self.description = f"predict, {predictor.session.kernels.note}"
+        calling = Calling(signature)
         self._names = calling.names
-        self._predict = calling.adapt(Predictor(container.parse(data, name), device="cpu").predict)
+        self._predict = calling.adapt(predictor.predict)
 
     def run(self, feed: Feed) -> list[Array]:
         """All outputs of `predict`."""
         return self._predict([feed[name] for name in self._names])
+
+
+def compiled(captured: CapturedModel, skip: frozenset[str] = frozenset()) -> tuple[bytes, dict[str, int]]:
+    """An artifact made with all passes but for those to skip; and how often each changed the graph."""
+    optimized = passes.optimize(captured, passes.selected(CompileOptions()), skip)
+    data = artifact.build(verify.skip(optimized), CompileOptions(verify=False))
+    return data, {report.name: report.changes for report in optimized.passes}
+
+
+def captured_and_exported(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> tuple[CapturedModel, bytes]:
+    """A network of random weights as we capture it, and as PyTorch exports it by default.
+
+    Raises:
+        ImportError: The network needs a package that is missing; the message says which.
+        NncompileError: It cannot be captured.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.default_generator.manual_seed(0)
+        warnings.filterwarnings("ignore", message="dropout2d: Received a 2-D input")
+        module = _with_live_statistics(build()).eval()
+        captured = capture(module, torch.randn(2, *shape), None, CompileOptions())
+        return captured, export(module, captured.signature, make_feed(captured.signature, 2))
 
 
 def sample_shape(name: str, batch: int) -> tuple[int, ...]:
@@ -116,21 +140,19 @@ def ablate(name: str, batch: int, schedule: Schedule) -> Ablation:
         NncompileError: It cannot be captured.
     """
     shape = sample_shape(name, batch)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        torch.default_generator.manual_seed(0)
-        warnings.filterwarnings("ignore", message="dropout2d: Received a 2-D input")
-        module = _with_live_statistics(NETWORKS[name].build()).eval()
-        captured = capture(module, torch.randn(2, *shape), None, CompileOptions())
-        model = export(module, captured.signature, make_feed(captured.signature, 2))
-    steps = passes.selected(CompileOptions())
+    captured, model = captured_and_exported(NETWORKS[name].build, shape)
     names = tuple(spec.name for spec in captured.signature.inputs)
-    whole = Variant(ALL, captured, steps, frozenset())
-    engines: dict[str, Engine] = {YARDSTICK: Plain(model, "torch.onnx.export's graph", names), ALL: whole}
+    whole, changes = compiled(captured)
+    engines: dict[str, Engine] = {
+        YARDSTICK: Plain(model, "torch.onnx.export's graph", names),
+        ALL: Variant(ALL, whole, captured.signature),
+    }
     wrong: dict[str, str] = {}
-    for step in steps:
-        if whole.changes[step.name]:
+    for step in passes.selected(CompileOptions()):
+        if changes[step.name]:
             try:
-                engines[step.name] = Variant(step.name, captured, steps, frozenset({step.name}))
+                data, _ = compiled(captured, frozenset({step.name}))
+                engines[step.name] = Variant(step.name, data, captured.signature)
             except NncompileError as error:  # another pass may not bear what this one leaves
                 wrong[step.name] = f"cannot be made: {error}"
     feed = make_feed(captured.signature, batch)
@@ -142,7 +164,7 @@ def ablate(name: str, batch: int, schedule: Schedule) -> Ablation:
         network=name,
         batch=batch,
         shape=shape,
-        changes=whole.changes,
+        changes=changes,
         ratios={key: paired_ratio(taken[YARDSTICK], taken[key]) for key in timed if YARDSTICK in taken},
         gains={key: paired_ratio(taken[key], taken[ALL]) for key in timed if key != ALL and ALL in taken},
         rejected=wrong,
@@ -209,11 +231,12 @@ def page(found: Sequence[Ablation], skipped: Mapping[str, str], schedule: Schedu
             gaps.append(f"{one.network}, batch {one.batch}, {what}: it {why}")
     if gaps:
         sections += ["## Not measured", "\n".join(f"- {gap}" for gap in gaps)]
-    sections += ["## How", _environment(), _method(schedule)]
+    sections += ["## How", environment(), _method(schedule)]
     return "\n\n".join(sections) + "\n"
 
 
-def _environment() -> str:
+def environment() -> str:
+    """The machine and the versions, in a sentence."""
     machine = this_machine()
     flags = ", ".join(machine.vector_flags) or "no vector extensions"
     versions = {"python": platform.python_version()}
