@@ -80,6 +80,7 @@ class _Contraction:
     def merge(self, first: int, second: int) -> None:
         """Make one of a node and another that reads it, unless it reads it over a third as well."""
         first, second = self.find(first), self.find(second)
+        # A path from the second to the first would be a cycle already.
         if first == second or self._detour(first, second):
             return
         self._merged_into[second] = first
