@@ -30,14 +30,15 @@ class Eager:
             return [_as_array(value) for value in self._call(own)]
 
 
-def in_float64(module: torch.nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]) -> Eager | None:
-    """The same module in float64, or None where it cannot run in it (it casts to float32, say)."""
+def in_float64(
+    module: torch.nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]
+) -> tuple[Eager, list[Array]] | None:
+    """The same module in float64 and its answer; None where it cannot run (it casts to float32, say)."""
     try:
         double = Eager(copy.deepcopy(module).double(), signature)
-        double(widened(inputs))
+        return double, double(widened(inputs))
     except Exception:
         return None
-    return double
 
 
 def widened(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

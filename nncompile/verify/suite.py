@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nncompile.verify.cases import BATCHES, Case, cases
-from nncompile.verify.compare import EAGER_MULTIPLE, TOLERANCES, Array, Difference, difference
+from nncompile.verify.compare import EAGER_MULTIPLE, TOLERANCES, Array, Difference, difference, telling
 from nncompile.verify.eager import Eager, in_float64, widened
 from nncompile_runtime import container
 from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
@@ -34,7 +34,11 @@ class Failure:
 
 
 class Suite:
-    """The cases with eager's answers, computed once for all graphs that are compared."""
+    """The cases with eager's answers, computed once for all graphs that are compared.
+
+    Attributes:
+        session: That of the graph compared last; None where ONNX Runtime refused it.
+    """
 
     def __init__(
         self, module: torch.nn.Module, signature: Signature, example: tuple[torch.Tensor, ...]
@@ -49,10 +53,13 @@ class Suite:
         Raises:
             VerificationError: Eager itself fails on a case, or answers differently each time.
         """
+        self.session: Session | None = None
         self._signature = signature
         self._eager = Eager(module, signature)
-        double = in_float64(module, signature, example)
-        answered = [_answered(self._eager, double, case) for case in cases(signature, example)]
+        first, *others = cases(signature, example)
+        double, exact = in_float64(module, signature, first.inputs) or (None, None)
+        answered = [_answered(self._eager, double, first, exact)]
+        answered += [_answered(self._eager, double, case) for case in others]
         self._cases = [case for case, _ in answered]
         self._expected = [answers for _, answers in answered]
         self._reference = "float64" if double else "float32"
@@ -65,11 +72,14 @@ class Suite:
             model: The bytes that are saved.
             only: Number of the one case to run; None runs all.
         """
+        self.session = None
         try:
             session = Session(container.parse(model, "the compiled graph"), default_plan(this_machine()))
         except ModelLoadError as error:
             return Failure(0, str(error))
+        self.session = session
         found: list[list[Difference]] = []
+        got: list[Array] = []
         for number, (case, (eager, reference)) in enumerate(zip(self._cases, self._expected, strict=True)):
             if only is not None and number != only:
                 continue
@@ -82,7 +92,7 @@ class Suite:
                 if not result.passed:
                     return Failure(number, _describe(case, spec.name, result))
             found.append(row)
-        return self._record(found, independent=only is None and self._rows_are_independent(session))
+        return self._record(found, independent=only is None and self._rows_are_independent(session, got))
 
     def _refuse_randomness(self) -> None:
         """Eager must answer the same twice: nothing can be compared with random numbers."""
@@ -98,8 +108,8 @@ class Suite:
     def _feed(self, inputs: Sequence[torch.Tensor]) -> dict[str, Array]:
         return {spec.name: x.numpy() for spec, x in zip(self._signature.inputs, inputs, strict=True)}
 
-    def _rows_are_independent(self, session: Session) -> bool:
-        """Whether the largest case, run in two pieces, gives the rows that it gives whole."""
+    def _rows_are_independent(self, session: Session, whole: list[Array]) -> bool:
+        """Whether the last case, which is the largest, gives the rows that it gave whole in two pieces."""
         batch = self._signature.batch
         carries = [bool(s.shape) and s.shape[0] == batch for s in self._signature.inputs]
         if batch is None or not all(s.shape and s.shape[0] == batch for s in self._signature.outputs):
@@ -114,7 +124,7 @@ class Suite:
             )
 
         try:
-            whole, first, rest = piece(slice(None)), piece(slice(cut)), piece(slice(cut, None))
+            first, rest = piece(slice(cut)), piece(slice(cut, None))
             joined = [np.concatenate(pair) for pair in zip(first, rest, strict=True)]
         except (NncompileError, ValueError):  # other dimensions depend on the batch too
             return False
@@ -151,22 +161,34 @@ class Suite:
         )
 
 
-def _answered(eager: Eager, double: Eager | None, case: Case) -> tuple[Case, tuple[list[Array], list[Array]]]:
-    """The case, or its fallback where eager refuses the invented values, with both sets of outputs.
+def _answered(
+    eager: Eager, double: Eager | None, case: Case, exact: list[Array] | None = None
+) -> tuple[Case, tuple[list[Array], list[Array]]]:
+    """A case with both sets of outputs: its fallback, where eager refuses or mistakes the invented values.
+
+    Args:
+        eager: The module as it is.
+        double: The module in float64; None where it cannot run in it.
+        case: The inputs.
+        exact: What `double` answers, where that is known.
 
     Raises:
         VerificationError: Eager itself fails on the example's values.
     """
+    fallback = None if case.fallback is None else Case(f"{case.name} of the example", case.fallback)
     try:
         own: list[Any] = eager(case.inputs)
-        return case, (own, double(widened(case.inputs)) if double else own)
+        reference = exact or (double(widened(case.inputs)) if double else own)
     except Exception as error:
-        if case.fallback is not None:
-            return _answered(eager, double, Case(f"{case.name} of the example", case.fallback))
+        if fallback:
+            return _answered(eager, double, fallback)
         raise VerificationError(
             f"Eager PyTorch fails on the verification input {case.name!r}: {type(error).__name__}: {error}",
             remedy="Give an example whose values and sizes are typical, or compile with dynamic_batch=False.",
         ) from error
+    if fallback and not all(map(telling, own, reference)):
+        return _answered(eager, double, fallback)
+    return case, (own, reference)
 
 
 def _describe(case: Case, output: str, result: Difference) -> str:

@@ -79,6 +79,10 @@ class Session:
     def __init__(self, model: ModelFile, plan: Plan) -> None:
         """Load the graph.
 
+        Args:
+            model: The graph.
+            plan: How to run it; kept as `plan`.
+
         Raises:
             ModelLoadError: ONNX Runtime refuses the graph.
             DeviceError: The plan's provider cannot be had.
@@ -90,6 +94,7 @@ class Session:
                 f"The installed ONNX Runtime has no {provider}.",
                 remedy="Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'.",
             )
+        self.plan = plan
         options = self._options(ort, plan, model)
         provider_options = [{"device_id": str(plan.device_id)}] if plan.provider == "cuda" else [{}]
         try:
