@@ -81,14 +81,14 @@ def largest_error(net: nn.Module, model: nncompile.CompiledModel, image: torch.T
     """Compare with eager PyTorch on new images; the largest difference, relative to the largest value.
 
     Raises:
-        AssertionError: They differ, or the answer is the same for each image and so says nothing.
+        AssertionError: It is above 1e-4, or the answer is the same for each image and so says nothing.
     """
     x = torch.randn(batch, *image.shape[1:], generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
         want = net(x).numpy()
     got = model(x).numpy()
-    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
     scale = np.abs(want).max()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * scale)
     assert batch == 1 or np.ptp(want, axis=0).max() > 0.01 * scale, "each image has the same answer"
     return float(np.abs(got - want).max() / scale)
 
