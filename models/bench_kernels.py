@@ -70,7 +70,7 @@ def bench(name: str, batches: Sequence[int], schedule: Schedule) -> list[Result]
     names = tuple(spec.name for spec in captured.signature.inputs)
     engines: dict[str, Engine] = {YARDSTICK: Plain(exported, "torch.onnx.export's graph", names)}
     engines |= {key: Variant(key, data, captured.signature, plan) for key, plan in PLANS.items()}
-    flops = graph_cost(ir.from_proto(onnx.load_from_string(exported))).flops or 0
+    flops = graph_cost(ir.from_proto(onnx.load_from_string(exported))).totals.flops
     results = []
     for batch in batches:
         feed = make_feed(captured.signature, batch)
@@ -130,9 +130,9 @@ def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
         "# The native kernels, measured",
         "Written by `python -m models.bench_kernels`. Times in microseconds of one call, ratios to plain "
         "ONNX Runtime (default options, the exporter's own graph). *kernels* is `predict` with the default "
-        "plan, *exact* the same without Winograd's algorithm, *plain* without the kernels. GFLOP/s counts the "
-        "operations of the network as it is defined, of which Winograd's algorithm does a part; *of peak* is "
-        f"their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the same run "
+        "plan, *exact* the same without Winograd's algorithm, *plain* without the kernels. GFLOP/s counts "
+        "the operations of the network as it is defined, of which Winograd's algorithm does a part; *of "
+        f"peak* is their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the same run "
         "(numpy's BLAS).",
         markdown_table(columns, rows, [False] + [True] * (len(columns) - 1)),
     ]

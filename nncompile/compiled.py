@@ -8,20 +8,22 @@ from typing import Any
 from nncompile.report import CompileReport
 from nncompile_runtime import container
 from nncompile_runtime.predictor import Predictor
+from nncompile_runtime.session import Session
 
 
 class CompiledModel(Predictor):
     """A compiled model: a `Predictor` that can be saved and knows how it came about."""
 
-    def __init__(self, data: bytes, name: str, report: CompileReport) -> None:
-        """Open a session for an artifact.
+    def __init__(self, data: bytes, name: str, report: CompileReport, session: Session | None = None) -> None:
+        """Run an artifact.
 
         Args:
             data: The artifact.
             name: The module's class name, for messages.
             report: What the compile did.
+            session: The one in which the graph was verified; another is opened where it does not serve.
         """
-        super().__init__(container.parse(data, name))
+        super().__init__(container.parse(data, name), session=session)
         self.report = report
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def compile_with(
         phases.start("load")
         data = artifact.build(verified, options)
         report = CompileReport(verified.optimized.passes, verified.verification, phases.seconds, len(data))
-        return CompiledModel(data, captured.name, report)
+        return CompiledModel(data, captured.name, report, verified.session)
 
 
 def _check_labels(captured: CapturedModel, options: CompileOptions) -> None:
@@ -139,6 +140,5 @@ def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phase
     if not broken:
         return verified
     dropped = (*sorted(broken), *verified.verification.dropped_passes)
-    return VerifiedModel(
-        verified.optimized, verified.verification.model_copy(update={"dropped_passes": dropped})
-    )
+    record = verified.verification.model_copy(update={"dropped_passes": dropped})
+    return dataclasses.replace(verified, verification=record)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
+    from nncompile_runtime.session import Session
+
 
 @dataclass(frozen=True)
 class CapturedModel:
@@ -97,7 +99,14 @@ class OptimizedModel:
 
 @dataclass(frozen=True)
 class VerifiedModel:
-    """A graph whose answers were compared with eager PyTorch's, or were expressly not to be."""
+    """A graph whose answers were compared with eager PyTorch's, or were expressly not to be.
+
+    Attributes:
+        optimized: The graph.
+        verification: What was compared, for the manifest.
+        session: In which it was compared; None where it was not.
+    """
 
     optimized: OptimizedModel
     verification: Verification
+    session: Session | None = None

@@ -16,6 +16,7 @@ from nncompile import compiler, passes
 from nncompile.options import CompileOptions
 from nncompile.passes.contract import Pass
 from nncompile_runtime.manifest import ImagePreprocessing
+from nncompile_runtime.session import Session
 
 PREPROCESS = ImagePreprocessing(size=(6, 6), mode="L", mean=(0.5,), std=(0.25,))
 LABELS = ("zero", "one", "two", "three", "four")
@@ -54,6 +55,19 @@ def images(batch):
 def reference(net, x):
     with torch.no_grad():
         return net(x)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_graph_is_loaded_once(net, monkeypatch, verify):
+    """The session in which it was verified is the one that runs."""
+    sessions = []
+    create = Session.__init__
+    monkeypatch.setattr(
+        Session, "__init__", lambda self, *args: (sessions.append(self), create(self, *args))[1]
+    )
+    model = nncompile.compile(net, torch.randn(1, 1, 6, 6), verify=verify)
+    assert sessions == [model.session]
+    np.testing.assert_allclose(model(images(3)), reference(net, images(3)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 5, 300])

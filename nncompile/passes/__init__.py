@@ -158,13 +158,12 @@ def _run(step: Pass, model: ir.Model) -> PassReport:
 
 def _serialize(model: ir.Model) -> bytes:
     try:
-        proto = ir.to_proto(model)
-        data: bytes = proto.SerializeToString(deterministic=True)
+        data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     except ValueError as error:  # protobuf's own limit of 2 GiB
         raise _too_large() from error
     if len(data) > MAX_FILE_BYTES - 2**24:
         raise _too_large()
-    onnx.checker.check_model(proto)
+    onnx.checker.check_model(data)
     return data
 
 

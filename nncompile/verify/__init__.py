@@ -36,7 +36,8 @@ def verify(captured: CapturedModel, optimize: Optimize, *, exact: bool = False) 
         model = optimize(frozenset(dropped))
         outcome = suite.compare(model.model)
         if isinstance(outcome, Verification):
-            return VerifiedModel(model, outcome.model_copy(update={"dropped_passes": dropped}))
+            record = outcome.model_copy(update={"dropped_passes": dropped})
+            return VerifiedModel(model, record, suite.session)
         guilty = _bisect(suite, optimize, model, frozenset(dropped), outcome)
         if guilty is None and _NO_KERNEL in outcome.what:
             raise VerificationError(

@@ -22,7 +22,7 @@ class Case:
         name: What kind of values, and the batch.
         inputs: Flat, in the order of the graph's inputs.
         fallback: The example's values at the same batch, for a module that takes no others (a loss
-            of probabilities, say); None where the inputs are the example's already.
+            of probabilities, say) or is chaotic on them; None where the inputs are the example's already.
     """
 
     name: str
@@ -33,7 +33,8 @@ class Case:
 def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case, ...]:
     """The user's example, seeded normal values, values of large range, and constants.
 
-    With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size.
+    With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size, and
+    the example occurs once.
     Integer and boolean inputs are rows of the example: only the module knows what others would mean
     (an index into a table, a mask that hides a whole row).
     """
@@ -53,9 +54,10 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
         return Case(f"{name}, batch {batch}", tuple(map(make, sized)), fallback=sized)
 
     one, two, three, large = BATCHES
+    resized = () if signature.batch is None else (at_batch(signature, example, one),)
     return (
         Case("example", example),
-        Case(f"example, batch {one}", at_batch(signature, example, one)),
+        *(Case(f"example, batch {one}", inputs) for inputs in resized),
         invented("normal", two, normal),
         invented("large range", three, lambda like: normal(like, _LARGE)),
         invented("constant", one, constant),

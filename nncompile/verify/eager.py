@@ -40,8 +40,10 @@ class Eager:
             return [as_array(value) for value in self._call(own)]
 
 
-def in_float64(module: torch.nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]) -> Eager | None:
-    """The same module in float64, or None where it cannot run in it (it is quantised, say)."""
+def in_float64(
+    module: torch.nn.Module, signature: Signature, inputs: Sequence[torch.Tensor]
+) -> tuple[Eager, list[Array]] | None:
+    """The same module in float64 and its answer; None where it cannot run in it (it is quantised, say)."""
     try:
         double = copy.deepcopy(module).double()
     except Exception:
@@ -50,10 +52,10 @@ def in_float64(module: torch.nn.Module, signature: Signature, inputs: Sequence[t
         reference = Eager(double, signature, mode)
         try:
             with redirect_stderr(io.StringIO()):  # a graph of torch.fx prints where it failed
-                reference(widened(inputs))
+                answer = reference(widened(inputs))
         except Exception:  # noqa: S112 - the module decides what it raises; the next mode, or none, then
             continue
-        return reference
+        return reference, answer
     return None
 
 

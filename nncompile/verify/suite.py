@@ -17,6 +17,7 @@ from nncompile.verify.compare import (
     Array,
     Difference,
     difference,
+    telling,
 )
 from nncompile.verify.eager import Eager, as_array, in_float64, widened
 from nncompile_runtime import container
@@ -41,7 +42,11 @@ class Failure:
 
 
 class Suite:
-    """The cases with eager's answers, computed once for all graphs that are compared."""
+    """The cases with eager's answers, computed once for all graphs that are compared.
+
+    Attributes:
+        session: That of the graph compared last; None where ONNX Runtime refused it.
+    """
 
     def __init__(
         self,
@@ -62,11 +67,14 @@ class Suite:
         Raises:
             VerificationError: Eager itself fails on a case, or answers differently each time.
         """
+        self.session: Session | None = None
         self._signature = signature
         self._plan = default_plan(this_machine(), exact=exact)
         self._eager = Eager(module, signature)
-        double = in_float64(module, signature, example)
-        answered = [_answered(self._eager, double, case) for case in cases(signature, example)]
+        first, *others = cases(signature, example)
+        double, answer = in_float64(module, signature, first.inputs) or (None, None)
+        answered = [_answered(self._eager, double, first, answer)]
+        answered += [_answered(self._eager, double, case) for case in others]
         self._cases = [case for case, _ in answered]
         self._expected = [answers for _, answers in answered]
         self._reference = "float64" if double else "float32"
@@ -81,6 +89,7 @@ class Suite:
             model: The bytes that are saved.
             only: Number of the one case to run; None runs all.
         """
+        self.session = None
         file, independent = container.parse(model, "the compiled graph"), only is None
         found: list[list[Difference]] = []
         cases = 0
@@ -89,36 +98,38 @@ class Suite:
                 session = Session(file, plan)
             except ModelLoadError as error:
                 return Failure(0, str(error))
-            rows = self._differences(session, self._steps(file.facts.operators), only)
+            self.session = self.session or session
+            rows, last = self._differences(session, self._steps(file.facts.operators), only)
             if isinstance(rows, Failure):
                 return rows if plan.native else replace(rows, what=f"Without native kernels: {rows.what}")
             found, cases = found + rows, len(rows)
-            independent = independent and self._rows_are_independent(session)
+            independent = independent and self._rows_are_independent(session, last)
             if not session.kernels.active:
                 break
         return self._record(found, cases, independent=independent)
 
     def _differences(
         self, session: Session, steps: list[list[float]], only: int | None
-    ) -> Failure | list[list[Difference]]:
-        """For each case the differences of all outputs, or the first case that fails."""
+    ) -> tuple[Failure | list[list[Difference]], list[Array]]:
+        """For each case the differences of all outputs, or the first case that fails; the last answer."""
         found: list[list[Difference]] = []
+        got: list[Array] = []
         for number, (case, (eager, reference)) in enumerate(zip(self._cases, self._expected, strict=True)):
             if only is not None and number != only:
                 continue
             try:
                 got = session.run(self._feed(case.inputs))
             except NncompileError as error:
-                return Failure(number, f"{case.name}: {error}")
+                return Failure(number, f"{case.name}: {error}"), got
             row = [
                 difference(g, e, r, step=step)
                 for g, e, r, step in zip(got, eager, reference, steps[number], strict=True)
             ]
             for spec, result in zip(self._signature.outputs, row, strict=True):
                 if not result.passed:
-                    return Failure(number, _describe(case, spec.name, result))
+                    return Failure(number, _describe(case, spec.name, result)), got
             found.append(row)
-        return found
+        return found, got
 
     def _steps(self, operators: Collection[str]) -> list[list[float]]:
         """What 8-bit roundings may change in each output of each case; 0 where the graph has none.
@@ -148,8 +159,8 @@ class Suite:
     def _feed(self, inputs: Sequence[torch.Tensor]) -> dict[str, Array]:
         return {spec.name: as_array(x) for spec, x in zip(self._signature.inputs, inputs, strict=True)}
 
-    def _rows_are_independent(self, session: Session) -> bool:
-        """Whether the largest case, run in two pieces, gives the rows that it gives whole."""
+    def _rows_are_independent(self, session: Session, whole: list[Array]) -> bool:
+        """Whether the last case, which is the largest, gives the rows that it gave whole in two pieces."""
         batch = self._signature.batch
         carries = [bool(s.shape) and s.shape[0] == batch for s in self._signature.inputs]
         if batch is None or not all(s.shape and s.shape[0] == batch for s in self._signature.outputs):
@@ -164,7 +175,7 @@ class Suite:
             )
 
         try:
-            whole, first, rest = piece(slice(None)), piece(slice(cut)), piece(slice(cut, None))
+            first, rest = piece(slice(cut)), piece(slice(cut, None))
             joined = [np.concatenate(pair) for pair in zip(first, rest, strict=True)]
         except (NncompileError, ValueError):  # other dimensions depend on the batch too
             return False
@@ -206,22 +217,34 @@ def _largest(output: Array) -> float:
     return float(np.abs(output[np.isfinite(output)]).max(initial=0.0)) if output.dtype.kind == "f" else 0.0
 
 
-def _answered(eager: Eager, double: Eager | None, case: Case) -> tuple[Case, tuple[list[Array], list[Array]]]:
-    """The case, or its fallback where eager refuses the invented values, with both sets of outputs.
+def _answered(
+    eager: Eager, double: Eager | None, case: Case, answer: list[Array] | None = None
+) -> tuple[Case, tuple[list[Array], list[Array]]]:
+    """A case with both sets of outputs: its fallback, where eager refuses or mistakes the invented values.
+
+    Args:
+        eager: The module as it is.
+        double: The module in float64; None where it cannot run in it.
+        case: The inputs.
+        answer: That of `double`, where it is known.
 
     Raises:
         VerificationError: Eager itself fails on the example's values.
     """
+    fallback = None if case.fallback is None else Case(f"{case.name} of the example", case.fallback)
     try:
         own: list[Any] = eager(case.inputs)
     except Exception as error:
-        if case.fallback is not None:
-            return _answered(eager, double, Case(f"{case.name} of the example", case.fallback))
+        if fallback:
+            return _answered(eager, double, fallback)
         raise VerificationError(
             f"Eager PyTorch fails on the verification input {case.name!r}: {type(error).__name__}: {error}",
             remedy="Give an example whose values and sizes are typical, or compile with dynamic_batch=False.",
         ) from error
-    return case, (own, _reference(double, case, own))
+    reference = answer or _reference(double, case, own)
+    if fallback and not all(map(telling, own, reference)):
+        return _answered(eager, double, fallback)
+    return case, (own, reference)
 
 
 def _reference(double: Eager | None, case: Case, own: list[Array]) -> list[Array]:

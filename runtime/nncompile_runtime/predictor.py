@@ -28,7 +28,12 @@ class Predictor:
     """A compiled model on one device. `predict` may be called from several threads at once."""
 
     def __init__(
-        self, model: ModelFile, *, device: str = "auto", plan: Plan | Mapping[str, Any] | None = None
+        self,
+        model: ModelFile,
+        *,
+        device: str = "auto",
+        plan: Plan | Mapping[str, Any] | None = None,
+        session: Session | None = None,
     ) -> None:
         """Open a session for a model that was read.
 
@@ -36,6 +41,7 @@ class Predictor:
             model: From `container.read`.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`.
             plan: A plan or its fields; None takes the one stored for this machine, or the default.
+            session: One that is open on the same graph; it serves where its plan is the one to run.
 
         Raises:
             DeviceError: The device cannot be had.
@@ -43,7 +49,7 @@ class Predictor:
             ModelLoadError: ONNX Runtime refuses the model.
         """
         self._file = model
-        self._plan, self._session = _open(model, str(device), plan)
+        self._plan, self._session = _open(model, str(device), plan, session)
         if model.manifest:
             check_against(self._session, model.manifest.signature)
         self._signature = model.manifest.signature if model.manifest else signature_of(self._session)
@@ -214,7 +220,9 @@ def load(
     return Predictor(container.read(path), device=device, plan=plan)
 
 
-def _open(model: ModelFile, device: str, plan: Plan | Mapping[str, Any] | None) -> tuple[Plan, Session]:
+def _open(
+    model: ModelFile, device: str, plan: Plan | Mapping[str, Any] | None, ready: Session | None
+) -> tuple[Plan, Session]:
     """A session on the first of the candidate devices that can be had."""
     stored = model.manifest.plans if model.manifest else {}
     exact = model.manifest is not None and model.manifest.exact
@@ -225,6 +233,8 @@ def _open(model: ModelFile, device: str, plan: Plan | Mapping[str, Any] | None) 
             raise DeviceError(
                 f"device={device!r} contradicts the plan's {chosen.device}.", remedy="Give one of the two."
             )
+        if ready is not None and ready.plan == chosen:
+            return chosen, ready
         try:
             return chosen, Session(model, chosen)
         except DeviceError as error:

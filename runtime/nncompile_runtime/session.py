@@ -78,6 +78,7 @@ class Session:
     """A loaded graph, ready to run under one plan. `run` may be called from several threads.
 
     Attributes:
+        plan: How it runs.
         native: ONNX Runtime's `InferenceSession`.
         kernels: Whether fused regions run on the native kernels, or why not.
         inputs: Of the graph, as ONNX Runtime describes them.
@@ -86,6 +87,10 @@ class Session:
 
     def __init__(self, model: ModelFile, plan: Plan) -> None:
         """Load the graph.
+
+        Args:
+            model: The graph.
+            plan: How to run it; kept as `plan`.
 
         Raises:
             ModelLoadError: ONNX Runtime refuses the graph.
@@ -98,6 +103,7 @@ class Session:
                 f"The installed ONNX Runtime has no {provider}.",
                 remedy="Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'.",
             )
+        self.plan = plan
         try:
             self.native, self.kernels = self._created(ort, plan, model)
         except Exception as error:

@@ -1,10 +1,12 @@
 """Whole networks that nobody here wrote: timm's and torchvision's, with random weights, at small sizes."""
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+import nncompile
 from models._timm import import_timm
 
 # name -> height and width of the input; chosen so that each family of layers occurs.
@@ -42,7 +44,12 @@ TIMM = {
     "pvt_v2_b0": 64,
     "xcit_nano_12_p16_224": 64,
 }
-_RESIZED = ("vit_", "deit_")
+_RESIZED = ("vit_", "deit_")  # of timm: those that are made for a size other than their default
+_MADE_OTHERWISE = {  # options of torchvision's
+    "googlenet": {"init_weights": True},
+    "inception_v3": {"init_weights": True},
+    "vit_b_16": {"image_size": 64},
+}
 TORCHVISION = {
     "alexnet": 64,
     "googlenet": 64,
@@ -58,7 +65,7 @@ TORCHVISION = {
     "regnet_y_400mf": 64,
     "convnext_tiny": 64,
     "swin_t": 64,
-    "vit_b_16": 224,
+    "vit_b_16": 64,
     "densenet121": 64,
 }
 IN_EVERY_TEST_RUN = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224", "torchvision/squeezenet1_1")
@@ -70,12 +77,40 @@ def networks() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
     return made | {f"torchvision/{name}": _torchvision(name, size) for name, size in TORCHVISION.items()}
 
 
+def largest_errors(
+    net: nn.Module, model: nncompile.CompiledModel, image: torch.Tensor
+) -> tuple[float, float]:
+    """Compare with eager PyTorch in float64 on new images, at batches 1 and 3.
+
+    Returns:
+        The largest difference of the compiled network, and that of eager PyTorch in float32, both relative
+        to the largest value.
+
+    Raises:
+        AssertionError: The compiled network is off by more than 1e-4 and by more than twice what eager is,
+            or the answer is the same for each image and so says nothing.
+    """
+    exact = copy.deepcopy(net).double()
+    errors = []
+    for batch in (1, 3):
+        x = torch.randn(batch, *image.shape[1:], generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            want, eager = exact(x.double()), net(x)
+        scale = want.abs().max()
+        ours, own = (float((y - want).abs().max() / scale) for y in (model(x), eager))
+        assert ours <= max(1e-4, 2 * own), f"off by {ours:.2g} at batch {batch}, eager by {own:.2g}"
+        spread = float((want.amax(0) - want.amin(0)).max() / scale)
+        assert batch == 1 or spread > 0.01, "each image has the same answer"
+        errors.append((ours, own))
+    return max(ours for ours, _ in errors), max(own for _, own in errors)
+
+
 def _timm(name: str, size: int) -> Callable[[], tuple[nn.Module, torch.Tensor]]:
     def make() -> tuple[nn.Module, torch.Tensor]:
         torch.manual_seed(0)
         options = {"img_size": size} if name.startswith(_RESIZED) else {}
         net = import_timm().create_model(name, pretrained=False, num_classes=10, **options)
-        return _live(net), _image(size)
+        return _live(net, size), _image(size)
 
     return make
 
@@ -86,23 +121,33 @@ def _torchvision(name: str, size: int) -> Callable[[], tuple[nn.Module, torch.Te
         import torchvision
 
         torch.manual_seed(0)
-        options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-        return _live(torchvision.models.get_model(name, weights=None, num_classes=10, **options)), _image(
-            size
-        )
+        options = _MADE_OTHERWISE.get(name, {})
+        net = torchvision.models.get_model(name, weights=None, num_classes=10, **options)
+        return _live(net, size), _image(size)
 
     return make
 
 
-def _image(size: int) -> torch.Tensor:
-    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+def _image(size: int, batch: int = 1) -> torch.Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def _live(net: nn.Module) -> nn.Module:
-    """Running statistics as after training, so that folding them is put to the test."""
+def _live(net: nn.Module, size: int) -> nn.Module:
+    """Weights and running statistics as after training, so that every layer shows in the answer.
+
+    Many of these networks begin with next to nothing in the last norm of a residual branch, in a layer
+    scale or in the classifier: the branch, or the whole answer, would be 0 whatever comes before it.
+    """
     generator = torch.Generator().manual_seed(2)
-    for part in net.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
-            part.running_mean.copy_(torch.randn(part.running_mean.shape, generator=generator) * 0.1)
-            part.running_var.copy_(torch.rand(part.running_var.shape, generator=generator) + 0.5)
+    with torch.no_grad():
+        for weight in net.eval().parameters():
+            if weight.abs().max() < 1e-3:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+        norms = [part for part in net.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0
+        net(_image(size, batch=64))
+        for norm in norms:  # a channel that was silent on these few images would drown all others
+            norm.running_var.clamp_(min=0.1 * float(norm.running_var.mean()))
     return net.eval()

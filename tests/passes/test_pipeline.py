@@ -244,6 +244,17 @@ def test_a_broken_pass_is_named(captured, run, message, place):
     assert "--disable-pass clumsy" in caught.value.remedy
 
 
+def takes_an_input_away(model):
+    model.graph.node(0).resize_inputs(1)
+    return Outcome(1)
+
+
+def test_the_bytes_are_checked_against_the_standard(captured):
+    """What the check after each pass does not ask, here the number of inputs."""
+    with pytest.raises(onnx.checker.ValidationError, match=r"Conv.*input size 1"):
+        optimize(captured, broken("clumsy", takes_an_input_away))
+
+
 def test_a_graph_beyond_two_gibibytes(captured, monkeypatch):
     monkeypatch.setattr(passes, "MAX_FILE_BYTES", 2**24 + 100)
     with pytest.raises(PassError, match="2 GiB") as caught:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx import helper
 
-from nncompile import ModelLoadError, Plan, load
+from nncompile import ModelLoadError, Plan, Predictor, load
 from nncompile_runtime import container
 from nncompile_runtime.session import Session
 from nncompile_runtime.structure import MappingOf, RecordOf, SequenceOf, TensorLeaf
@@ -22,7 +22,7 @@ from nncompile_runtime.structure import MappingOf, RecordOf, SequenceOf, TensorL
 from .graphs import adding, build, compiled, conv_net, doubling, floats, manifest, predictor, spec
 
 if TYPE_CHECKING:
-    from nncompile import CompiledModel, Predictor
+    from nncompile import CompiledModel
 
 
 def conv(**options: Any) -> Predictor:
@@ -51,6 +51,17 @@ class TestCalls:
         assert [str(s) for s in net.outputs] == ["float32[batch, 5]"]
         assert (net.device, net.labels, net.plan) == ("cpu", tuple("abcde"), Plan(threads=net.plan.threads))
         assert repr(net) == "Predictor(Net: x: float32[batch, 1, 8, 8] -> y: float32[batch, 5]; cpu)"
+
+    def test_an_open_session_serves_where_its_plan_is_the_one_to_run(self) -> None:
+        model, inputs, outputs = conv_net()
+        file = container.parse(
+            container.append_manifest(model.SerializeToString(), manifest(inputs, outputs)), "net"
+        )
+        ready = Session(file, Plan(threads=1))
+        assert Predictor(file, device="cpu", plan=Plan(threads=1), session=ready).session is ready
+        other = Predictor(file, device="cpu", plan=Plan(threads=2), session=ready)
+        assert other.session is not ready
+        assert other.session.plan == other.plan == Plan(threads=2)
 
     def test_the_fast_way_and_the_checked_way_agree(self) -> None:
         net, x = conv(), floats(4, 1, 8, 8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nncompile.verify.compare import EAGER_CAP, EAGER_MULTIPLE, TOLERANCES, difference
+from nncompile.verify.compare import EAGER_CAP, EAGER_MULTIPLE, TOLERANCES, difference, telling
 
 DTYPES = list(TOLERANCES)
 INF, NAN = np.inf, np.nan
@@ -184,3 +184,25 @@ def test_a_row_that_disagrees():
     result = difference(got, eager, eager.astype("f8"))
     assert result.passed
     assert (result.agreeing_rows, result.rows) == (1, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_eager_tells_something_while_its_error_counts_in_full(dtype):
+    within, beyond = largest_within(EAGER_CAP[dtype] * 128 / EAGER_MULTIPLE, dtype)
+    reference = np.array([0, 128.0])
+    assert telling(np.array([within, 128], dtype), reference)
+    assert not telling(np.array([beyond, 128], dtype), reference)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_eager_tells_something_where_all_values_are_next_to_zero(dtype):
+    within, beyond = largest_within(TOLERANCES[dtype][1] / EAGER_MULTIPLE, dtype)
+    assert telling(np.array([within], dtype), np.zeros(1))
+    assert not telling(np.array([beyond], dtype), np.zeros(1))
+
+
+def test_what_eager_tells_where_values_are_not_finite_or_not_floats():
+    assert telling(np.array([INF, NAN, 1], "f4"), np.array([1, NAN, 1.0]))
+    assert not telling(np.array([INF, NAN, 1], "f4"), np.array([1, NAN, 1.1]))
+    assert telling(np.array([1, 2]), np.array([1, 3]))
+    assert telling(np.zeros((0, 3), "f4"), np.zeros((0, 3)))

@@ -1,5 +1,7 @@
 """One graph against eager PyTorch: what passes, what fails, what is recorded."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from nncompile.verify.compare import EAGER_MULTIPLE, TOLERANCES
 from nncompile.verify.suite import Failure, Suite
 from nncompile_runtime import VerificationError, container
 from nncompile_runtime.manifest import Manifest, Verification
+from nncompile_runtime.session import Session
 
 LINEAR = "g (float[n, 4] x) => (float[n, 3] y) { y = Gemm<transB = 1>(x, w, b) }"
 IN, OUT = {"x": "float32 n 4"}, {"y": "float32 n 4"}
@@ -65,6 +68,45 @@ def test_what_is_recorded(suite, linear, onnx_bytes):
     assert 0 < output.max_abs < 1e-3
     assert 0 < output.eager_max_abs < 1e-3
     assert 0 < output.max_rel < 1e-6
+
+
+class Seen(nn.Linear):
+    """Notes dtype and rows of each call; copies share the list."""
+
+    seen: ClassVar[list] = []
+
+    def forward(self, x):
+        self.seen.append((x.dtype, len(x)))
+        return super().forward(x)
+
+
+def test_eager_runs_each_case_once_and_the_first_once_more_against_random_numbers(signature, monkeypatch):
+    monkeypatch.setattr(Seen, "seen", [])
+    Suite(Seen(4, 3).eval(), signature(IN, {"y": "float32 n 3"}), (torch.randn(5, 4),))
+    batches = [5, 1, 2, 3, 1, 8]
+    assert [rows for dtype, rows in Seen.seen if dtype is torch.float64] == batches
+    assert [rows for dtype, rows in Seen.seen if dtype is torch.float32] == [*batches, 5]
+
+
+def test_the_graph_runs_each_case_once_and_the_largest_once_more_in_two_pieces(
+    suite, linear, onnx_bytes, monkeypatch
+):
+    rows = []
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, feed: (rows.append(len(feed["x"])), run(self, feed))[1])
+    assert suite.compare(onnx_bytes(LINEAR, {"w": linear.weight, "b": linear.bias})).rows_independent
+    assert rows == [5, 1, 2, 3, 1, 8, 2, 6]
+
+
+def test_the_session_is_that_of_the_graph_compared_last(suite, linear, onnx_bytes):
+    model = onnx_bytes(LINEAR, {"w": linear.weight, "b": linear.bias})
+    suite.compare(model)
+    first = suite.session
+    assert first.inputs[0].name == "x"
+    suite.compare(model)
+    assert suite.session is not first
+    suite.compare(model.replace(b"Gemm", b"Gimm"))
+    assert suite.session is None
 
 
 def test_a_wrong_weight(suite, linear, onnx_bytes):
@@ -132,6 +174,22 @@ def test_an_ill_conditioned_network_passes_within_eagers_own_error(compare):
     assert found.outputs[0].max_abs > found.outputs[0].eager_max_abs
     assert isinstance(compare(lambda x: (x + 1e4) - 1e4, shifted(4e5)), Failure)
     assert isinstance(compare(lambda x: x * 1, shifted(1e4)), Failure)  # well-conditioned: no excuse
+
+
+def test_invented_inputs_on_which_eager_itself_is_wrong_tell_nothing(signature, onnx_bytes):
+    """sin(1e4 x) at x = 100: float32 holds 1e6 to 0.06. The example's values stand in."""
+    suite = Suite(Of(lambda x: (x * 1e4).sin()), signature(IN, OUT), (torch.randn(5, 4),))
+    assert [case.name for case in suite._cases] == [
+        "example",
+        "example, batch 1",
+        "normal, batch 2",
+        "large range, batch 3 of the example",
+        "constant, batch 1",
+        "normal, batch 8",
+    ]
+    sine = "f = Constant<value_float = 1e4>() p = Mul(x, f) y = Sin(p)"
+    assert isinstance(suite.compare(onnx_bytes(graph(sine))), Verification)
+    assert isinstance(suite.compare(onnx_bytes(graph(sine.replace("1e4", "10001.0")))), Failure)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +314,7 @@ def test_a_fixed_batch(signature, onnx_bytes):
     fixed = signature({"x": "float32 3 4"}, {"y": "float32 3 4"}, batch=None)
     text = graph("y = Relu(x)").replace("[n,", "[3,")
     found = Suite(nn.ReLU(), fixed, (torch.randn(3, 4),)).compare(onnx_bytes(text))
-    assert (found.batches, found.rows_independent, found.cases) == ((), False, 6)
+    assert (found.batches, found.rows_independent, found.cases) == ((), False, 5)
 
 
 def test_several_outputs(signature, onnx_bytes):
