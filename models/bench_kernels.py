@@ -47,7 +47,7 @@ class Result:
     Attributes:
         network: Its name.
         batch: Samples in one call.
-        medians: The median time of a call in ns, by engine.
+        medians: The median time of a call in microseconds, by engine.
         ratios: How many times as fast as plain ONNX Runtime, by variant.
         gflops: Multiplications and additions of the network as it is defined, in 1e9 a second, with kernels;
             Winograd's algorithm does fewer.
@@ -79,7 +79,7 @@ def bench(name: str, batches: Sequence[int], schedule: Schedule) -> list[Result]
         taken = measure(calls, schedule)
         medians = {key: float(latency(rounds).p50) for key, rounds in taken.items()}
         ratios = {key: paired_ratio(taken[YARDSTICK], taken[key]) for key in taken if key != YARDSTICK}
-        gflops = flops * batch / medians[KERNELS] if KERNELS in medians else 0.0
+        gflops = flops * batch / medians[KERNELS] / 1e3 if KERNELS in medians else 0.0
         results.append(Result(name, batch, medians, ratios, gflops, wrong))
     return results
 
