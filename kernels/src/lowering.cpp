@@ -1,5 +1,6 @@
 #include "lowering.h"
 
+#include "conv_winograd.h"
 #include "layers.h"
 
 namespace nncompile {
@@ -137,11 +138,17 @@ class Lowering {
     Place& x = result_.places[size_t(conv.inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
     const Window& w = conv.window;
-    const int rows = (y.h - 1) * w.sh + w.kh, columns = (y.w - 1) * w.sw + w.kw;
+    const bool winograd = uses_winograd(work);
+    const int rows = winograd ? winograd_extent(y.h, w.kh) : (y.h - 1) * w.sh + w.kh;
+    const int columns = winograd ? winograd_extent(y.w, w.kw) : (y.w - 1) * w.sw + w.kw;
     x.top = std::max(x.top, w.top);
     x.left = std::max(x.left, w.left);
     x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
     x.right = std::max(x.right, columns - w.left - x.shape.w);
+  }
+
+  bool uses_winograd(const Work& work) const {
+    return !options_.exact && winograd_pays(program_, *work.instruction, work.y);
   }
 
   void mark_batched() {
@@ -174,6 +181,7 @@ class Lowering {
     switch (instruction.op) {
       case Opcode::kConv:
         if (instruction.groups != 1) return make_depthwise(program_, instruction, work.y, work.epilogue);
+        if (uses_winograd(work)) return make_winograd(program_, instruction, work.y, work.epilogue);
         return make_conv(program_, instruction, work.y, work.epilogue);
       case Opcode::kLinear:
         return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,

@@ -58,7 +58,7 @@ inline Vec<N> load_some(const float* from, int count) {
 
 template <int N>
 inline Vec<N> broadcast(float value) {
-  return Vec<N>{} + value;
+  return value - Vec<N>{};  // not `+`: -0 + 0 is 0, so the compiler would have to add
 }
 
 // A lane that is NaN on either side stays NaN, as in PyTorch.
