@@ -2,7 +2,6 @@
 // multiplications for 144 or 400.
 #include <vector>
 
-#include "conv_winograd.h"
 #include "layers.h"
 #include "lines.h"
 #include "tile.h"
@@ -31,7 +30,12 @@ class Winograd : public Step {
         bias_(size_t(out_.c)) {
     for (int k = 0; k < out_.c; ++k)
       bias_[size_t(k)] = conv.bias < 0 ? 0.0f : program.weights[size_t(conv.bias)].data[k];
-    pack();
+    const std::vector<float> u = transform_weights<R>(weight_, in_.c, out_.c);
+    const size_t pairs = size_t(in_.c) * size_t(out_.c), c = size_t(in_.c);
+    for (size_t position = 0; position < kPositions; ++position) {
+      const float* its = u.data() + position * pairs;
+      panels_.emplace_back(out_.c, c, nullptr, [its, c](int k, size_t i) { return its[size_t(k) * c + i]; });
+    }
     const size_t tile = size_t(kPositions) * size_t(in_.c + out_.c);
     band_ = int(std::max<size_t>(kBandFloats / tile, 8));
     band_ = std::min(band_, rows() * columns());
@@ -61,31 +65,6 @@ class Winograd : public Step {
   size_t transformed() const { return round_up(size_t(kPositions) * size_t(band_) * size_t(in_.c)); }
   size_t products() const { return round_up(size_t(kPositions) * size_t(band_) * size_t(out_.c)); }
   static size_t round_up(size_t floats) { return (floats + AlignedFloats::kSlack + 15) / 16 * 16; }
-
-  // U = G g G^T for every pair of channels.
-  void pack() {
-    const auto g = weight_transform<R>();
-    const size_t pairs = size_t(in_.c) * size_t(out_.c);
-    std::vector<float> u(size_t(kPositions) * pairs);
-    for (size_t pair = 0; pair < pairs; ++pair) {
-      const float* w = weight_ + pair * R * R;
-      double half[N][R] = {};
-      for (size_t i = 0; i < N; ++i)
-        for (size_t j = 0; j < R; ++j)
-          for (size_t k = 0; k < R; ++k) half[i][j] += g[i][k] * double(w[k * R + j]);
-      for (size_t i = 0; i < N; ++i)
-        for (size_t j = 0; j < N; ++j) {
-          double sum = 0;
-          for (size_t k = 0; k < R; ++k) sum += half[i][k] * g[j][k];
-          u[(i * N + j) * pairs + pair] = float(sum);
-        }
-    }
-    const size_t c = size_t(in_.c);
-    for (size_t position = 0; position < kPositions; ++position) {
-      const float* its = u.data() + position * pairs;
-      panels_.emplace_back(out_.c, c, nullptr, [its, c](int k, size_t i) { return its[size_t(k) * c + i]; });
-    }
-  }
 
   void transform_input(const Frame& frame, int sample, int first, int tiles, float* result) const {
     const Place& from = frame.place(x_);
@@ -216,28 +195,7 @@ class Winograd : public Step {
   int band_ = 1;
 };
 
-template <int R>
-double speed_up(const Shape& in, const Shape& out) {
-  using F = Minimal<R>;
-  const auto lanes = [](int channels) { return double((channels + kLanes - 1) / kLanes * kLanes); };
-  const double tiles = double((out.h + 3) / 4) * double((out.w + 3) / 4);
-  const double winograd =
-      tiles * (lanes(in.c) * 2 * F::kPoints * F::kInputOperations + F::kPoints * F::kPoints * double(in.c) * lanes(out.c) +
-               lanes(out.c) * (F::kPoints + 4) * F::kOutputOperations);
-  return double(out.h) * out.w * R * R * double(in.c) * lanes(out.c) / winograd;
-}
-
 }  // namespace
-
-bool winograd_pays(const Program& program, const Instruction& conv, int y) {
-  const Window& w = conv.window;
-  if (conv.groups != 1 || w.kh != w.kw || (w.kh != 3 && w.kh != 5) || w.sh != 1 || w.sw != 1) return false;
-  const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
-  const double points = w.kh + 3;
-  // Transformed weights that fall out of the last-level cache are read from memory for every sample.
-  if (points * points * in.c * out.c * 4 > kMaxWinogradBytes) return false;
-  return (w.kh == 3 ? speed_up<3>(in, out) : speed_up<5>(in, out)) > 1.2;
-}
 
 StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue) {
   if (conv.window.kh == 3) return std::make_unique<Winograd<3>>(program, conv, y, epilogue);

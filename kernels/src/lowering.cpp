@@ -1,20 +1,12 @@
 #include "lowering.h"
 
-#include "conv_winograd.h"
-#include "layers.h"
+#include "aligned.h"
+#include "cost.h"
+#include "lanes.h"
+#include "work.h"
 
 namespace nncompile {
 namespace {
-
-// What one instruction becomes after those around it were merged into it.
-struct Work {
-  const Instruction* instruction;
-  int y;                 // the value that it makes
-  Epilogue epilogue;
-  std::vector<int> reads;
-  bool alive = true;
-  bool batched = false;
-};
 
 class Lowering {
  public:
@@ -41,6 +33,7 @@ class Lowering {
     make_steps();
     keep_between_segments();
     assign_offsets();
+    if (one_stage()) result_.lanes = make_lane_stage(program_, options_, works_, result_.places);
     return std::move(result_);
   }
 
@@ -148,7 +141,7 @@ class Lowering {
   }
 
   bool uses_winograd(const Work& work) const {
-    return !options_.exact && winograd_pays(program_, *work.instruction, work.y);
+    return !options_.exact && winograd_pays(program_, *work.instruction, work.y, Layout::kChannels);
   }
 
   void mark_batched() {
@@ -271,6 +264,17 @@ class Lowering {
       placed.push_back(int(v));
     }
     result_.arena_floats = end;
+  }
+
+  // Whether all that goes through sample by sample comes before what goes through in chunks.
+  bool one_stage() const {
+    bool batched = false;
+    for (const Work& work : works_) {
+      if (!work.alive) continue;
+      if (batched && !work.batched) return false;
+      batched = work.batched;
+    }
+    return true;
   }
 
   static size_t footprint(const Place& place) {

@@ -1,7 +1,9 @@
 // From a program's instructions to steps with places.
 #pragma once
 
-#include "region.h"
+#include "lanes.h"
+#include "options.h"
+#include "step.h"
 
 namespace nncompile {
 
@@ -11,6 +13,7 @@ struct Lowered {
   std::vector<StepPtr> steps;
   std::vector<Place> places;  // of every value
   size_t arena_floats = 0;
+  std::unique_ptr<LaneStage> lanes;  // null where it does not pay
 };
 
 Lowered lower(const Program& program, const Options& options);

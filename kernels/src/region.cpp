@@ -45,7 +45,9 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   Lowered lowered = lower(program_, options_);
   steps_ = std::move(lowered.steps);
   places_ = std::move(lowered.places);
+  lanes_ = std::move(lowered.lanes);
   arena_floats_ = lowered.arena_floats;
+  if (lanes_) scratch_floats_ = (lanes_->scratch() + 15) / 16 * 16;
   for (const StepPtr& step : steps_) scratch_floats_ = std::max(scratch_floats_, (step->scratch() + 15) / 16 * 16);
 }
 
@@ -88,7 +90,10 @@ void Region::run_chunk(Frame frame, int samples) const {
     }
     size_t end = s;
     while (end < steps_.size() && steps_[end]->segment == steps_[s]->segment) ++end;
-    for (int sample = 0; sample < samples; ++sample)
+    int sample = 0;
+    if (s == 0 && lanes_)
+      for (; sample + lanes_->width() <= samples; sample += lanes_->width()) lanes_->run(frame, sample);
+    for (; sample < samples; ++sample)
       for (size_t i = s; i < end; ++i) steps_[i]->run(frame, sample, 1, 0, steps_[i]->units());
     s = end;
   }

@@ -5,14 +5,11 @@
 #include <mutex>
 
 #include "aligned.h"
+#include "lanes.h"
+#include "options.h"
 #include "step.h"
 
 namespace nncompile {
-
-struct Options {
-  int threads = 1;
-  bool exact = false;  // no Winograd
-};
 
 // Calls task(0) ... task(count - 1), in any order and on any thread, and returns when all are done.
 using ParallelFor = std::function<void(size_t count, const std::function<void(size_t)>& task)>;
@@ -37,6 +34,7 @@ class Region {
   Options options_;
   std::vector<Place> places_;
   std::vector<StepPtr> steps_;
+  std::unique_ptr<LaneStage> lanes_;
   size_t arena_floats_ = 0, scratch_floats_ = 0;
   mutable std::mutex mutex_;
   mutable std::vector<AlignedFloats> idle_;

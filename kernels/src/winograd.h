@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
 #include "vector.h"
 
@@ -93,6 +94,29 @@ std::array<std::array<double, R>, Minimal<R>::kPoints> weight_transform() {
   }
   g[n - 1][R - 1] = 1;
   return g;
+}
+
+// U = G g G^T for every pair of channels: [position][output channel][input channel], from weights [k][c][r][r].
+template <int R>
+std::vector<float> transform_weights(const float* weights, int inputs, int outputs) {
+  constexpr size_t n = Minimal<R>::kPoints, r = R;
+  const auto g = weight_transform<R>();
+  const size_t pairs = size_t(inputs) * size_t(outputs);
+  std::vector<float> u(n * n * pairs);
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const float* w = weights + pair * r * r;
+    double half[n][r] = {};
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = 0; j < r; ++j)
+        for (size_t k = 0; k < r; ++k) half[i][j] += g[i][k] * double(w[k * r + j]);
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (size_t k = 0; k < r; ++k) sum += half[i][k] * g[j][k];
+        u[(i * n + j) * pairs + pair] = float(sum);
+      }
+  }
+  return u;
 }
 
 }  // namespace nncompile
