@@ -13,10 +13,10 @@ double direct_cost(const Program& program, const Instruction& conv, int y, Layou
 
 // Infinite where Winograd's algorithm does not apply: another kernel than 3x3 or 5x5, a stride, groups, or
 // transformed weights that would be read from memory for every sample.
-double winograd_cost(const Program& program, const Instruction& conv, int y, Layout layout);
+double winograd_cost(const Program& program, const Instruction& conv, int y);
 
-inline bool winograd_pays(const Program& program, const Instruction& conv, int y, Layout layout) {
-  return 1.2 * winograd_cost(program, conv, y, layout) < direct_cost(program, conv, y, layout);
+inline bool winograd_pays(const Program& program, const Instruction& conv, int y) {
+  return winograd_cost(program, conv, y) < direct_cost(program, conv, y, Layout::kChannels);
 }
 
 // Winograd's tiles cover multiples of 4 outputs: the rows or columns that they read for `outputs` of them.

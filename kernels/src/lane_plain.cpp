@@ -124,7 +124,13 @@ LaneStepPtr<V> make_lane_pointwise(const Program& program, const Work& work) {
   return std::make_unique<LanePointwise<V>>(program, work);
 }
 
-template LaneStepPtr<kLanes> make_lane_pool<kLanes>(const Program&, const Work&);
-template LaneStepPtr<kLanes> make_lane_pointwise<kLanes>(const Program&, const Work&);
+#if defined(__AVX512F__)
+template LaneStepPtr<16> make_lane_pool<16>(const Program&, const Work&);
+template LaneStepPtr<16> make_lane_pointwise<16>(const Program&, const Work&);
+#endif
+#if defined(__AVX2__)
+template LaneStepPtr<8> make_lane_pool<8>(const Program&, const Work&);
+template LaneStepPtr<8> make_lane_pointwise<8>(const Program&, const Work&);
+#endif
 
 }  // namespace nncompile

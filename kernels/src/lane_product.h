@@ -36,13 +36,22 @@ void lane_tile(const LaneJob& job) {
     for (int p = 0; p < P; ++p) sum[k][p] = broadcast<V>(job.bias ? job.bias[k] : 0.0f);
   const float* w = job.weights;
   // The order of `accumulate`: a sample's sums are the same bits either way.
+  // With one channel the kernel's columns are the inner loop instead.
+  const bool one = job.channels == 1;
+  const int columns = one ? 1 : job.kw, lines = one ? job.kw : job.channels;
+  const ptrdiff_t step = one ? V : job.plane;
   for (int row = 0; row < job.kh; ++row)
-    for (int column = 0; column < job.kw; ++column) {
+    for (int column = 0; column < columns; ++column) {
       const float* x = job.x + row * job.pitch + column * V;
-      for (int c = 0; c < job.channels; ++c, x += job.plane, w += KR) {
+      for (int i = 0; i < lines; ++i, x += step, w += KR) {
         Vec<V> value[P];
 #pragma GCC unroll 6
-        for (int p = 0; p < P; ++p) value[p] = load<V>(x + p * job.pixel);
+        for (int p = 0; p < P; ++p) {
+          value[p] = load<V>(x + p * job.pixel);
+#if defined(__AVX512F__)
+          asm("" : "+v"(value[p]));  // one load for all channels: the compiler would rather load it for each
+#endif
+        }
 #pragma GCC unroll 4
         for (int k = 0; k < KR; ++k) {
           const Vec<V> weight = broadcast<V>(w[k]);

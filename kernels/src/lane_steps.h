@@ -12,7 +12,6 @@ struct LanePlace {
   Shape shape;
   int top = 0, left = 0, bottom = 0, right = 0;
   size_t offset = 0;
-  bool used = false;
 
   int width() const { return shape.w + left + right; }
   int height() const { return shape.h + top + bottom; }
@@ -34,7 +33,6 @@ struct LaneView {
 template <int V>
 struct LaneArena {
   float* data;
-  float* scratch;
   const std::vector<LanePlace>* places;
 
   LaneView<V> view(int value) const {
@@ -48,7 +46,6 @@ class LaneStep {
  public:
   virtual ~LaneStep() = default;
   virtual void run(const LaneArena<V>& arena) const = 0;
-  virtual size_t scratch() const { return 0; }
 };
 
 template <int V>
@@ -56,8 +53,6 @@ using LaneStepPtr = std::unique_ptr<LaneStep<V>>;
 
 template <int V>
 LaneStepPtr<V> make_lane_conv(const Program& program, const Work& work);
-template <int V>
-LaneStepPtr<V> make_lane_winograd(const Program& program, const Work& work);
 template <int V>
 LaneStepPtr<V> make_lane_pool(const Program& program, const Work& work);
 template <int V>

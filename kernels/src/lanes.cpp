@@ -49,13 +49,13 @@ class Stage : public LaneStage {
   std::vector<LaneStepPtr<V>> steps;
   std::vector<Exit> exits;
   std::vector<int> entries;  // the inputs that are read
-  size_t arena_floats = 0, scratch_floats = 0;
+  size_t arena_floats = 0;
 
   int width() const override { return V; }
-  size_t scratch() const override { return arena_floats + scratch_floats + AlignedFloats::kSlack; }
+  size_t scratch() const override { return arena_floats + AlignedFloats::kSlack; }
 
   void run(const Frame& frame, int sample) const override {
-    const LaneArena<V> arena{frame.scratch, frame.scratch + arena_floats, &places};
+    const LaneArena<V> arena{frame.scratch, &places};
     for (const int input : entries) enter(frame, sample, arena.view(input), input);
     for (const auto& step : steps) step->run(arena);
     for (const Exit& exit : exits) leave(frame, sample, arena.view(exit.value), exit);
@@ -88,16 +88,15 @@ class Stage : public LaneStage {
   }
 };
 
+template <int V>
 class Builder {
  public:
-  static constexpr int V = kLanes;
-
   Builder(const Program& program, const Options& options, const std::vector<Work>& works,
           const std::vector<Place>& places)
       : program_(program), options_(options), works_(works), kept_(places), stage_(std::make_unique<Stage<V>>()) {}
 
   std::unique_ptr<LaneStage> build() {
-    if (V < 8 || !supported() || !pays()) return nullptr;
+    if (!supported() || !pays()) return nullptr;
     stage_->places.resize(program_.shapes.size());
     for (size_t v = 0; v < program_.shapes.size(); ++v) stage_->places[v].shape = program_.shapes[v];
     for (const Work& work : works_)
@@ -127,29 +126,23 @@ class Builder {
     return any;
   }
 
-  bool winograd(const Work& work) const {
-    return !options_.exact && winograd_pays(program_, *work.instruction, work.y, Layout::kSamples);
-  }
-
-  double cost(Layout layout) const {
-    double total = 0;
+  bool pays() const {
+    double channels = 0, samples = 0;
     for (const Work& work : works_) {
       if (!here(work) || work.instruction->op != Opcode::kConv) continue;
-      const bool use = !options_.exact && winograd_pays(program_, *work.instruction, work.y, layout);
-      total += use ? winograd_cost(program_, *work.instruction, work.y, layout)
-                   : direct_cost(program_, *work.instruction, work.y, layout);
+      const bool winograd = !options_.exact && winograd_pays(program_, *work.instruction, work.y);
+      channels += winograd ? winograd_cost(program_, *work.instruction, work.y)
+                           : direct_cost(program_, *work.instruction, work.y, Layout::kChannels);
+      samples += direct_cost(program_, *work.instruction, work.y, Layout::kSamples);
     }
-    return total;
+    return samples < 0.95 * channels;
   }
-
-  bool pays() const { return cost(Layout::kSamples) < 0.95 * cost(Layout::kChannels); }
 
   void border(const Work& work) {
     LanePlace& x = stage_->places[size_t(work.instruction->inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
     const Window& w = work.instruction->window;
-    const int rows = winograd(work) ? winograd_extent(y.h, w.kh) : (y.h - 1) * w.sh + w.kh;
-    const int columns = winograd(work) ? winograd_extent(y.w, w.kw) : (y.w - 1) * w.sw + w.kw;
+    const int rows = (y.h - 1) * w.sh + w.kh, columns = (y.w - 1) * w.sw + w.kw;
     x.top = std::max(x.top, w.top);
     x.left = std::max(x.left, w.left);
     x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
@@ -207,7 +200,7 @@ class Builder {
     LaneStepPtr<V> step;
     switch (work.instruction->op) {
       case Opcode::kConv:
-        step = winograd(work) ? make_lane_winograd<V>(program_, work) : make_lane_conv<V>(program_, work);
+        step = make_lane_conv<V>(program_, work);
         break;
       case Opcode::kMaxPool:
       case Opcode::kAveragePool:
@@ -217,7 +210,6 @@ class Builder {
       default:
         step = make_lane_pointwise<V>(program_, work);
     }
-    stage_->scratch_floats = std::max(stage_->scratch_floats, step->scratch());
     stage_->steps.push_back(std::move(step));
   }
 
@@ -235,9 +227,16 @@ class Builder {
 
 }  // namespace
 
-std::unique_ptr<LaneStage> make_lane_stage(const Program& program, const Options& options,
-                                           const std::vector<Work>& works, const std::vector<Place>& places) {
-  return Builder(program, options, works, places).build();
+std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const Options& options,
+                                                         const std::vector<Work>& works,
+                                                         const std::vector<Place>& places) {
+  std::vector<std::unique_ptr<LaneStage>> stages;
+  const auto add = [&](std::unique_ptr<LaneStage> stage) {
+    if (stage) stages.push_back(std::move(stage));
+  };
+  if constexpr (kLanes >= 16) add(Builder<16>(program, options, works, places).build());
+  if constexpr (kLanes >= 8) add(Builder<8>(program, options, works, places).build());
+  return stages;
 }
 
 }  // namespace nncompile

@@ -19,8 +19,9 @@ class LaneStage {
   virtual void run(const Frame& frame, int sample) const = 0;
 };
 
-// Null where the samples in lanes cannot run the program, or would not run it faster.
-std::unique_ptr<LaneStage> make_lane_stage(const Program& program, const Options& options,
-                                           const std::vector<Work>& works, const std::vector<Place>& places);
+// Widest first; none where samples in lanes cannot run the program, or would not run it faster.
+std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const Options& options,
+                                                         const std::vector<Work>& works,
+                                                         const std::vector<Place>& places);
 
 }  // namespace nncompile

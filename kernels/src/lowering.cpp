@@ -33,7 +33,7 @@ class Lowering {
     make_steps();
     keep_between_segments();
     assign_offsets();
-    if (one_stage()) result_.lanes = make_lane_stage(program_, options_, works_, result_.places);
+    if (one_stage()) result_.lanes = make_lane_stages(program_, options_, works_, result_.places);
     return std::move(result_);
   }
 
@@ -141,7 +141,7 @@ class Lowering {
   }
 
   bool uses_winograd(const Work& work) const {
-    return !options_.exact && winograd_pays(program_, *work.instruction, work.y, Layout::kChannels);
+    return !options_.exact && winograd_pays(program_, *work.instruction, work.y);
   }
 
   void mark_batched() {

@@ -13,7 +13,7 @@ struct Lowered {
   std::vector<StepPtr> steps;
   std::vector<Place> places;  // of every value
   size_t arena_floats = 0;
-  std::unique_ptr<LaneStage> lanes;  // null where it does not pay
+  std::vector<std::unique_ptr<LaneStage>> lanes;
 };
 
 Lowered lower(const Program& program, const Options& options);

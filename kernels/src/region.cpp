@@ -47,8 +47,9 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   places_ = std::move(lowered.places);
   lanes_ = std::move(lowered.lanes);
   arena_floats_ = lowered.arena_floats;
-  if (lanes_) scratch_floats_ = (lanes_->scratch() + 15) / 16 * 16;
-  for (const StepPtr& step : steps_) scratch_floats_ = std::max(scratch_floats_, (step->scratch() + 15) / 16 * 16);
+  const auto need = [this](size_t floats) { scratch_floats_ = std::max(scratch_floats_, (floats + 15) / 16 * 16); };
+  for (const auto& stage : lanes_) need(stage->scratch());
+  for (const StepPtr& step : steps_) need(step->scratch());
 }
 
 void Region::run(int64_t batch, const float* const* inputs, float* const* outputs,
@@ -91,8 +92,9 @@ void Region::run_chunk(Frame frame, int samples) const {
     size_t end = s;
     while (end < steps_.size() && steps_[end]->segment == steps_[s]->segment) ++end;
     int sample = 0;
-    if (s == 0 && lanes_)
-      for (; sample + lanes_->width() <= samples; sample += lanes_->width()) lanes_->run(frame, sample);
+    if (s == 0)
+      for (const auto& stage : lanes_)
+        for (; sample + stage->width() <= samples; sample += stage->width()) stage->run(frame, sample);
     for (; sample < samples; ++sample)
       for (size_t i = s; i < end; ++i) steps_[i]->run(frame, sample, 1, 0, steps_[i]->units());
     s = end;

@@ -34,7 +34,7 @@ class Region {
   Options options_;
   std::vector<Place> places_;
   std::vector<StepPtr> steps_;
-  std::unique_ptr<LaneStage> lanes_;
+  std::vector<std::unique_ptr<LaneStage>> lanes_;
   size_t arena_floats_ = 0, scratch_floats_ = 0;
   mutable std::mutex mutex_;
   mutable std::vector<AlignedFloats> idle_;
