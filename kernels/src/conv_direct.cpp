@@ -84,19 +84,24 @@ class Linear : public Step {
   double flops() const override { return 2.0 * in_ * out_; }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
     TileJob job{};
-    job.pixel = in_;
+    job.pixel = ptrdiff_t(from.size());
     job.rows = 1;
     job.run = in_;
-    job.y_pixel = out_;
-    job.residual_pixel = out_;
+    job.y_pixel = ptrdiff_t(to.size());
+    if (epilogue_.residual >= 0) job.residual_pixel = ptrdiff_t(frame.place(epilogue_.residual).size());
     set_activation(job, epilogue_.activation);
     for (int b = begin; b < end; ++b) {
-      job.x = frame.data(x_, sample);
-      job.y = frame.data(y_, sample);
-      job.residual = epilogue_.residual < 0 ? nullptr : frame.data(epilogue_.residual, sample);
+      job.x = frame.data(x_, sample) + from.at(0, 0);
+      job.y = frame.data(y_, sample) + to.at(0, 0);
+      if (epilogue_.residual >= 0)
+        job.residual = frame.data(epilogue_.residual, sample) + frame.place(epilogue_.residual).at(0, 0);
       panels_.row(panels_.blocks()[size_t(b)], job, samples, true);
     }
+    if (end == units())
+      for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), 0, 1);
   }
 
  private:

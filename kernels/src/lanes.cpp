@@ -156,7 +156,7 @@ class Builder {
       const int value = program_.outputs[i].value;
       const Place& place = kept_[size_t(value)];
       const int root = place.alias < 0 ? value : place.alias;
-      bool made_here = false;
+      bool made_here = root < int(program_.inputs.size());
       for (const Work& work : works_) made_here = made_here || (here(work) && work.y == root);
       if (made_here && !kept_[size_t(root)].kept) stage_->exits.push_back({root, int(i)});
     }

@@ -68,11 +68,13 @@ class Flatten : public Step {
 
   void run(const Frame& frame, int sample, int, int, int) const override {
     const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
     const float* x = frame.data(x_, sample);
-    float* y = frame.data(y_, sample);
+    float* y = frame.data(y_, sample) + to.at(0, 0);
     const size_t plane = size_t(shape_.h) * size_t(shape_.w);
     for (int row = 0; row < shape_.h; ++row)
       transpose(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
+    clear_border(to, frame.data(y_, sample), 0, 1);
   }
 
  private:

@@ -100,7 +100,7 @@ class Lowering {
       if (!work.alive || work.instruction->op != Opcode::kFlatten) continue;
       const Place& x = result_.places[size_t(work.reads[0])];
       const bool one_pixel = x.shape.h == 1 && x.shape.w == 1;
-      if (!x.bordered() && (one_pixel || only_linear_reads(work.y))) {
+      if (!x.bordered() && !result_.places[size_t(work.y)].bordered() && (one_pixel || only_linear_reads(work.y))) {
         result_.places[size_t(work.y)].alias = root(work.reads[0]);
         work.alive = false;
       }
@@ -144,10 +144,15 @@ class Lowering {
     return !options_.exact && winograd_pays(program_, *work.instruction, work.y);
   }
 
+  static bool runs_batched(Opcode op) {
+    return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kMultiply || op == Opcode::kActivation ||
+           op == Opcode::kSoftmax || op == Opcode::kLogSoftmax;
+  }
+
   void mark_batched() {
     std::vector<bool> batched(program_.shapes.size(), false);
     for (Work& work : works_) {
-      bool all = work.instruction->op != Opcode::kConcat && work.instruction->op != Opcode::kConv;
+      bool all = runs_batched(work.instruction->op);
       for (const int x : work.reads) all = all && batched[size_t(root(x))];
       work.batched = work.instruction->op == Opcode::kLinear || all;
       if (work.alive) batched[size_t(work.y)] = work.batched;

@@ -206,7 +206,7 @@ int read_option(const Ort& ort, const OrtSessionOptions* options, const char* ke
   int has = 0;
   check(ort.HasSessionConfigEntry(options, key, &has));
   if (!has) return otherwise;
-  char text[16] = {};
+  char text[64] = {};
   size_t size = sizeof text;
   check(ort.GetSessionConfigEntry(options, key, text, &size));
   char* end = nullptr;

@@ -62,7 +62,12 @@ class Softmax : public Step {
   Softmax(int x, int y, const Shape& shape, bool logarithm) : x_(x), y_(y), count_(shape.c), logarithm_(logarithm) {}
 
   void run(const Frame& frame, int sample, int samples, int, int) const override {
-    for (int s = sample; s < sample + samples; ++s) one(frame.data(x_, s), frame.data(y_, s));
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
+    for (int s = sample; s < sample + samples; ++s) {
+      one(frame.data(x_, s) + from.at(0, 0), frame.data(y_, s) + to.at(0, 0));
+      clear_border(to, frame.data(y_, s), 0, 1);
+    }
   }
 
  private:

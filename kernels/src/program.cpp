@@ -69,7 +69,7 @@ class Parser {
   }
 
   void add_shape(const Shape& shape) {
-    if (int64_t(shape.size()) > kMaxElements) refuse("a value has too many elements");
+    if (double(shape.c) * shape.h * shape.w > double(kMaxElements)) refuse("a value has too many elements");
     program_.shapes.push_back(shape);
   }
 
@@ -173,8 +173,8 @@ class Parser {
       }
       case Opcode::kActivation:
         made.activation.kind = Kind(in_.next("an activation", 1, 8));
-        made.activation.first = constant();
-        made.activation.second = constant();
+        made.activation.first = constant(constants_of(made.activation.kind) > 0);
+        made.activation.second = constant(constants_of(made.activation.kind) > 1);
         break;
       case Opcode::kSoftmax:
       case Opcode::kLogSoftmax:
@@ -203,8 +203,13 @@ class Parser {
     add_shape(y);
   }
 
-  float constant() {
-    const int64_t index = in_.next("a constant", -1, int64_t(constants_.size()) - 1);
+  static int constants_of(Kind kind) {
+    if (kind == Kind::kClip || kind == Kind::kHardSigmoid) return 2;
+    return kind == Kind::kLeakyRelu ? 1 : 0;
+  }
+
+  float constant(bool needed) {
+    const int64_t index = in_.next("a constant", needed ? 0 : -1, int64_t(constants_.size()) - 1);
     return index < 0 ? 0.0f : constants_[size_t(index)];
   }
 

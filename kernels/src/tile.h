@@ -32,7 +32,7 @@ struct TileJob {
   const Activation* curve;  // null where `bounds` is all
   Bounds bounds;
   int channels;   // fewer than a vector's lanes: store so many; 0: all
-  bool row_end;   // after the last pixel stands what must not be written
+  bool row_end;   // behind the last pixel stands what must not be written
 };
 
 inline void set_activation(TileJob& job, const Activation& activation) {
@@ -85,7 +85,7 @@ void tile(const TileJob& job) {
     for (int k = 0; k < KV; ++k) {
       float* to = job.y + p * job.y_pixel + job.start[k];
       const Vec<V> value = bounded<V>(job.bounds, sum[p][k]);
-      if (job.channels && p == P - 1 && job.row_end)
+      if (job.channels && job.row_end && (P - p) * job.channels < V)
         store_some<V>(to, value, job.channels);
       else
         store<V>(to, value);
