@@ -1,0 +1,64 @@
+"""Native fused kernels for nncompile: a custom-operator library of ONNX Runtime, one build an instruction set.
+
+The operator is `nncompile::FusedRegion`. Register `library_path()` with
+`onnxruntime.SessionOptions.register_custom_ops_library`; nncompile's runtime does so by itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypedDict
+
+__all__ = ["Info", "info", "library_path"]
+
+_BEST_FIRST = ("avx512", "avx2")
+_FOLDER = Path(__file__).parent
+
+
+class Info(TypedDict):
+    """What is installed, and what of it this CPU runs."""
+
+    version: str
+    built: list[str]
+    used: str | None
+
+
+@cache
+def library_path(instruction_set: str | None = None) -> str | None:
+    """The library for this CPU.
+
+    Args:
+        instruction_set: "avx512", "avx2" or "portable" instead of the best one. "portable" is the reference of
+            the tests: plain C++, slower than ONNX Runtime.
+
+    Returns:
+        The path of a shared library, or None where this CPU can run none (or not that one).
+    """
+    for name in _BEST_FIRST if instruction_set is None else (instruction_set,):
+        path = _FOLDER / f"nncompile_kernels_{name}.so"
+        if path.is_file() and _runs_here(path):
+            return str(path)
+    return None
+
+
+def info() -> Info:
+    """The version, the instruction sets that were built, and the one that is used on this CPU."""
+    try:
+        installed = version("nncompile-kernels")
+    except PackageNotFoundError:
+        installed = "unknown"
+    path = library_path()
+    built = sorted(file.stem.removeprefix("nncompile_kernels_") for file in _FOLDER.glob("nncompile_kernels_*.so"))
+    used = Path(path).stem.removeprefix("nncompile_kernels_") if path else None
+    return Info(version=installed, built=built, used=used)
+
+
+def _runs_here(path: Path) -> bool:
+    """Ask the library itself: that part of it is compiled for any CPU."""
+    try:
+        return bool(ctypes.CDLL(str(path)).nncompile_kernels_supported())
+    except OSError:
+        return False

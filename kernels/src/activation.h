@@ -1,0 +1,108 @@
+// The activations, on vectors. NaN goes through all of them, as in PyTorch.
+#pragma once
+
+#include "program.h"
+#include "vector.h"
+
+namespace nncompile {
+
+template <int N>
+inline Vec<N> same_bits(IntVec<N> value) {
+  Vec<N> result;
+  std::memcpy(&result, &value, sizeof value);
+  return result;
+}
+
+// exp(x) within 2 units in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r) by the polynomial of
+// Cephes (Moshier, "expf"). Below -87.3 the answer is 0 (no denormal numbers), above 88.7 infinity.
+template <int N>
+inline Vec<N> exponential(Vec<N> x) {
+  const Vec<N> clipped = at_most<N>(at_least<N>(x, -87.33654f), 88.72283f);
+  const Vec<N> shifted = clipped * 1.44269504f + 12582912.0f;  // rounds to the nearest integer
+  const Vec<N> n = shifted - 12582912.0f;
+  const Vec<N> r = (clipped - n * 0.693359375f) - n * -2.12194440e-4f;
+  Vec<N> p = broadcast<N>(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // 2^n in two steps, since n may be 128
+  const IntVec<N> exponent = __builtin_convertvector(n, IntVec<N>);
+  const IntVec<N> half = exponent >> 1;
+  const IntVec<N> low = (half + 127) << 23, high = (exponent - half + 127) << 23;
+  Vec<N> y = p * same_bits<N>(low) * same_bits<N>(high);
+  y = (x < -87.33654f) ? Vec<N>{} : y;
+  y = (x > 88.72283f) ? broadcast<N>(__builtin_inff()) : y;
+  return (x != x) ? x : y;
+}
+
+template <int N>
+inline Vec<N> sigmoid(Vec<N> x) {
+  return 1.0f / (1.0f + exponential<N>(-x));
+}
+
+template <int N>
+inline Vec<N> tanh(Vec<N> x) {
+  // Near 0 the quotient loses digits; there the polynomial of Cephes (tanhf).
+  const Vec<N> square = x * x;
+  Vec<N> p = broadcast<N>(-5.70498872745e-3f);
+  p = p * square + 2.06390887954e-2f;
+  p = p * square + -5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square + -3.33332819422e-1f;
+  const Vec<N> near = p * square * x + x;
+  const Vec<N> far = 1.0f - 2.0f / (exponential<N>(x + x) + 1.0f);
+  return ((x < 0.625f) & (x > -0.625f)) ? near : far;
+}
+
+template <int N>
+inline Vec<N> activate(const Activation& activation, Vec<N> x) {
+  switch (activation.kind) {
+    case Kind::kNone:
+      return x;
+    case Kind::kRelu:
+      return at_least<N>(x, 0.0f);
+    case Kind::kClip:
+      return at_most<N>(at_least<N>(x, activation.first), activation.second);
+    case Kind::kLeakyRelu:
+      return (x < 0.0f) ? x * activation.first : x;
+    case Kind::kSilu:
+      return x / (1.0f + exponential<N>(-x));
+    case Kind::kHardSwish: {
+      const Vec<N> gate = at_most<N>(at_least<N>(x * (1.0f / 6.0f) + 0.5f, 0.0f), 1.0f);
+      return x * gate;
+    }
+    case Kind::kSigmoid:
+      return sigmoid<N>(x);
+    case Kind::kTanh:
+      return tanh<N>(x);
+    case Kind::kHardSigmoid:
+      return at_most<N>(at_least<N>(x * activation.first + activation.second, 0.0f), 1.0f);
+  }
+  return x;
+}
+
+// The activations that are bounds, as such: a layer applies them in registers.
+struct Bounds {
+  float low = -__builtin_inff(), high = __builtin_inff();
+};
+
+inline bool is_bounds(const Activation& activation) {
+  return activation.kind == Kind::kNone || activation.kind == Kind::kRelu || activation.kind == Kind::kClip;
+}
+
+inline Bounds bounds_of(const Activation& activation) {
+  Bounds bounds;
+  if (activation.kind == Kind::kRelu) bounds.low = 0.0f;
+  if (activation.kind == Kind::kClip) bounds = {activation.first, activation.second};
+  return bounds;
+}
+
+template <int N>
+inline Vec<N> bounded(const Bounds& bounds, Vec<N> x) {
+  return at_most<N>(at_least<N>(x, bounds.low), bounds.high);
+}
+
+}  // namespace nncompile

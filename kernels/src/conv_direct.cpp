@@ -1,0 +1,137 @@
+// Convolution and linear layers as they are defined, on NHWC data.
+#include "layers.h"
+#include "tile.h"
+
+namespace nncompile {
+namespace {
+
+class Conv : public Step {
+ public:
+  Conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue)
+      : x_(conv.inputs[0]),
+        y_(y),
+        window_(conv.window),
+        epilogue_(epilogue),
+        in_(program.shapes[size_t(x_)]),
+        out_(program.shapes[size_t(y)]),
+        panels_(out_.c, size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), bias_of(program, conv),
+                Weights{program.weights[size_t(conv.weight)].data, in_.c, window_.kh, window_.kw}) {}
+
+  int units() const override { return out_.h; }
+  double flops() const override { return 2.0 * double(out_.size()) * window_.kh * window_.kw * in_.c; }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
+    const float* x = frame.data(x_, sample);
+    float* y = frame.data(y_, sample);
+    TileJob job{};
+    job.pixel = ptrdiff_t(window_.sw) * in_.c;
+    job.pitch = ptrdiff_t(from.pitch());
+    job.rows = window_.kh;
+    job.run = window_.kw * in_.c;
+    job.y_pixel = out_.c;
+    set_activation(job, epilogue_.activation);
+    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
+    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
+    job.residual_pixel = out_.c;
+    // Blocks of channels outermost: their weights stay in cache for all rows.
+    for (const Block& block : panels_.blocks())
+      for (int row = begin; row < end; ++row) {
+        job.x = x + from.at(row * window_.sh - window_.top, -window_.left);
+        job.y = y + to.at(row, 0);
+        if (other) job.residual = residual + other->at(row, 0);
+        panels_.row(block, job, out_.w, true);
+      }
+    clear_border(to, y, begin, end);
+  }
+
+ private:
+  struct Weights {
+    const float* data;
+    int channels, kh, kw;
+    float operator()(int k, size_t i) const {
+      const size_t c = i % size_t(channels), column = i / size_t(channels) % size_t(kw),
+                   row = i / size_t(channels) / size_t(kw);
+      return data[((size_t(k) * size_t(channels) + c) * size_t(kh) + row) * size_t(kw) + column];
+    }
+  };
+  static const float* bias_of(const Program& program, const Instruction& conv) {
+    return conv.bias < 0 ? nullptr : program.weights[size_t(conv.bias)].data;
+  }
+
+  int x_, y_;
+  Window window_;
+  Epilogue epilogue_;
+  Shape in_, out_;
+  Panels panels_;
+};
+
+// A matrix product over all samples of a chunk, which so share each reading of the weights. The input's columns
+// are in H x W x C order, the weights' in C x H x W.
+class Linear : public Step {
+ public:
+  Linear(const Program& program, const Instruction& linear, const Shape& flattened, int y, const Epilogue& epilogue)
+      : x_(linear.inputs[0]),
+        y_(y),
+        epilogue_(epilogue),
+        in_(int(flattened.size())),
+        out_(program.shapes[size_t(y)].c),
+        panels_(out_, flattened.size(), linear.bias < 0 ? nullptr : program.weights[size_t(linear.bias)].data,
+                Weights{program.weights[size_t(linear.weight)].data, flattened, linear.transposed, size_t(out_)}) {}
+
+  int units() const override { return int(panels_.blocks().size()); }
+  double flops() const override { return 2.0 * in_ * out_; }
+
+  void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
+    TileJob job{};
+    job.pixel = ptrdiff_t(from.size());
+    job.rows = 1;
+    job.run = in_;
+    job.y_pixel = ptrdiff_t(to.size());
+    if (epilogue_.residual >= 0) job.residual_pixel = ptrdiff_t(frame.place(epilogue_.residual).size());
+    set_activation(job, epilogue_.activation);
+    for (int b = begin; b < end; ++b) {
+      job.x = frame.data(x_, sample) + from.at(0, 0);
+      job.y = frame.data(y_, sample) + to.at(0, 0);
+      if (epilogue_.residual >= 0)
+        job.residual = frame.data(epilogue_.residual, sample) + frame.place(epilogue_.residual).at(0, 0);
+      panels_.row(panels_.blocks()[size_t(b)], job, samples, true);
+    }
+    if (end == units())
+      for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), 0, 1);
+  }
+
+ private:
+  struct Weights {
+    const float* data;
+    Shape shape;
+    bool transposed;
+    size_t out;
+    float operator()(int k, size_t i) const {
+      const size_t c = i % size_t(shape.c), plane = i / size_t(shape.c);
+      const size_t column = c * size_t(shape.h) * size_t(shape.w) + plane;
+      return transposed ? data[size_t(k) * shape.size() + column] : data[column * out + size_t(k)];
+    }
+  };
+
+  int x_, y_;
+  Epilogue epilogue_;
+  int in_, out_;
+  Panels panels_;
+};
+
+}  // namespace
+
+StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue) {
+  return std::make_unique<Conv>(program, conv, y, epilogue);
+}
+
+StepPtr make_linear(const Program& program, const Instruction& linear, const Shape& flattened, int y,
+                    const Epilogue& epilogue) {
+  return std::make_unique<Linear>(program, linear, flattened, y, epilogue);
+}
+
+}  // namespace nncompile

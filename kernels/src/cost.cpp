@@ -1,0 +1,49 @@
+#include "cost.h"
+
+#include <limits>
+
+#include "winograd.h"
+
+namespace nncompile {
+namespace {
+
+constexpr double kMaxTransformedBytes = 12e6;
+// An operation of a transform, with its loads and stores, against one of a product; measured.
+constexpr double kTransformWeight = 3;
+
+double filled(int channels, Layout layout) {
+  if (layout == Layout::kSamples) return channels;
+  const int half = kLanes > 4 ? kLanes / 2 : kLanes;
+  return double((channels + half - 1) / half * half);
+}
+
+template <int R>
+double winograd(const Shape& in, const Shape& out) {
+  using F = Minimal<R>;
+  const double tiles = double((out.h + 3) / 4) * double((out.w + 3) / 4);
+  const auto lanes = [](int channels) { return filled(channels, Layout::kChannels); };
+  const double inputs = lanes(in.c) * 2 * F::kPoints * F::kInputOperations;
+  const double products = F::kPoints * F::kPoints * double(in.c) * lanes(out.c);
+  const double outputs = lanes(out.c) * (F::kPoints + 4) * F::kOutputOperations;
+  return tiles * (kTransformWeight * (inputs + outputs) + products);
+}
+
+}  // namespace
+
+double direct_cost(const Program& program, const Instruction& conv, int y, Layout layout) {
+  const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
+  const double taps = double(conv.window.kh) * conv.window.kw * (conv.groups == 1 ? in.c : 1);
+  return double(out.h) * out.w * taps * filled(out.c, layout);
+}
+
+double winograd_cost(const Program& program, const Instruction& conv, int y) {
+  const Window& w = conv.window;
+  const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
+  const double points = w.kh + 3;
+  if (conv.groups != 1 || w.kh != w.kw || (w.kh != 3 && w.kh != 5) || w.sh != 1 || w.sw != 1 ||
+      points * points * in.c * out.c * 4 > kMaxTransformedBytes)
+    return std::numeric_limits<double>::infinity();
+  return w.kh == 3 ? winograd<3>(in, out) : winograd<5>(in, out);
+}
+
+}  // namespace nncompile

@@ -1,0 +1,25 @@
+// What a convolution costs, in operations of one lane for one sample: how an algorithm is chosen.
+#pragma once
+
+#include "program.h"
+#include "vector.h"
+
+namespace nncompile {
+
+// How channels lie: in the lanes, which are then filled up, or one sample in each lane.
+enum class Layout { kChannels, kSamples };
+
+double direct_cost(const Program& program, const Instruction& conv, int y, Layout layout);
+
+// Infinite where Winograd's algorithm does not apply: another kernel than 3x3 or 5x5, a stride, groups, or
+// transformed weights that would be read from memory for every sample.
+double winograd_cost(const Program& program, const Instruction& conv, int y);
+
+inline bool winograd_pays(const Program& program, const Instruction& conv, int y) {
+  return winograd_cost(program, conv, y) < direct_cost(program, conv, y, Layout::kChannels);
+}
+
+// Winograd's tiles cover multiples of 4 outputs: the rows or columns that they read for `outputs` of them.
+inline int winograd_extent(int outputs, int kernel) { return (outputs + 3) / 4 * 4 + kernel - 1; }
+
+}  // namespace nncompile

@@ -1,0 +1,148 @@
+// The inner kernel with a sample in each lane: KR output channels by P pixels, weights broadcast.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "activation.h"
+
+namespace nncompile {
+
+inline constexpr int kLaneChannels = kRegisters >= 32 ? 4 : 3;
+inline constexpr int kLanePixels = kRegisters >= 32 ? 6 : 4;
+
+struct LaneJob {
+  const float* x;          // [channels][...], pixels `pixel` floats apart, channels `plane`, rows `pitch`
+  ptrdiff_t pixel, plane, pitch;
+  int kh, kw, channels;
+  const float* weights;    // [kh][kw][channels][KR]
+  const float* bias;       // [KR], or null
+  float* y;                // pixels side by side, channels `y_plane` apart
+  ptrdiff_t y_plane;
+  const float* residual;   // null, or as y with planes of its own
+  ptrdiff_t residual_plane;
+  const Activation* curve;
+  Bounds bounds;
+};
+
+using LaneFunction = void (*)(const LaneJob&);
+
+template <int V, int KR, int P>
+void lane_tile(const LaneJob& job) {
+  Vec<V> sum[KR][P];
+#pragma GCC unroll 4
+  for (int k = 0; k < KR; ++k)
+#pragma GCC unroll 6
+    for (int p = 0; p < P; ++p) sum[k][p] = broadcast<V>(job.bias ? job.bias[k] : 0.0f);
+  const float* w = job.weights;
+  // The order of `accumulate`: a sample's sums are the same bits either way.
+  // With one channel the kernel's columns are the inner loop instead.
+  const bool one = job.channels == 1;
+  const int columns = one ? 1 : job.kw, lines = one ? job.kw : job.channels;
+  const ptrdiff_t step = one ? V : job.plane;
+  for (int row = 0; row < job.kh; ++row)
+    for (int column = 0; column < columns; ++column) {
+      const float* x = job.x + row * job.pitch + column * V;
+      for (int i = 0; i < lines; ++i, x += step, w += KR) {
+        Vec<V> value[P];
+#pragma GCC unroll 6
+        for (int p = 0; p < P; ++p) {
+          value[p] = load<V>(x + p * job.pixel);
+#if defined(__AVX512F__)
+          asm("" : "+v"(value[p]));  // one load for all channels: the compiler would rather load it for each
+#endif
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < KR; ++k) {
+          const Vec<V> weight = broadcast<V>(w[k]);
+#pragma GCC unroll 6
+          for (int p = 0; p < P; ++p) sum[k][p] += value[p] * weight;
+        }
+      }
+    }
+#pragma GCC unroll 4
+  for (int k = 0; k < KR; ++k)
+#pragma GCC unroll 6
+    for (int p = 0; p < P; ++p) {
+      Vec<V> value = sum[k][p];
+      if (job.residual) value += load<V>(job.residual + k * job.residual_plane + p * V);
+      store<V>(job.y + k * job.y_plane + p * V, bounded<V>(job.bounds, value));
+    }
+  if (job.curve)
+    for (int k = 0; k < KR; ++k)
+      for (int p = 0; p < P; ++p) {
+        float* y = job.y + k * job.y_plane + p * V;
+        store<V>(y, activate<V>(*job.curve, load<V>(y)));
+      }
+}
+
+template <int V>
+class LaneTiles {
+ public:
+  static LaneFunction get(int channels, int pixels) { return table()[size_t(channels - 1)][size_t(pixels - 1)]; }
+
+ private:
+  using Table = std::array<std::array<LaneFunction, kLanePixels>, kLaneChannels>;
+  template <int KR, int P>
+  static void fill(Table& table) {
+    table[KR - 1][P - 1] = lane_tile<V, KR, P>;
+    if constexpr (P > 1)
+      fill<KR, P - 1>(table);
+    else if constexpr (KR > 1)
+      fill<KR - 1, kLanePixels>(table);
+  }
+  static const Table& table() {
+    static const Table made = [] {
+      Table t{};
+      fill<kLaneChannels, kLanePixels>(t);
+      return t;
+    }();
+    return made;
+  }
+};
+
+// `count` things in `groups` groups as equal as can be: where group `i` begins.
+inline int group_start(int count, int groups, int i) { return int(int64_t(count) * i / groups); }
+inline int group_count(int count, int most) { return (count + most - 1) / most; }
+
+// A layer's weights in the order in which lane tiles read them, a group of output channels after the other.
+class LaneWeights {
+ public:
+  LaneWeights() = default;
+  // `weight(k, i)` is that of output channel k at place i of `lines`: kernel row, column, input channel.
+  template <class Weight>
+  LaneWeights(int channels, size_t lines, const Weight& weight) : channels_(channels), lines_(lines) {
+    packed_.resize(size_t(channels) * lines);
+    float* to = packed_.data();
+    for (int g = 0; g < groups(); ++g)
+      for (size_t i = 0; i < lines; ++i)
+        for (int k = start(g); k < start(g + 1); ++k) *to++ = weight(k, i);
+  }
+
+  int groups() const { return group_count(channels_, kLaneChannels); }
+  int start(int group) const { return group_start(channels_, groups(), group); }
+  const float* of(int group) const { return packed_.data() + size_t(start(group)) * lines_; }
+
+ private:
+  int channels_ = 0;
+  size_t lines_ = 0;
+  std::vector<float> packed_;
+};
+
+// One row of pixels of one group of channels.
+template <int V>
+inline void lane_row(LaneJob job, int channels, int pixels) {
+  const int tiles = group_count(pixels, kLanePixels);
+  const float* x = job.x;
+  float* y = job.y;
+  const float* residual = job.residual;
+  for (int t = 0; t < tiles; ++t) {
+    const int first = group_start(pixels, tiles, t), count = group_start(pixels, tiles, t + 1) - first;
+    job.x = x + first * job.pixel;
+    job.y = y + first * V;
+    if (residual) job.residual = residual + first * V;
+    LaneTiles<V>::get(channels, count)(job);
+  }
+}
+
+}  // namespace nncompile

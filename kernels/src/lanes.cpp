@@ -1,0 +1,242 @@
+#include "lanes.h"
+
+#include <unistd.h>
+
+#include "cost.h"
+#include "aligned.h"
+#include "lane_steps.h"
+#include "transpose.h"
+
+namespace nncompile {
+namespace {
+
+// `count` values of each of V rows, `from_pitch` apart, to V lanes of `count` vectors, or back.
+template <int V>
+void rows_to_lanes(const float* from, size_t from_pitch, float* to, int count) {
+  int i = 0;
+  for (; i + V <= count; i += V) {
+    Vec<V> square[V];
+    for (int s = 0; s < V; ++s) square[s] = load<V>(from + size_t(s) * from_pitch + i);
+    transpose<V>(square);
+    for (int j = 0; j < V; ++j) store<V>(to + (i + j) * V, square[j]);
+  }
+  for (; i < count; ++i)
+    for (int s = 0; s < V; ++s) to[i * V + s] = from[size_t(s) * from_pitch + size_t(i)];
+}
+
+// `stride`: between the vectors, in floats.
+template <int V>
+void lanes_to_rows(const float* from, ptrdiff_t stride, float* to, size_t to_pitch, int count) {
+  int i = 0;
+  for (; i + V <= count; i += V) {
+    Vec<V> square[V];
+    for (int j = 0; j < V; ++j) square[j] = load<V>(from + (i + j) * stride);
+    transpose<V>(square);
+    for (int s = 0; s < V; ++s) store<V>(to + size_t(s) * to_pitch + i, square[s]);
+  }
+  for (; i < count; ++i)
+    for (int s = 0; s < V; ++s) to[size_t(s) * to_pitch + size_t(i)] = from[i * stride + s];
+}
+
+template <int V>
+class Stage : public LaneStage {
+ public:
+  struct Exit {
+    int value, output;  // output -1: to the kept place of the value
+  };
+
+  std::vector<LanePlace> places;
+  std::vector<LaneStepPtr<V>> steps;
+  std::vector<Exit> exits;
+  std::vector<int> entries;  // the inputs that are read
+  size_t arena_floats = 0;
+
+  int width() const override { return V; }
+  size_t scratch() const override { return arena_floats + AlignedFloats::kSlack; }
+
+  void run(const Frame& frame, int sample) const override {
+    const LaneArena<V> arena{frame.scratch, &places};
+    for (const int input : entries) enter(frame, sample, arena.view(input), input);
+    for (const auto& step : steps) step->run(arena);
+    for (const Exit& exit : exits) leave(frame, sample, arena.view(exit.value), exit);
+  }
+
+ private:
+  static void enter(const Frame& frame, int sample, const LaneView<V>& view, int input) {
+    const Shape& shape = view.place->shape;
+    const float* x = frame.inputs[input] + size_t(frame.first + sample) * shape.size();
+    for (int c = 0; c < shape.c; ++c)
+      for (int row = 0; row < shape.h; ++row, x += shape.w)
+        rows_to_lanes<V>(x, shape.size(), view.at(c, row, 0), shape.w);
+    clear_lane_border(view);
+  }
+
+  static void leave(const Frame& frame, int sample, const LaneView<V>& view, const Exit& exit) {
+    const Shape& shape = view.place->shape;
+    if (exit.output < 0) {
+      const Place& place = frame.place(exit.value);
+      float* y = frame.data(exit.value, sample);
+      for (int row = 0; row < shape.h; ++row)
+        for (int column = 0; column < shape.w; ++column)
+          lanes_to_rows<V>(view.at(0, row, column), view.plane(), y + place.at(row, column), place.size(), shape.c);
+      return;
+    }
+    float* y = frame.outputs[exit.output] + size_t(frame.first + sample) * shape.size();
+    for (int c = 0; c < shape.c; ++c)
+      for (int row = 0; row < shape.h; ++row, y += shape.w)
+        lanes_to_rows<V>(view.at(c, row, 0), V, y, shape.size(), shape.w);
+  }
+};
+
+template <int V>
+class Builder {
+ public:
+  Builder(const Program& program, const Options& options, const std::vector<Work>& works,
+          const std::vector<Place>& places)
+      : program_(program), options_(options), works_(works), kept_(places), stage_(std::make_unique<Stage<V>>()) {}
+
+  std::unique_ptr<LaneStage> build() {
+    if (!supported() || !pays()) return nullptr;
+    stage_->places.resize(program_.shapes.size());
+    for (size_t v = 0; v < program_.shapes.size(); ++v) stage_->places[v].shape = program_.shapes[v];
+    for (const Work& work : works_)
+      if (here(work) && work.instruction->op == Opcode::kConv) border(work);
+    find_exits();
+    assign_offsets();
+    for (const Work& work : works_)
+      if (here(work)) add(work);
+    if (double(stage_->scratch()) * sizeof(float) > 0.8 * cache_bytes()) return nullptr;
+    return std::move(stage_);
+  }
+
+ private:
+  static bool here(const Work& work) { return work.alive && !work.batched; }
+
+  bool supported() const {
+    bool any = false;
+    for (const Work& work : works_) {
+      if (!here(work)) continue;
+      const Opcode op = work.instruction->op;
+      if (op == Opcode::kFlatten || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax) return false;
+      any = any || op == Opcode::kConv;
+    }
+    // A kept input would need a copy of its own.
+    for (size_t i = 0; i < program_.inputs.size(); ++i)
+      if (kept_[i].kept) return false;
+    return any;
+  }
+
+  bool pays() const {
+    double channels = 0, samples = 0;
+    for (const Work& work : works_) {
+      if (!here(work) || work.instruction->op != Opcode::kConv) continue;
+      const bool winograd = !options_.exact && winograd_pays(program_, *work.instruction, work.y);
+      channels += winograd ? winograd_cost(program_, *work.instruction, work.y)
+                           : direct_cost(program_, *work.instruction, work.y, Layout::kChannels);
+      samples += direct_cost(program_, *work.instruction, work.y, Layout::kSamples);
+    }
+    return samples < 0.95 * channels;
+  }
+
+  void border(const Work& work) {
+    LanePlace& x = stage_->places[size_t(work.instruction->inputs[0])];
+    const Shape& y = program_.shapes[size_t(work.y)];
+    const Window& w = work.instruction->window;
+    const int rows = (y.h - 1) * w.sh + w.kh, columns = (y.w - 1) * w.sw + w.kw;
+    x.top = std::max(x.top, w.top);
+    x.left = std::max(x.left, w.left);
+    x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
+    x.right = std::max(x.right, columns - w.left - x.shape.w);
+  }
+
+  void find_exits() {
+    for (const Work& work : works_)
+      if (here(work) && kept_[size_t(work.y)].kept) stage_->exits.push_back({work.y, -1});
+    for (size_t i = 0; i < program_.outputs.size(); ++i) {
+      const int value = program_.outputs[i].value;
+      const Place& place = kept_[size_t(value)];
+      const int root = place.alias < 0 ? value : place.alias;
+      bool made_here = root < int(program_.inputs.size());
+      for (const Work& work : works_) made_here = made_here || (here(work) && work.y == root);
+      if (made_here && !kept_[size_t(root)].kept) stage_->exits.push_back({root, int(i)});
+    }
+  }
+
+  void assign_offsets() {
+    std::vector<int> first(program_.shapes.size(), -1), last(program_.shapes.size(), -1);
+    int step = 0;
+    for (size_t i = 0; i < program_.inputs.size(); ++i) first[i] = 0;
+    for (const Work& work : works_) {
+      if (!here(work)) continue;
+      ++step;
+      for (const int x : work.reads) last[size_t(x)] = step;
+      first[size_t(work.y)] = last[size_t(work.y)] = step;
+    }
+    for (const auto& exit : stage_->exits) last[size_t(exit.value)] = step + 1;
+    for (size_t i = 0; i < program_.inputs.size(); ++i)
+      if (last[i] >= 0) stage_->entries.push_back(int(i));
+    std::vector<size_t> placed;
+    for (size_t v = 0; v < program_.shapes.size(); ++v) {
+      if (first[v] < 0 || last[v] < 0) continue;
+      std::vector<std::pair<size_t, size_t>> taken;
+      for (const size_t other : placed)
+        if (first[other] <= last[v] && first[v] <= last[other])
+          taken.push_back({stage_->places[other].offset, stage_->places[other].offset + floats(other)});
+      std::sort(taken.begin(), taken.end());
+      size_t offset = 0;
+      for (const auto& [from, to] : taken) {
+        if (offset + floats(v) <= from) break;
+        offset = std::max(offset, to);
+      }
+      stage_->places[v].offset = offset;
+      stage_->arena_floats = std::max(stage_->arena_floats, offset + floats(v));
+      placed.push_back(v);
+    }
+  }
+
+  size_t floats(size_t value) const { return stage_->places[value].elements() * V; }
+
+  void add(const Work& work) {
+    LaneStepPtr<V> step;
+    switch (work.instruction->op) {
+      case Opcode::kConv:
+        step = make_lane_conv<V>(program_, work);
+        break;
+      case Opcode::kMaxPool:
+      case Opcode::kAveragePool:
+      case Opcode::kGlobalAverage:
+        step = make_lane_pool<V>(program_, work);
+        break;
+      default:
+        step = make_lane_pointwise<V>(program_, work);
+    }
+    stage_->steps.push_back(std::move(step));
+  }
+
+  static double cache_bytes() {
+    const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? double(bytes) : 512.0 * 1024;
+  }
+
+  const Program& program_;
+  const Options& options_;
+  const std::vector<Work>& works_;
+  const std::vector<Place>& kept_;
+  std::unique_ptr<Stage<V>> stage_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const Options& options,
+                                                         const std::vector<Work>& works,
+                                                         const std::vector<Place>& places) {
+  std::vector<std::unique_ptr<LaneStage>> stages;
+  const auto add = [&](std::unique_ptr<LaneStage> stage) {
+    if (stage) stages.push_back(std::move(stage));
+  };
+  if constexpr (kLanes >= 16) add(Builder<16>(program, options, works, places).build());
+  if constexpr (kLanes >= 8) add(Builder<8>(program, options, works, places).build());
+  return stages;
+}
+
+}  // namespace nncompile

@@ -1,0 +1,29 @@
+// The steps that a region is made of; each is made once, with its weights packed, when a session opens.
+#pragma once
+
+#include "step.h"
+
+namespace nncompile {
+
+// What follows a layer's sums: a residual of the same shape (-1: none), then an activation.
+struct Epilogue {
+  int residual = -1;
+  Activation activation;
+};
+
+StepPtr make_load(int input, int value);                             // N x C x H x W of the caller to a place
+StepPtr make_store(int value, int output, const Shape& shape);       // and back
+StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_depthwise(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_linear(const Program& program, const Instruction& linear, const Shape& flattened, int y,
+                    const Epilogue& epilogue);
+StepPtr make_pool(const Program& program, const Instruction& pool, int y, const Activation& activation);
+StepPtr make_global_average(int x, int y, const Shape& shape);
+StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, bool gate,
+                       const Activation& activation);
+StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape);
+StepPtr make_softmax(int x, int y, const Shape& shape, bool logarithm);
+StepPtr make_flatten(int x, int y, const Shape& shape);              // to C x H x W order, without a border
+
+}  // namespace nncompile

@@ -1,0 +1,123 @@
+// Between the caller's N x C x H x W and the places of a region, channels innermost.
+#include <cstring>
+
+#include "layers.h"
+
+namespace nncompile {
+namespace {
+
+// y[i][j] = x[j][i] for `rows` x `columns` results, in squares that stay in cache.
+void transpose(const float* x, size_t x_pitch, float* y, size_t y_pitch, int rows, int columns) {
+  constexpr int kSquare = 16;
+  for (int top = 0; top < rows; top += kSquare)
+    for (int left = 0; left < columns; left += kSquare)
+      for (int i = top; i < std::min(top + kSquare, rows); ++i)
+        for (int j = left; j < std::min(left + kSquare, columns); ++j)
+          y[size_t(i) * y_pitch + size_t(j)] = x[size_t(j) * x_pitch + size_t(i)];
+}
+
+class Load : public Step {
+ public:
+  Load(int input, int value) : input_(input), value_(value) {}
+
+  void run(const Frame& frame, int sample, int, int, int) const override {
+    const Place& to = frame.place(value_);
+    const size_t plane = size_t(to.shape.h) * size_t(to.shape.w);
+    const float* x = frame.inputs[input_] + size_t(frame.first + sample) * to.shape.size();
+    float* y = frame.data(value_, sample);
+    for (int row = 0; row < to.shape.h; ++row) {
+      const float* from = x + size_t(row) * size_t(to.shape.w);
+      float* line = y + to.at(row, 0);
+      if (to.shape.c == 1)
+        std::memcpy(line, from, size_t(to.shape.w) * sizeof(float));
+      else
+        transpose(from, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
+    }
+    clear_border(to, y, 0, to.shape.h);
+  }
+
+ private:
+  int input_, value_;
+};
+
+class Store : public Step {
+ public:
+  Store(int value, int output, const Shape& shape) : value_(value), output_(output), shape_(shape) {}
+
+  void run(const Frame& frame, int sample, int, int, int) const override {
+    const Place& from = frame.place(value_);
+    const float* x = frame.data(value_, sample);
+    float* y = frame.outputs[output_] + size_t(frame.first + sample) * shape_.size();
+    const size_t plane = size_t(shape_.h) * size_t(shape_.w);
+    if (plane == 1) {
+      std::memcpy(y, x + from.at(0, 0), shape_.size() * sizeof(float));
+      return;
+    }
+    for (int row = 0; row < shape_.h; ++row)
+      transpose(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
+  }
+
+ private:
+  int value_, output_;
+  Shape shape_;
+};
+
+class Flatten : public Step {
+ public:
+  Flatten(int x, int y, const Shape& shape) : x_(x), y_(y), shape_(shape) {}
+
+  void run(const Frame& frame, int sample, int, int, int) const override {
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
+    const float* x = frame.data(x_, sample);
+    float* y = frame.data(y_, sample) + to.at(0, 0);
+    const size_t plane = size_t(shape_.h) * size_t(shape_.w);
+    for (int row = 0; row < shape_.h; ++row)
+      transpose(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
+    clear_border(to, frame.data(y_, sample), 0, 1);
+  }
+
+ private:
+  int x_, y_;
+  Shape shape_;
+};
+
+class Concat : public Step {
+ public:
+  Concat(const std::vector<int>& inputs, int y, const Shape& shape) : inputs_(inputs), y_(y), shape_(shape) {}
+  int units() const override { return shape_.h; }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+    const Place& to = frame.place(y_);
+    float* y = frame.data(y_, sample);
+    size_t channel = 0;
+    for (const int input : inputs_) {
+      const Place& from = frame.place(input);
+      const float* x = frame.data(input, sample);
+      const size_t c = size_t(from.shape.c);
+      for (int row = begin; row < end; ++row)
+        for (int column = 0; column < shape_.w; ++column)
+          std::memcpy(y + to.at(row, column) + channel, x + from.at(row, column), c * sizeof(float));
+      channel += c;
+    }
+    clear_border(to, y, begin, end);
+  }
+
+ private:
+  std::vector<int> inputs_;
+  int y_;
+  Shape shape_;
+};
+
+}  // namespace
+
+StepPtr make_load(int input, int value) { return std::make_unique<Load>(input, value); }
+StepPtr make_store(int value, int output, const Shape& shape) {
+  return std::make_unique<Store>(value, output, shape);
+}
+StepPtr make_flatten(int x, int y, const Shape& shape) { return std::make_unique<Flatten>(x, y, shape); }
+StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape) {
+  return std::make_unique<Concat>(inputs, y, shape);
+}
+
+}  // namespace nncompile

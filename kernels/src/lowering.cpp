@@ -1,0 +1,303 @@
+#include "lowering.h"
+
+#include "aligned.h"
+#include "cost.h"
+#include "lanes.h"
+#include "work.h"
+
+namespace nncompile {
+namespace {
+
+class Lowering {
+ public:
+  Lowering(const Program& program, const Options& options) : program_(program), options_(options) {
+    const size_t values = program.shapes.size();
+    uses_.assign(values, 0);
+    is_output_.assign(values, false);
+    for (size_t i = 0; i < program.instructions.size(); ++i) {
+      const Instruction& instruction = program.instructions[i];
+      works_.push_back({&instruction, program.value_of(int(i)), {}, instruction.inputs, true, false});
+      for (const int x : instruction.inputs) ++uses_[size_t(x)];
+    }
+    for (const Output& output : program.outputs) {
+      ++uses_[size_t(output.value)];
+      is_output_[size_t(output.value)] = true;
+    }
+  }
+
+  Lowered run() {
+    merge_residuals();
+    merge_activations();
+    place_values();
+    mark_batched();
+    make_steps();
+    keep_between_segments();
+    assign_offsets();
+    if (one_stage()) result_.lanes = make_lane_stages(program_, options_, works_, result_.places);
+    return std::move(result_);
+  }
+
+ private:
+  Work* maker(int value) {
+    const int index = value - int(program_.inputs.size());
+    if (index < 0) return nullptr;
+    for (Work& work : works_)
+      if (work.alive && work.y == value) return &work;
+    return nullptr;
+  }
+
+  static bool has_epilogue(const Work& work) {
+    return work.instruction->op == Opcode::kConv || work.instruction->op == Opcode::kLinear;
+  }
+
+  bool mergeable(const Work* work) const {
+    return work && uses_[size_t(work->y)] == 1 && work->epilogue.activation.kind == Kind::kNone;
+  }
+
+  // Add(conv, x) as conv with residual x. The layer moves to the place of the Add, behind what computes x.
+  void merge_residuals() {
+    for (Work& work : works_) {
+      if (work.instruction->op != Opcode::kAdd || work.reads[0] == work.reads[1]) continue;
+      for (const int side : {1, 0}) {
+        Work* layer = maker(work.reads[size_t(side)]);
+        if (!mergeable(layer) || !has_epilogue(*layer) || layer->epilogue.residual >= 0) continue;
+        const int other = work.reads[size_t(1 - side)];
+        work.instruction = layer->instruction;
+        work.reads = layer->reads;
+        work.reads.push_back(other);
+        work.epilogue.residual = other;
+        layer->alive = false;
+        break;
+      }
+    }
+  }
+
+  // Activation(layer) as the layer's own; again the later of the two stays.
+  void merge_activations() {
+    for (Work& work : works_) {
+      if (work.instruction->op != Opcode::kActivation) continue;
+      Work* layer = maker(work.reads[0]);
+      if (!mergeable(layer)) continue;
+      const Opcode op = layer->instruction->op;
+      if (!has_epilogue(*layer) && op != Opcode::kMaxPool && op != Opcode::kAveragePool && op != Opcode::kAdd &&
+          op != Opcode::kMultiply)
+        continue;
+      const Activation activation = work.instruction->activation;
+      work.instruction = layer->instruction;
+      work.reads = layer->reads;
+      work.epilogue = layer->epilogue;
+      work.epilogue.activation = activation;
+      layer->alive = false;
+    }
+  }
+
+  void place_values() {
+    result_.places.resize(program_.shapes.size());
+    for (size_t v = 0; v < program_.shapes.size(); ++v) result_.places[v].shape = program_.shapes[v];
+    for (const Work& work : works_)
+      if (work.alive && work.instruction->op == Opcode::kConv) border_for(work);
+    for (Work& work : works_) {
+      if (!work.alive || work.instruction->op != Opcode::kFlatten) continue;
+      const Place& x = result_.places[size_t(work.reads[0])];
+      const bool one_pixel = x.shape.h == 1 && x.shape.w == 1;
+      if (!x.bordered() && !result_.places[size_t(work.y)].bordered() && (one_pixel || only_linear_reads(work.y))) {
+        result_.places[size_t(work.y)].alias = root(work.reads[0]);
+        work.alive = false;
+      }
+    }
+  }
+
+  int root(int value) const {
+    const int alias = result_.places[size_t(value)].alias;
+    return alias < 0 ? value : alias;
+  }
+
+  bool only_linear_reads(int value) const {
+    if (is_output_[size_t(value)]) return false;
+    for (const Work& work : works_) {
+      if (!work.alive || work.epilogue.residual == value) {
+        if (work.alive) return false;
+        continue;
+      }
+      for (const int x : work.reads)
+        if (x == value && work.instruction->op != Opcode::kLinear) return false;
+    }
+    return true;
+  }
+
+  // The zeros that a convolution reads around its input; Winograd's tiles may reach further than its windows.
+  void border_for(const Work& work) {
+    const Instruction& conv = *work.instruction;
+    Place& x = result_.places[size_t(conv.inputs[0])];
+    const Shape& y = program_.shapes[size_t(work.y)];
+    const Window& w = conv.window;
+    const bool winograd = uses_winograd(work);
+    const int rows = winograd ? winograd_extent(y.h, w.kh) : (y.h - 1) * w.sh + w.kh;
+    const int columns = winograd ? winograd_extent(y.w, w.kw) : (y.w - 1) * w.sw + w.kw;
+    x.top = std::max(x.top, w.top);
+    x.left = std::max(x.left, w.left);
+    x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
+    x.right = std::max(x.right, columns - w.left - x.shape.w);
+  }
+
+  bool uses_winograd(const Work& work) const {
+    return !options_.exact && winograd_pays(program_, *work.instruction, work.y);
+  }
+
+  static bool runs_batched(Opcode op) {
+    return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kMultiply || op == Opcode::kActivation ||
+           op == Opcode::kSoftmax || op == Opcode::kLogSoftmax;
+  }
+
+  void mark_batched() {
+    std::vector<bool> batched(program_.shapes.size(), false);
+    for (Work& work : works_) {
+      bool all = runs_batched(work.instruction->op);
+      for (const int x : work.reads) all = all && batched[size_t(root(x))];
+      work.batched = work.instruction->op == Opcode::kLinear || all;
+      if (work.alive) batched[size_t(work.y)] = work.batched;
+    }
+  }
+
+  void make_steps() {
+    for (size_t i = 0; i < program_.inputs.size(); ++i) add(make_load(int(i), int(i)), {}, {int(i)});
+    for (const Work& work : works_) {
+      if (!work.alive) continue;
+      StepPtr step = make(work);
+      step->batched = work.batched;
+      add(std::move(step), work.reads, {work.y});
+    }
+    for (size_t i = 0; i < program_.outputs.size(); ++i) {
+      const int value = program_.outputs[i].value;
+      add(make_store(value, int(i), program_.shapes[size_t(value)]), {value}, {});
+    }
+  }
+
+  StepPtr make(const Work& work) {
+    const Instruction& instruction = *work.instruction;
+    const Shape& shape = program_.shapes[size_t(instruction.inputs[0])];
+    switch (instruction.op) {
+      case Opcode::kConv:
+        if (instruction.groups != 1) return make_depthwise(program_, instruction, work.y, work.epilogue);
+        if (uses_winograd(work)) return make_winograd(program_, instruction, work.y, work.epilogue);
+        return make_conv(program_, instruction, work.y, work.epilogue);
+      case Opcode::kLinear:
+        return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,
+                           work.epilogue);
+      case Opcode::kMaxPool:
+      case Opcode::kAveragePool:
+        return make_pool(program_, instruction, work.y, work.epilogue.activation);
+      case Opcode::kGlobalAverage:
+        return make_global_average(instruction.inputs[0], work.y, shape);
+      case Opcode::kConcat:
+        return make_concat(instruction.inputs, work.y, program_.shapes[size_t(work.y)]);
+      case Opcode::kSoftmax:
+      case Opcode::kLogSoftmax:
+        return make_softmax(instruction.inputs[0], work.y, shape, instruction.op == Opcode::kLogSoftmax);
+      case Opcode::kFlatten:
+        return make_flatten(instruction.inputs[0], work.y, shape);
+      case Opcode::kActivation:
+        return make_pointwise(instruction.op, instruction.inputs, work.y, shape, false, instruction.activation);
+      case Opcode::kAdd:
+      case Opcode::kMultiply:
+        break;
+    }
+    const bool gate = !(program_.shapes[size_t(instruction.inputs[1])] == shape);
+    return make_pointwise(instruction.op, instruction.inputs, work.y, shape, gate, work.epilogue.activation);
+  }
+
+  void add(StepPtr step, std::vector<int> reads, std::vector<int> writes) {
+    if (!result_.steps.empty()) {
+      const Step& last = *result_.steps.back();
+      step->segment = last.segment + (last.batched != step->batched ? 1 : 0);
+    }
+    reads_.push_back(std::move(reads));
+    writes_.push_back(std::move(writes));
+    result_.steps.push_back(std::move(step));
+  }
+
+  // Within a segment the samples of a chunk go through one after the other; what a later segment reads, and
+  // what a batched step makes, must stay for all of them.
+  void keep_between_segments() {
+    std::vector<int> made(program_.shapes.size(), -1);
+    for (size_t s = 0; s < result_.steps.size(); ++s) {
+      const Step& step = *result_.steps[s];
+      for (const int v : reads_[s])
+        if (made[size_t(root(v))] != step.segment) result_.places[size_t(root(v))].kept = true;
+      for (const int v : writes_[s]) {
+        made[size_t(root(v))] = step.segment;
+        if (step.batched) result_.places[size_t(root(v))].kept = true;
+      }
+    }
+  }
+
+  // First fit: a value takes the first gap among those that live at the same time.
+  void assign_offsets() {
+    struct Life {
+      size_t first, last;
+    };
+    std::vector<Life> lives(program_.shapes.size(), {~size_t(0), 0});
+    for (size_t s = 0; s < result_.steps.size(); ++s)
+      for (const auto* values : {&reads_[s], &writes_[s]})
+        for (const int v : *values) {
+          Life& life = lives[size_t(root(v))];
+          life.first = std::min(life.first, s);
+          life.last = std::max(life.last, s);
+        }
+    std::vector<int> placed;
+    size_t end = 0;
+    for (size_t v = 0; v < program_.shapes.size(); ++v) {
+      Place& place = result_.places[v];
+      const Life& life = lives[v];
+      if (place.alias >= 0 || life.first == ~size_t(0)) continue;
+      const size_t need = footprint(place);
+      std::vector<std::pair<size_t, size_t>> taken;
+      for (const int other : placed) {
+        const Life& its = lives[size_t(other)];
+        const Place& there = result_.places[size_t(other)];
+        const bool apart = !place.kept && !there.kept && (its.last < life.first || life.last < its.first);
+        if (!apart) taken.push_back({there.offset, there.offset + footprint(there)});
+      }
+      std::sort(taken.begin(), taken.end());
+      size_t offset = 0;
+      for (const auto& [from, to] : taken) {
+        if (offset + need <= from) break;
+        offset = std::max(offset, to);
+      }
+      place.offset = offset;
+      end = std::max(end, offset + need);
+      placed.push_back(int(v));
+    }
+    result_.arena_floats = end;
+  }
+
+  // Whether all that goes through sample by sample comes before what goes through in chunks.
+  bool one_stage() const {
+    bool batched = false;
+    for (const Work& work : works_) {
+      if (!work.alive) continue;
+      if (batched && !work.batched) return false;
+      batched = work.batched;
+    }
+    return true;
+  }
+
+  static size_t footprint(const Place& place) {
+    const size_t floats = place.size() * (place.kept ? kMaxChunk : 1) + AlignedFloats::kSlack;
+    return (floats + 15) / 16 * 16;
+  }
+
+  const Program& program_;
+  const Options& options_;
+  std::vector<Work> works_;
+  std::vector<int> uses_;
+  std::vector<bool> is_output_;
+  std::vector<std::vector<int>> reads_, writes_;
+  Lowered result_;
+};
+
+}  // namespace
+
+Lowered lower(const Program& program, const Options& options) { return Lowering(program, options).run(); }
+
+}  // namespace nncompile

@@ -1,0 +1,116 @@
+// Max and average pooling over NHWC data; windows are cut at the edges of the plane, so padding costs nothing.
+#include "activation.h"
+#include "layers.h"
+#include "lines.h"
+
+namespace nncompile {
+namespace {
+
+class Pool : public Step {
+ public:
+  Pool(const Program& program, const Instruction& pool, int y, const Activation& activation)
+      : x_(pool.inputs[0]),
+        y_(y),
+        maximum_(pool.op == Opcode::kMaxPool),
+        window_(pool.window),
+        activation_(activation),
+        in_(program.shapes[size_t(x_)]),
+        out_(program.shapes[size_t(y)]) {}
+
+  int units() const override { return out_.h; }
+  double flops() const override { return double(out_.size()) * window_.kh * window_.kw; }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
+    const float* x = frame.data(x_, sample);
+    float* y = frame.data(y_, sample);
+    for (int row = begin; row < end; ++row) {
+      const int y0 = row * window_.sh - window_.top;
+      const int top = std::max(y0, 0), bottom = std::min(y0 + window_.kh, in_.h);
+      for (int column = 0; column < out_.w; ++column) {
+        const int x0 = column * window_.sw - window_.left;
+        const int left = std::max(x0, 0), right = std::min(x0 + window_.kw, in_.w);
+        const float* corner = x + from.at(top, left);
+        float* result = y + to.at(row, column);
+        const float share = maximum_ ? 1.0f : 1.0f / float(elements(y0, x0, (bottom - top) * (right - left)));
+        over_channels(in_.c, [&](int c, auto width, int count) {
+          constexpr int N = decltype(width)::lanes;
+          Vec<N> value = maximum_ ? maximum<N>(corner + c, from.pitch(), bottom - top, right - left, count)
+                                  : sum<N>(corner + c, from.pitch(), bottom - top, right - left, count) * share;
+          write<N>(result + c, activate<N>(activation_, value), count);
+        });
+      }
+    }
+    clear_border(to, y, begin, end);
+  }
+
+ private:
+  // How many elements an average counts: those inside, or all that the padded plane holds.
+  int elements(int y0, int x0, int inside) const {
+    if (!window_.include_pad) return inside;
+    const int rows = std::min(y0 + window_.kh, in_.h + window_.bottom) - y0;
+    const int columns = std::min(x0 + window_.kw, in_.w + window_.right) - x0;
+    return rows * columns;
+  }
+
+  template <int N>
+  Vec<N> maximum(const float* x, size_t pitch, int rows, int columns, int count) const {
+    Vec<N> value = read<N>(x, count);
+    for (int i = 0; i < rows; ++i, x += pitch)
+      for (int j = 0; j < columns; ++j) value = larger<N>(value, read<N>(x + size_t(j) * size_t(in_.c), count));
+    return value;
+  }
+
+  template <int N>
+  Vec<N> sum(const float* x, size_t pitch, int rows, int columns, int count) const {
+    Vec<N> value{};
+    for (int i = 0; i < rows; ++i, x += pitch)
+      for (int j = 0; j < columns; ++j) value += read<N>(x + size_t(j) * size_t(in_.c), count);
+    return value;
+  }
+
+  int x_, y_;
+  bool maximum_;
+  Window window_;
+  Activation activation_;
+  Shape in_, out_;
+};
+
+class GlobalAverage : public Step {
+ public:
+  GlobalAverage(int x, int y, const Shape& shape) : x_(x), y_(y), shape_(shape) {}
+
+  void run(const Frame& frame, int sample, int, int, int) const override {
+    const Place& from = frame.place(x_);
+    const float* x = frame.data(x_, sample);
+    float* y = frame.data(y_, sample) + frame.place(y_).at(0, 0);
+    const float share = 1.0f / (float(shape_.h) * float(shape_.w));
+    over_channels(shape_.c, [&](int c, auto width, int count) {
+      constexpr int N = decltype(width)::lanes;
+      Vec<N> total{};
+      for (int row = 0; row < shape_.h; ++row) {
+        // A sum for each row keeps the error of a large plane small.
+        Vec<N> line{};
+        const float* pixel = x + from.at(row, 0) + c;
+        for (int column = 0; column < shape_.w; ++column, pixel += shape_.c) line += read<N>(pixel, count);
+        total += line;
+      }
+      write<N>(y + c, total * share, count);
+    });
+    clear_border(frame.place(y_), frame.data(y_, sample), 0, 1);
+  }
+
+ private:
+  int x_, y_;
+  Shape shape_;
+};
+
+}  // namespace
+
+StepPtr make_pool(const Program& program, const Instruction& pool, int y, const Activation& activation) {
+  return std::make_unique<Pool>(program, pool, y, activation);
+}
+StepPtr make_global_average(int x, int y, const Shape& shape) { return std::make_unique<GlobalAverage>(x, y, shape); }
+
+}  // namespace nncompile

@@ -1,0 +1,106 @@
+// What a FusedRegion node computes: values, each C x H x W per sample, and one instruction for each.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace nncompile {
+
+inline constexpr int64_t kSchema = 1;
+
+// A program, a weight or an input that the library does not understand; never a guess.
+struct Refused : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+enum class Opcode : int64_t {
+  kConv = 1,
+  kMaxPool = 2,
+  kAveragePool = 3,
+  kGlobalAverage = 4,
+  kAdd = 5,
+  kLinear = 6,
+  kActivation = 7,
+  kSoftmax = 8,
+  kLogSoftmax = 9,
+  kConcat = 10,
+  kMultiply = 11,
+  kFlatten = 12,
+};
+
+enum class Kind : int64_t {
+  kNone = 0,
+  kRelu = 1,
+  kClip = 2,
+  kLeakyRelu = 3,
+  kSilu = 4,
+  kHardSwish = 5,
+  kSigmoid = 6,
+  kTanh = 7,
+  kHardSigmoid = 8,
+};
+
+// `first` and `second` are the constants of the kinds that have some: bounds, slope, alpha and beta.
+struct Activation {
+  Kind kind = Kind::kNone;
+  float first = 0, second = 0;
+};
+
+struct Shape {
+  int c = 0, h = 1, w = 1;
+  size_t size() const { return size_t(c) * size_t(h) * size_t(w); }
+  bool operator==(const Shape& other) const { return c == other.c && h == other.h && w == other.w; }
+};
+
+struct Window {
+  int kh = 1, kw = 1, sh = 1, sw = 1, top = 0, left = 0, bottom = 0, right = 0;
+  bool ceil = false, include_pad = false;
+};
+
+// A weight of the graph: its dimensions and its values, which live as long as the session.
+struct Weight {
+  std::vector<int64_t> dims;
+  const float* data = nullptr;
+};
+
+struct Instruction {
+  Opcode op;
+  std::vector<int> inputs;  // value ids
+  int weight = -1, bias = -1;
+  int groups = 1;
+  bool transposed = false;
+  Window window;
+  Activation activation;
+};
+
+struct Input {
+  int rank;
+  Shape shape;
+};
+
+struct Output {
+  int value;
+  int rank;
+};
+
+struct Program {
+  std::vector<Input> inputs;
+  std::vector<Instruction> instructions;
+  std::vector<Output> outputs;
+  std::vector<Shape> shapes;  // of every value: the inputs, then one for each instruction
+  std::vector<Weight> weights;
+
+  int value_of(int instruction) const { return int(inputs.size()) + instruction; }
+};
+
+// Reads the attributes of a node and checks every number in them against the weights.
+// Throws Refused.
+Program parse(int64_t schema, const std::vector<int64_t>& code, const std::vector<float>& constants,
+              std::vector<Weight> weights);
+
+// The number of activations, which is all that must be known to tell the weights among a node's inputs.
+size_t activation_count(const std::vector<int64_t>& code);
+
+}  // namespace nncompile

@@ -1,0 +1,74 @@
+// Where values lie while a region runs, and what a step of it is.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "program.h"
+
+namespace nncompile {
+
+// A value in an arena: channels innermost (NHWC), with a border of zeros as wide as its readers' padding.
+struct Place {
+  Shape shape;
+  int top = 0, left = 0, bottom = 0, right = 0;
+  bool kept = false;   // one for each sample of a chunk, not one for the sample at work
+  size_t offset = 0;   // in floats, from the arena's start
+  int alias = -1;      // the place that holds this value's floats
+
+  size_t pitch() const { return size_t(shape.w + left + right) * size_t(shape.c); }
+  size_t size() const { return pitch() * size_t(shape.h + top + bottom); }
+  size_t at(int y, int x) const { return size_t(y + top) * pitch() + size_t(x + left) * size_t(shape.c); }
+  bool bordered() const { return top || left || bottom || right; }
+};
+
+// Samples `first` ... of the call's inputs and outputs, at work in one arena.
+struct Frame {
+  const std::vector<Place>* places;
+  float* arena;
+  float* scratch;  // of the thread
+  const float* const* inputs;
+  float* const* outputs;
+  int64_t first = 0;
+
+  const Place& place(int value) const {
+    const Place& own = (*places)[size_t(value)];
+    return own.alias < 0 ? own : (*places)[size_t(own.alias)];
+  }
+  float* data(int value, int sample) const {
+    const Place& at = place(value);
+    return arena + at.offset + (at.kept ? size_t(sample) * at.size() : 0);
+  }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  // Units `begin` ... `end` - 1 of the work on `samples` samples from `sample` on. A step that is not batched
+  // is given one sample at a time.
+  virtual void run(const Frame& frame, int sample, int samples, int begin, int end) const = 0;
+  virtual int units() const { return 1; }
+  virtual double flops() const { return 0; }
+  virtual size_t scratch() const { return 0; }  // floats for each thread
+  bool batched = false;
+  int segment = 0;
+};
+
+using StepPtr = std::unique_ptr<Step>;
+
+// Makes the border of rows `begin` ... `end` - 1 zero, and that above or below with the first or the last row.
+inline void clear_border(const Place& place, float* data, int begin, int end) {
+  if (!place.bordered()) return;
+  const size_t c = size_t(place.shape.c), pitch = place.pitch();
+  if (begin == 0) std::fill_n(data, size_t(place.top) * pitch, 0.0f);
+  for (int y = begin; y < end; ++y) {
+    float* row = data + size_t(y + place.top) * pitch;
+    std::fill_n(row, size_t(place.left) * c, 0.0f);
+    std::fill_n(row + pitch - size_t(place.right) * c, size_t(place.right) * c, 0.0f);
+  }
+  if (end == place.shape.h)
+    std::fill_n(data + size_t(place.top + place.shape.h) * pitch, size_t(place.bottom) * pitch, 0.0f);
+}
+
+}  // namespace nncompile

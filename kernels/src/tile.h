@@ -1,0 +1,217 @@
+// A tile of a layer: products in registers, then bias, residual, activation and the store.
+#pragma once
+
+#include <array>
+
+#include "activation.h"
+#include "aligned.h"
+#include "product.h"
+
+namespace nncompile {
+
+inline constexpr int kMaxVectors = 4;
+
+// A few vectors of output channels that are computed together. Where the channels are no multiple of a vector,
+// the last one starts earlier and computes some channels twice, so that every store stays inside.
+struct Block {
+  int vectors = 0;
+  std::array<int, kMaxVectors> start{};  // first channel of each vector
+  size_t weights = 0, bias = 0;          // offsets into the layer's packed floats
+};
+
+struct TileJob {
+  const float* x;
+  ptrdiff_t pixel, pitch;  // of x, in floats
+  int rows, run;
+  const float* weights;
+  const float* bias;
+  const int* start;
+  float* y;
+  const float* residual;  // null, or laid out as y
+  ptrdiff_t y_pixel, residual_pixel;
+  const Activation* curve;  // null where `bounds` is all
+  Bounds bounds;
+  int channels;   // fewer than a vector's lanes: store so many; 0: all
+  bool row_end;   // behind the last pixel stands what must not be written
+};
+
+inline void set_activation(TileJob& job, const Activation& activation) {
+  job.curve = is_bounds(activation) ? nullptr : &activation;
+  job.bounds = is_bounds(activation) ? bounds_of(activation) : Bounds{};
+}
+
+using TileFunction = void (*)(const TileJob&);
+
+// The activations that are more than bounds, in a loop of their own: unrolled they would be all of the code.
+template <int V>
+[[gnu::noinline]] void curve_all(const Activation& activation, Vec<V>* values, int count) {
+  for (int i = 0; i < count; ++i) values[i] = activate<V>(activation, values[i]);
+}
+
+template <int V, int KV, int P>
+inline void curve(const Activation& activation, Vec<V> (&sum)[P][KV]) {
+  Vec<V> values[P * KV];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) values[p * KV + k] = sum[p][k];
+  curve_all<V>(activation, values, P * KV);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) sum[p][k] = values[p * KV + k];
+}
+
+template <int V, int KV, int P>
+void tile(const TileJob& job) {
+  Vec<V> sum[P][KV];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) sum[p][k] = load<V>(job.bias + k * V);
+  accumulate<V, KV, P>(sum, job.x, job.pixel, job.pitch, job.rows, job.run, job.weights);
+  if (job.residual)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int k = 0; k < KV; ++k) {
+        const float* from = job.residual + p * job.residual_pixel + job.start[k];
+        sum[p][k] += job.channels ? load_some<V>(from, job.channels) : load<V>(from);
+      }
+  if (job.curve) curve<V, KV, P>(*job.curve, sum);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) {
+      float* to = job.y + p * job.y_pixel + job.start[k];
+      const Vec<V> value = bounded<V>(job.bounds, sum[p][k]);
+      if (job.channels && job.row_end && (P - p) * job.channels < V)
+        store_some<V>(to, value, job.channels);
+      else
+        store<V>(to, value);
+    }
+}
+
+// The tile functions of one vector width: [vectors - 1][pixels - 1].
+template <int V>
+class Tiles {
+ public:
+  static TileFunction get(int vectors, int pixels) { return table()[size_t(vectors - 1)][size_t(pixels - 1)]; }
+
+ private:
+  using Table = std::array<std::array<TileFunction, 14>, kMaxVectors>;
+
+  template <int KV, int P>
+  static void fill(Table& table) {
+    table[KV - 1][P - 1] = tile<V, KV, P>;
+    if constexpr (P > 1) fill<KV, P - 1>(table);
+  }
+
+  static const Table& table() {
+    static const Table made = [] {
+      Table t{};
+      fill<1, max_pixels(1)>(t);
+      fill<2, max_pixels(2)>(t);
+      fill<3, max_pixels(3)>(t);
+      fill<4, max_pixels(4)>(t);
+      return t;
+    }();
+    return made;
+  }
+};
+
+// The channels of a layer, cut into blocks, with its weights in the order in which tiles read them.
+class Panels {
+ public:
+  // `weight(k, i)` is the weight of output channel k and line i of `lines` (rows * run).
+  template <class Weight>
+  Panels(int channels, size_t lines, const float* bias, const Weight& weight) : channels_(channels) {
+    width_ = choose_width(channels);
+    const int vectors = (channels + width_ - 1) / width_;
+    const int most = kRegisters >= 32 ? 4 : 2;
+    const int count = (vectors + most - 1) / most;
+    size_t floats = 0;
+    for (int b = 0, v = 0; b < count; ++b) {
+      Block block;
+      for (const int stop = vectors * (b + 1) / count; v < stop; ++v)
+        block.start[size_t(block.vectors++)] = std::max(0, std::min(v * width_, channels - width_));
+      const size_t line = size_t(block.vectors) * size_t(width_);
+      block.bias = floats;
+      block.weights = floats + line;
+      floats += line * (lines + 1);
+      blocks_.push_back(block);
+    }
+    packed_ = AlignedFloats(floats);
+    for (const Block& block : blocks_)
+      for (int v = 0; v < block.vectors; ++v)
+        for (int lane = 0; lane < width_; ++lane) {
+          const int k = block.start[size_t(v)] + lane;
+          const size_t column = size_t(v) * size_t(width_) + size_t(lane);
+          const size_t line = size_t(block.vectors) * size_t(width_);
+          packed_[block.bias + column] = bias && k < channels ? bias[k] : 0.0f;
+          for (size_t i = 0; i < lines; ++i)
+            packed_[block.weights + i * line + column] = k < channels ? weight(k, i) : 0.0f;
+        }
+  }
+
+  int channels() const { return channels_; }
+  int partial() const { return channels_ < width_ ? channels_ : 0; }
+  const std::vector<Block>& blocks() const { return blocks_; }
+  const float* weights(const Block& block) const { return packed_.data() + block.weights; }
+  const float* bias(const Block& block) const { return packed_.data() + block.bias; }
+
+  // The widest row of tiles that is not wider than it must be for `pixels` pixels.
+  int tile_pixels(const Block& block, int pixels) const {
+    const int most = max_pixels(block.vectors);
+    const int tiles = (pixels + most - 1) / most;
+    return (pixels + tiles - 1) / tiles;
+  }
+  TileFunction function(const Block& block, int pixels) const {
+    switch (width_) {
+#if defined(__AVX512F__)
+      case 16:
+        return Tiles<16>::get(block.vectors, pixels);
+#endif
+#if defined(__AVX2__)
+      case 8:
+        return Tiles<8>::get(block.vectors, pixels);
+#endif
+      default:
+        return Tiles<4>::get(block.vectors, pixels);
+    }
+  }
+
+  // One row of `pixels` pixels of one block; `job` holds all but what depends on the block and the tile.
+  void row(const Block& block, TileJob job, int pixels, bool row_end) const {
+    const int most = tile_pixels(block, pixels);
+    job.weights = weights(block);
+    job.bias = bias(block);
+    job.start = block.start.data();
+    job.channels = partial();
+    for (int p = 0; p < pixels; p += most) {
+      const int count = std::min(most, pixels - p);
+      job.row_end = row_end && p + count == pixels;
+      function(block, count)(job);
+      job.x += count * job.pixel;
+      job.y += count * job.y_pixel;
+      if (job.residual) job.residual += count * job.residual_pixel;
+    }
+  }
+
+ private:
+  // Half-width vectors waste fewer lanes on some channel counts.
+  static int choose_width(int channels) {
+    int best = kLanes;
+    for (int width = kLanes / 2; width >= 4; width /= 2) {
+      const auto lanes = [channels](int n) { return (channels + n - 1) / n * n; };
+      if (lanes(width) * 5 <= lanes(best) * 4) best = width;
+    }
+    return best;
+  }
+
+  int channels_, width_ = kLanes;
+  std::vector<Block> blocks_;
+  AlignedFloats packed_;
+};
+
+}  // namespace nncompile

@@ -1,0 +1,82 @@
+// Vectors of floats through the compiler's own vector extension: one source for every instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace nncompile {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+inline constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+inline constexpr int kLanes = 8;
+inline constexpr int kRegisters = 16;
+#else
+inline constexpr int kLanes = 4;
+inline constexpr int kRegisters = 16;
+#endif
+
+template <int N>
+struct Lanes {
+  typedef float Float __attribute__((vector_size(N * 4)));
+  typedef int32_t Int __attribute__((vector_size(N * 4)));
+};
+
+template <int N>
+using Vec = typename Lanes<N>::Float;
+template <int N>
+using IntVec = typename Lanes<N>::Int;
+
+template <int N>
+inline Vec<N> load(const float* from) {
+  Vec<N> value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <int N>
+inline void store(float* to, Vec<N> value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+// The first `count` lanes only.
+template <int N>
+inline void store_some(float* to, Vec<N> value, int count) {
+  float lanes[N];
+  std::memcpy(lanes, &value, sizeof value);
+  for (int i = 0; i < count; ++i) to[i] = lanes[i];
+}
+
+template <int N>
+inline Vec<N> load_some(const float* from, int count) {
+  float lanes[N] = {};
+  for (int i = 0; i < count; ++i) lanes[i] = from[i];
+  return load<N>(lanes);
+}
+
+template <int N>
+inline Vec<N> broadcast(float value) {
+  return value - Vec<N>{};  // not `+`: -0 + 0 is 0, so the compiler would have to add
+}
+
+// A lane that is NaN on either side stays NaN, as in PyTorch.
+template <int N>
+inline Vec<N> larger(Vec<N> a, Vec<N> b) {
+  return ((b > a) | (b != b)) ? b : a;
+}
+
+template <int N>
+inline Vec<N> at_least(Vec<N> x, float low) {
+  const Vec<N> bound = broadcast<N>(low);
+  return (x < bound) ? bound : x;
+}
+
+template <int N>
+inline Vec<N> at_most(Vec<N> x, float high) {
+  const Vec<N> bound = broadcast<N>(high);
+  return (x > bound) ? bound : x;
+}
+
+}  // namespace nncompile

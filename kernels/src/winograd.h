@@ -1,0 +1,122 @@
+// One-dimensional transforms of Winograd's minimal filtering F(4, r), for r = 3 (6 points) and r = 5 (8 points).
+//
+//     y = A^T [ (G g) . (B^T d) ]        d: 4 + r - 1 inputs, g: r weights, y: 4 outputs
+//
+// by Toom and Cook's construction: with the points p_0 ... and infinity, row j of B^T is the polynomial
+// prod_{k != j} (x - p_k), row j of G is (1, p_j, p_j^2, ...) / prod_{k != j} (p_j - p_k), and column j of A^T is
+// (1, p_j, p_j^2, p_j^3). In two dimensions each is applied to the columns, then to the rows.
+// Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016); Winograd, "Arithmetic Complexity of
+// Computations" (1980).
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "vector.h"
+
+namespace nncompile {
+
+inline constexpr int kTileOutputs = 4;
+
+template <int R>
+struct Minimal;
+
+// Points 0, 1, -1, 2, -2, infinity.
+template <>
+struct Minimal<3> {
+  static constexpr int kPoints = 6;
+  static constexpr std::array<double, 5> points{0, 1, -1, 2, -2};
+  static constexpr double kInputOperations = 13, kOutputOperations = 12;  // for each 1-D transform
+
+  template <class T>
+  static inline void input(const T (&d)[6], T (&t)[6]) {
+    const T a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1];
+    const T c = d[4] - d[2], e = 2.0f * (d[3] - d[1]);
+    t[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+  }
+  template <class T>
+  static inline void output(const T (&m)[6], T (&y)[4]) {
+    const T s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
+    y[0] = m[0] + s + s2;
+    y[1] = d + 2.0f * d2;
+    y[2] = s + 4.0f * s2;
+    y[3] = d + 8.0f * d2 + m[5];
+  }
+};
+
+// Points 0, 1, -1, 2, -2, 1/2, -1/2, infinity.
+template <>
+struct Minimal<5> {
+  static constexpr int kPoints = 8;
+  static constexpr std::array<double, 7> points{0, 1, -1, 2, -2, 0.5, -0.5};
+  static constexpr double kInputOperations = 28, kOutputOperations = 18;
+
+  template <class T>
+  static inline void input(const T (&d)[8], T (&t)[8]) {
+    const T a = d[2] + d[6] - 4.25f * d[4], b = d[1] + d[5] - 4.25f * d[3];
+    const T c = d[6] + 0.25f * d[2] - 1.25f * d[4], e = 2.0f * d[5] - 2.5f * d[3] + 0.5f * d[1];
+    const T f = d[6] + 4.0f * d[2] - 5.0f * d[4], g = 0.5f * d[5] - 2.5f * d[3] + 2.0f * d[1];
+    t[0] = d[6] - d[0] + 5.25f * (d[2] - d[4]);
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = f + g;
+    t[6] = f - g;
+    t[7] = d[7] - d[1] + 5.25f * (d[3] - d[5]);
+  }
+  template <class T>
+  static inline void output(const T (&m)[8], T (&y)[4]) {
+    const T s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4], s3 = m[5] + m[6],
+            d3 = m[5] - m[6];
+    y[0] = m[0] + s + s2 + s3;
+    y[1] = d + 2.0f * d2 + 0.5f * d3;
+    y[2] = s + 4.0f * s2 + 0.25f * s3;
+    y[3] = d + 8.0f * d2 + 0.125f * d3 + m[7];
+  }
+};
+
+// G, in double precision: weights are transformed once and rounded once.
+template <int R>
+std::array<std::array<double, R>, Minimal<R>::kPoints> weight_transform() {
+  constexpr int n = Minimal<R>::kPoints;
+  std::array<std::array<double, R>, n> g{};
+  for (int j = 0; j < n - 1; ++j) {
+    double scale = 1, power = 1;
+    for (int k = 0; k < n - 1; ++k)
+      if (k != j) scale *= Minimal<R>::points[size_t(j)] - Minimal<R>::points[size_t(k)];
+    for (int i = 0; i < R; ++i, power *= Minimal<R>::points[size_t(j)]) g[size_t(j)][size_t(i)] = power / scale;
+  }
+  g[n - 1][R - 1] = 1;
+  return g;
+}
+
+// U = G g G^T for every pair of channels: [position][output channel][input channel], from weights [k][c][r][r].
+template <int R>
+std::vector<float> transform_weights(const float* weights, int inputs, int outputs) {
+  constexpr size_t n = Minimal<R>::kPoints, r = R;
+  const auto g = weight_transform<R>();
+  const size_t pairs = size_t(inputs) * size_t(outputs);
+  std::vector<float> u(n * n * pairs);
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const float* w = weights + pair * r * r;
+    double half[n][r] = {};
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = 0; j < r; ++j)
+        for (size_t k = 0; k < r; ++k) half[i][j] += g[i][k] * double(w[k * r + j]);
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (size_t k = 0; k < r; ++k) sum += half[i][k] * g[j][k];
+        u[(i * n + j) * pairs + pair] = float(sum);
+      }
+  }
+  return u;
+}
+
+}  // namespace nncompile
