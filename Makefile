@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+KERNELS := $(VENV)/.kernels
 
-.PHONY: help demo test check format bench bench-passes coverage fuzz clean
+.PHONY: help demo test check format bench bench-passes bench-kernels coverage fuzz clean
 
 help:
 	@echo "make demo    train, export, verify, predict and bench LeNet5 on handwritten digits"
@@ -14,6 +15,7 @@ help:
 	@echo "make fuzz    2,000 random networks"
 	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md"
 	@echo "make bench-passes  measure them with each pass left out and rewrite docs/passes.md"
+	@echo "make bench-kernels  measure the native kernels and rewrite docs/kernel-figures.md"
 	@echo "make format  let ruff format the code"
 
 $(READY): pyproject.toml constraints.txt requirements-no-deps.txt
@@ -23,10 +25,19 @@ $(READY): pyproject.toml constraints.txt requirements-no-deps.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-no-deps.txt
 	@touch $(READY)
 
-demo: $(READY)
+# Without a compiler everything works at plain speed; with one, a build that fails is an error.
+$(KERNELS): $(READY) $(wildcard kernels/src/*) $(wildcard kernels/nncompile_kernels/*.py) kernels/CMakeLists.txt kernels/pyproject.toml
+	@if command -v $${CXX:-c++} >/dev/null; then \
+	  echo "building the native kernels"; \
+	  CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(nproc)} \
+	    $(BIN)/pip install --quiet --disable-pip-version-check ./kernels; \
+	else echo "no C++ compiler: the native kernels are left out"; fi
+	@touch $(KERNELS)
+
+demo: $(KERNELS)
 	$(BIN)/python -m models.demo
 
-test: $(READY)
+test: $(KERNELS)
 	$(BIN)/python -m pytest
 
 check: $(READY)
@@ -35,22 +46,25 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-coverage: $(READY)
+coverage: $(KERNELS)
 	$(BIN)/python tests/coverage/report.py -o docs/coverage.md
 	$(BIN)/python tests/coverage/network_report.py -o docs/networks.md
 
-fuzz: $(READY)
+fuzz: $(KERNELS)
 	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/fuzz --timeout 14400
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(KERNELS)
 	$(BIN)/python -m models.bench -o docs/benchmarks.md
 
-bench-passes: $(READY)
+bench-passes: $(KERNELS)
 	$(BIN)/python -m models.bench_passes -o docs/passes.md
 
+bench-kernels: $(KERNELS)
+	$(BIN)/python -m models.bench_kernels -o docs/kernel-figures.md
+
 clean:
-	rm -rf $(VENV) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist build kernels/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
