@@ -2,18 +2,40 @@
 #include <cstring>
 
 #include "layers.h"
+#include "transpose.h"
 
 namespace nncompile {
 namespace {
 
-// y[i][j] = x[j][i] for `rows` x `columns` results, in squares that stay in cache.
-void transpose(const float* x, size_t x_pitch, float* y, size_t y_pitch, int rows, int columns) {
-  constexpr int kSquare = 16;
-  for (int top = 0; top < rows; top += kSquare)
-    for (int left = 0; left < columns; left += kSquare)
-      for (int i = top; i < std::min(top + kSquare, rows); ++i)
-        for (int j = left; j < std::min(left + kSquare, columns); ++j)
-          y[size_t(i) * y_pitch + size_t(j)] = x[size_t(j) * x_pitch + size_t(i)];
+void transpose_each(const float* x, size_t x_pitch, float* y, size_t y_pitch, int top, int bottom, int left, int right) {
+  for (int i = top; i < bottom; ++i)
+    for (int j = left; j < right; ++j) y[size_t(i) * y_pitch + size_t(j)] = x[size_t(j) * x_pitch + size_t(i)];
+}
+
+// By squares of N x N in registers; what is left at the edges one by one.
+template <int N>
+void transpose_by(const float* x, size_t x_pitch, float* y, size_t y_pitch, int rows, int columns) {
+  const int whole_rows = rows / N * N, whole_columns = columns / N * N;
+  for (int i = 0; i < whole_rows; i += N)
+    for (int j = 0; j < whole_columns; j += N) {
+      Vec<N> square[N];
+      for (int k = 0; k < N; ++k) square[k] = load<N>(x + size_t(j + k) * x_pitch + size_t(i));
+      transpose<N>(square);
+      for (int k = 0; k < N; ++k) store<N>(y + size_t(i + k) * y_pitch + size_t(j), square[k]);
+    }
+  transpose_each(x, x_pitch, y, y_pitch, 0, whole_rows, whole_columns, columns);
+  transpose_each(x, x_pitch, y, y_pitch, whole_rows, rows, 0, columns);
+}
+
+// y[i][j] = x[j][i] for `rows` x `columns` results.
+void transpose_plane(const float* x, size_t x_pitch, float* y, size_t y_pitch, int rows, int columns) {
+  const int least = std::min(rows, columns);
+  if (least >= kLanes)
+    transpose_by<kLanes>(x, x_pitch, y, y_pitch, rows, columns);
+  else if (least >= 4)
+    transpose_by<4>(x, x_pitch, y, y_pitch, rows, columns);
+  else
+    transpose_each(x, x_pitch, y, y_pitch, 0, rows, 0, columns);
 }
 
 class Load : public Step {
@@ -31,7 +53,7 @@ class Load : public Step {
       if (to.shape.c == 1)
         std::memcpy(line, from, size_t(to.shape.w) * sizeof(float));
       else
-        transpose(from, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
+        transpose_plane(from, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
     }
     clear_border(to, y, 0, to.shape.h);
   }
@@ -54,7 +76,7 @@ class Store : public Step {
       return;
     }
     for (int row = 0; row < shape_.h; ++row)
-      transpose(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
+      transpose_plane(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
   }
 
  private:
@@ -73,7 +95,7 @@ class Flatten : public Step {
     float* y = frame.data(y_, sample) + to.at(0, 0);
     const size_t plane = size_t(shape_.h) * size_t(shape_.w);
     for (int row = 0; row < shape_.h; ++row)
-      transpose(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
+      transpose_plane(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
     clear_border(to, frame.data(y_, sample), 0, 1);
   }
 

@@ -1,0 +1,101 @@
+#include "tile.h"
+
+namespace nncompile {
+namespace {
+
+// The activations that are more than bounds, in a loop of their own: unrolled they would be all of the code.
+template <int V>
+[[gnu::noinline]] void curve_all(const Activation& activation, Vec<V>* values, int count) {
+  for (int i = 0; i < count; ++i) values[i] = activate<V>(activation, values[i]);
+}
+
+template <int V, int KV, int P>
+inline void curve(const Activation& activation, Vec<V> (&sum)[P][KV]) {
+  Vec<V> values[P * KV];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) values[p * KV + k] = sum[p][k];
+  curve_all<V>(activation, values, P * KV);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) sum[p][k] = values[p * KV + k];
+}
+
+template <int V, int KV, int P>
+void tile(const TileJob& job) {
+  Vec<V> sum[P][KV];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) sum[p][k] = load<V>(job.bias + k * V);
+  accumulate<V, KV, P>(sum, job.x, job.pixel, job.pitch, job.rows, job.run, job.weights);
+  if (job.residual)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int k = 0; k < KV; ++k) {
+        const float* from = job.residual + p * job.residual_pixel + job.start[k];
+        sum[p][k] += job.channels ? load_some<V>(from, job.channels) : load<V>(from);
+      }
+  if (job.curve) curve<V, KV, P>(*job.curve, sum);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+    for (int k = 0; k < KV; ++k) {
+      float* to = job.y + p * job.y_pixel + job.start[k];
+      const Vec<V> value = bounded<V>(job.bounds, sum[p][k]);
+      if (job.channels && job.row_end && (P - p) * job.channels < V)
+        store_some<V>(to, value, job.channels);
+      else
+        store<V>(to, value);
+    }
+}
+
+// The tile functions of one vector width: [vectors - 1][pixels - 1].
+template <int V>
+class Tiles {
+ public:
+  static TileFunction get(int vectors, int pixels) { return table()[size_t(vectors - 1)][size_t(pixels - 1)]; }
+
+ private:
+  using Table = std::array<std::array<TileFunction, 14>, kMaxVectors>;
+
+  template <int KV, int P>
+  static void fill(Table& table) {
+    table[KV - 1][P - 1] = tile<V, KV, P>;
+    if constexpr (P > 1) fill<KV, P - 1>(table);
+  }
+
+  static const Table& table() {
+    static const Table made = [] {
+      Table t{};
+      fill<1, max_pixels(1)>(t);
+      fill<2, max_pixels(2)>(t);
+      fill<3, max_pixels(3)>(t);
+      fill<4, max_pixels(4)>(t);
+      return t;
+    }();
+    return made;
+  }
+};
+
+}  // namespace
+
+TileFunction find_tile(int width, int vectors, int pixels) {
+  switch (width) {
+#if defined(__AVX512F__)
+    case 16:
+      return Tiles<16>::get(vectors, pixels);
+#endif
+#if defined(__AVX2__)
+    case 8:
+      return Tiles<8>::get(vectors, pixels);
+#endif
+    default:
+      return Tiles<4>::get(vectors, pixels);
+  }
+}
+
+}  // namespace nncompile

@@ -1,0 +1,180 @@
+// Random programs, as a session would hand them to `parse`.
+#pragma once
+
+#include <cmath>
+#include <deque>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../src/program.h"
+
+namespace nncompile {
+
+// Floats on the heap without one more before or behind: a sanitizer sees every step outside.
+class Exactly {
+ public:
+  explicit Exactly(size_t count) : count_(count), data_(new float[count]) {}
+  float* data() { return data_.get(); }
+  const float* data() const { return data_.get(); }
+  size_t size() const { return count_; }
+
+ private:
+  size_t count_;
+  std::unique_ptr<float[]> data_;
+};
+
+class RandomProgram {
+ public:
+  explicit RandomProgram(uint64_t seed) : random_(seed) {
+    const int inputs = number(1, 2);
+    code_ = {inputs};
+    for (int i = 0; i < inputs; ++i) {
+      const Shape shape{channels(), number(1, 19), number(1, 19)};
+      shapes_.push_back(shape);
+      code_.insert(code_.end(), {4, shape.c, shape.h, shape.w});
+    }
+    const int wanted = number(1, 8);
+    for (int tries = 0; tries < 40 && count_ < wanted; ++tries) layer();
+    if (count_ == 0) add(Opcode::kActivation, {0, 1, -1, -1}, shapes_[0]);
+    code_.push_back(count_);
+    code_.insert(code_.end(), body_.begin(), body_.end());
+    const int outputs = number(1, 3);
+    code_.push_back(outputs);
+    for (int i = 0; i < outputs; ++i) code_.insert(code_.end(), {i ? any() : int(shapes_.size()) - 1, 4});
+  }
+
+  Program program() const {
+    std::vector<Weight> weights;
+    for (size_t i = 0; i < data_.size(); ++i) weights.push_back({dims_[i], data_[i].data()});
+    return parse(kSchema, code_, constants_, std::move(weights));
+  }
+
+  void fill(Exactly& floats, double scale = 1) {
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < floats.size(); ++i) floats.data()[i] = float(scale) * normal(random_);
+  }
+  int number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+
+ private:
+  static constexpr double kMostProducts = 100e3;  // of one layer and sample
+
+  int any() { return number(0, int(shapes_.size()) - 1); }
+  int channels() { return number(0, 1) ? number(1, 9) : number(1, 40); }
+
+  void layer() {
+    const int x = number(0, 2) ? int(shapes_.size()) - 1 : any();
+    const Shape shape = shapes_[size_t(x)];
+    const bool column = shape.h == 1 && shape.w == 1;
+    switch (number(1, 13)) {
+      case 1:
+      case 2:
+        return convolution(x, false);
+      case 3:
+        return convolution(x, true);
+      case 4:
+        return pool(x, Opcode::kMaxPool);
+      case 5:
+        return pool(x, Opcode::kAveragePool);
+      case 6:
+        return add(Opcode::kGlobalAverage, {x}, {shape.c, 1, 1});
+      case 7:
+      case 8: {
+        const int y = any();
+        if (shapes_[size_t(y)] == shape) return add(Opcode::kAdd, {x, y}, shape);
+        return convolution(x, false, shape.c);
+      }
+      case 9: {
+        const int y = any();
+        const Shape other = shapes_[size_t(y)];
+        if (other == shape || other == Shape{shape.c, 1, 1}) add(Opcode::kMultiply, {x, y}, shape);
+        return;
+      }
+      case 10: {
+        const int y = any();
+        const Shape other = shapes_[size_t(y)];
+        if (other.h == shape.h && other.w == shape.w && other.c + shape.c <= 128)
+          add(Opcode::kConcat, {2, x, y}, {shape.c + other.c, shape.h, shape.w});
+        return;
+      }
+      case 11:
+        if (column) return linear(x);
+        return add(Opcode::kFlatten, {x}, {int(shape.size()), 1, 1});
+      case 12:
+        if (column) add(number(0, 1) ? Opcode::kSoftmax : Opcode::kLogSoftmax, {x}, shape);
+        return;
+      default:
+        return add(Opcode::kActivation, {x, number(1, 8), 1, 2}, shape);
+    }
+  }
+
+  void convolution(int x, bool depthwise, int outputs = 0) {
+    const Shape in = shapes_[size_t(x)];
+    const bool square = number(0, 1);
+    const int kh = number(1, 7), kw = square ? kh : number(1, 7), sh = number(0, 1) ? 1 : number(1, 3);
+    const int sw = square ? sh : number(1, 3), groups = depthwise ? in.c : 1;
+    const int top = number(0, 3), left = number(0, 3), bottom = number(0, 3), right = number(0, 3);
+    const int h = in.h + top + bottom - kh, w = in.w + left + right - kw;
+    if (h < 0 || w < 0) return;
+    const int c = depthwise ? in.c : outputs ? outputs : channels();
+    const Shape out{c, h / sh + 1, w / sw + 1};
+    const double fan = double(kh) * kw * in.c / groups;
+    if (double(out.size()) * fan > kMostProducts) return;
+    const int w_index = weight({c, in.c / groups, kh, kw}, 1 / std::sqrt(fan)), b_index = bias(c);
+    add(Opcode::kConv, {x, w_index, b_index, kh, kw, sh, sw, 1, 1, top, left, bottom, right, groups}, out);
+  }
+
+  void linear(int x) {
+    const int in = shapes_[size_t(x)].c, out = number(1, 40), transposed = number(0, 1);
+    const std::vector<int64_t> dims = transposed ? std::vector<int64_t>{out, in} : std::vector<int64_t>{in, out};
+    const int w_index = weight(dims, 1 / std::sqrt(double(in))), b_index = bias(out);
+    add(Opcode::kLinear, {x, w_index, b_index, transposed}, {out, 1, 1});
+  }
+
+  void pool(int x, Opcode op) {
+    const Shape in = shapes_[size_t(x)];
+    const int kh = number(1, 4), kw = number(1, 4), sh = number(1, 3), sw = number(1, 3);
+    const int top = number(0, kh - 1), left = number(0, kw - 1), bottom = number(0, kh - 1), right = number(0, kw - 1);
+    const int ceil = number(0, 1);
+    if (in.h + top + bottom < kh || in.w + left + right < kw) return;
+    const Shape out{in.c, extent(in.h, kh, sh, top, bottom, ceil), extent(in.w, kw, sw, left, right, ceil)};
+    std::vector<int64_t> fields{x, kh, kw, sh, sw, top, left, bottom, right, ceil};
+    if (op == Opcode::kAveragePool) fields.push_back(number(0, 1));
+    add(op, fields, out);
+  }
+
+  // As many windows as start before the trailing padding, the last of which may be cut where `ceil`.
+  static int extent(int n, int kernel, int stride, int before, int after, bool ceil) {
+    int windows = 0;
+    while (windows * stride + kernel <= n + before + after) ++windows;
+    const bool cut = (windows - 1) * stride + kernel < n + before + after;
+    return windows + (ceil && cut && windows * stride < n + before ? 1 : 0);
+  }
+
+  int weight(const std::vector<int64_t>& dims, double scale) {
+    size_t count = 1;
+    for (const int64_t dim : dims) count *= size_t(dim);
+    dims_.push_back(dims);
+    data_.emplace_back(count);
+    fill(data_.back(), scale);
+    return int(data_.size()) - 1;
+  }
+  int bias(int channels) { return number(0, 1) ? weight({channels}, 1) : -1; }
+
+  void add(Opcode op, const std::vector<int64_t>& fields, const Shape& shape) {
+    body_.insert(body_.end(), {int64_t(op), int64_t(fields.size())});
+    body_.insert(body_.end(), fields.begin(), fields.end());
+    shapes_.push_back(shape);
+    ++count_;
+  }
+
+  std::mt19937_64 random_;
+  std::vector<int64_t> code_, body_;
+  int count_ = 0;
+  std::vector<Shape> shapes_;
+  std::vector<float> constants_{0.0f, 0.25f, 0.5f};
+  std::vector<std::vector<int64_t>> dims_;
+  std::deque<Exactly> data_;
+};
+
+}  // namespace nncompile

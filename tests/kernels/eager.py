@@ -1,0 +1,174 @@
+"""What a program of a FusedRegion means, in PyTorch and in double precision.
+
+Values are N x C x H x W. A program that has no meaning raises one of `MEANINGLESS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Opcode(IntEnum):
+    """The instructions, and their fields behind the values."""
+
+    CONV = 1  # w b kh kw sh sw dh dw top left bottom right groups
+    MAX_POOL = 2  # kh kw sh sw top left bottom right ceil
+    AVERAGE_POOL = 3  # kh kw sh sw top left bottom right ceil include_pad
+    GLOBAL_AVERAGE = 4
+    ADD = 5
+    LINEAR = 6  # w b transposed
+    ACTIVATION = 7  # kind c0 c1
+    SOFTMAX = 8
+    LOG_SOFTMAX = 9
+    CONCAT = 10
+    MULTIPLY = 11
+    FLATTEN = 12
+
+
+class Kind(IntEnum):
+    """The activations, and their constants."""
+
+    RELU = 1
+    CLIP = 2  # least, largest
+    LEAKY_RELU = 3  # slope
+    SILU = 4
+    HARD_SWISH = 5
+    SIGMOID = 6
+    TANH = 7
+    HARD_SIGMOID = 8  # alpha, beta
+
+
+MEANINGLESS = (IndexError, ValueError, RuntimeError, AssertionError, TypeError)
+
+ACTIVATIONS = {
+    Kind.RELU: lambda x, a, b: x.relu(),
+    Kind.CLIP: lambda x, a, b: x.clamp(a, b),
+    Kind.LEAKY_RELU: lambda x, a, b: torch.where(x < 0, x * a, x),
+    Kind.SILU: lambda x, a, b: F.silu(x),
+    Kind.HARD_SWISH: lambda x, a, b: F.hardswish(x),
+    Kind.SIGMOID: lambda x, a, b: x.sigmoid(),
+    Kind.TANH: lambda x, a, b: x.tanh(),
+    Kind.HARD_SIGMOID: lambda x, a, b: (a * x + b).clamp(0, 1),
+}
+
+
+class Answer(NamedTuple):
+    """Outputs, and the largest finite number among all values: what rounding errors are measured against."""
+
+    outputs: list[np.ndarray]
+    largest: float
+
+
+def interpret(
+    code: Sequence[int],
+    constants: Sequence[float],
+    weights: Sequence[np.ndarray],
+    inputs: Sequence[np.ndarray],
+) -> Answer:
+    """What a program computes, float64."""
+    rest = iter(code)
+    values = []
+    for i in range(next(rest)):
+        _rank, *shape = (next(rest) for _ in range(4))
+        values.append(torch.from_numpy(inputs[i]).double().reshape(-1, *shape))
+    doubles = [torch.from_numpy(weight).double() for weight in weights]
+    for _ in range(next(rest)):
+        opcode, count = next(rest), next(rest)
+        fields = [next(rest) for _ in range(count)]
+        values.append(evaluate(opcode, fields, values, doubles, constants))
+    outputs = []
+    for _ in range(next(rest)):
+        value, rank = values[next(rest)], next(rest)
+        outputs.append(value.flatten(1).numpy() if rank == 2 else value.numpy())
+    largest = max(
+        (value[value.isfinite()].abs().amax().item() for value in values if value.isfinite().any()),
+        default=0.0,
+    )
+    return Answer(outputs, largest)
+
+
+def evaluate(
+    opcode: int,
+    fields: Sequence[int],
+    values: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    constants: Sequence[float],
+) -> Tensor:
+    """The value of one instruction."""
+    x, *rest = fields
+    match Opcode(opcode):
+        case Opcode.CONV:
+            return _conv(values[x], rest, weights)
+        case Opcode.MAX_POOL | Opcode.AVERAGE_POOL:
+            return _pool(values[x], rest, average=opcode == Opcode.AVERAGE_POOL)
+        case Opcode.GLOBAL_AVERAGE:
+            return values[x].mean((2, 3), keepdim=True)
+        case Opcode.ADD:
+            return values[x] + values[rest[0]]
+        case Opcode.MULTIPLY:
+            return values[x] * values[rest[0]]
+        case Opcode.LINEAR:
+            weight, bias, transposed = rest
+            matrix = weights[weight] if transposed else weights[weight].T
+            return _column(F.linear(values[x].flatten(1), matrix, None if bias < 0 else weights[bias]))
+        case Opcode.ACTIVATION:
+            kind, *indices = rest
+            return ACTIVATIONS[Kind(kind)](values[x], *(None if i < 0 else constants[i] for i in indices))
+        case Opcode.SOFTMAX:
+            return values[x].softmax(1)
+        case Opcode.LOG_SOFTMAX:
+            return values[x].log_softmax(1)
+        case Opcode.CONCAT:
+            return torch.cat([values[i] for i in rest], 1)
+        case Opcode.FLATTEN:
+            return _column(values[x].flatten(1))
+
+
+def _column(rows: Tensor) -> Tensor:
+    return rows[:, :, None, None]
+
+
+def _conv(x: Tensor, fields: Sequence[int], weights: Sequence[Tensor]) -> Tensor:
+    weight, bias, _, _, sh, sw, dh, dw, top, left, bottom, right, groups = fields
+    padded = F.pad(x, (left, right, top, bottom))
+    return F.conv2d(
+        padded, weights[weight], None if bias < 0 else weights[bias], (sh, sw), 0, (dh, dw), groups
+    )
+
+
+def _pool(x: Tensor, fields: Sequence[int], *, average: bool) -> Tensor:
+    kernel, stride, (top, left, bottom, right) = fields[:2], fields[2:4], fields[4:8]
+    ceil, include = bool(fields[8]), average and bool(fields[9])
+    pads, symmetric = (top, left), (top, left) == (bottom, right)
+    if symmetric and all(2 * pad <= size for pad, size in zip(pads, kernel, strict=True)):
+        if average:
+            return F.avg_pool2d(x, kernel, stride, pads, ceil, include)
+        return F.max_pool2d(x, kernel, stride, pads, 1, ceil)
+    # PyTorch's pools pad both sides alike. What `ceil` adds behind the padded plane is never counted.
+    behind = [
+        _beyond(size, k, s, before, after, ceil)
+        for size, k, s, before, after in zip(x.shape[2:], kernel, stride, pads, (bottom, right), strict=True)
+    ]
+    inner, outer = (left, right, top, bottom), (0, behind[1], 0, behind[0])
+    if not average:
+        return F.max_pool2d(F.pad(F.pad(x, inner, value=-math.inf), outer, value=-math.inf), kernel, stride)
+    counted = F.pad(F.pad(torch.ones_like(x), inner, value=float(include)), outer)
+    total = F.avg_pool2d(F.pad(F.pad(x, inner), outer), kernel, stride)
+    return total / F.avg_pool2d(counted, kernel, stride)
+
+
+def _beyond(size: int, kernel: int, stride: int, before: int, after: int, ceil: bool) -> int:
+    """How far the last window reaches behind the padded axis; negative where it ends before."""
+    span = size + before + after - kernel
+    windows = (-(-span // stride) if ceil else span // stride) + 1
+    if ceil and (windows - 1) * stride >= size + before:
+        windows -= 1
+    return (windows - 1) * stride - span

@@ -1,0 +1,201 @@
+"""Random regions: layers alone, and graphs of them with branches and several outputs."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+from eager import Kind
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from regions import Region
+
+BATCHES = (1, 2, 3, 7, 8, 15, 16, 17, 33, 65, 0)
+THREADS = (1, 2, 8)
+LARGEST = 200_000  # multiplications of one sample, and elements of one batch
+
+
+def examples(count: int) -> settings:
+    """`count` examples, the same each time; with KERNEL_FUZZ=n, n times as many and others each time."""
+    more = int(os.environ.get("KERNEL_FUZZ", "0"))
+    return settings(
+        max_examples=count * max(more, 1),
+        deadline=None,
+        derandomize=not more,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@st.composite
+def activations(draw, kinds=tuple(Kind)):
+    """A kind and its constants."""
+    kind = draw(st.sampled_from(kinds))
+    number = st.floats(-2, 2, width=32)
+    match kind:
+        case Kind.CLIP:
+            return kind, *sorted((draw(number), draw(number)))
+        case Kind.LEAKY_RELU:
+            return kind, draw(number)
+        case Kind.HARD_SIGMOID:
+            return kind, draw(number), draw(number)
+    return (kind,)
+
+
+@st.composite
+def layers(draw):
+    """One convolution with anything around it: what stands before, a residual, an activation."""
+    shape = draw(shapes())
+    drawing = _Drawing(draw, Region(shape))
+    x = drawing.convolution(0) if draw(st.booleans()) else 0
+    y = drawing.convolution(x)
+    if not drawing.region.instructions:
+        y = drawing.region.global_average(0)
+    if draw(st.booleans()):
+        y = drawing.sum_with_another(y)
+    if draw(st.booleans()):
+        y = drawing.region.activation(y, *draw(activations()))
+    return drawing.region.output(y)
+
+
+@st.composite
+def graphs(draw):
+    """Up to 8 layers of any kind, each of any value before it; one to three outputs, some of them inputs."""
+    inputs = [draw(shapes()) for _ in range(draw(st.integers(1, 2)))]
+    if draw(st.integers(0, 4)) == 0:
+        inputs.append((draw(st.integers(1, 40)),))
+    drawing = _Drawing(draw, Region(*inputs))
+    region = drawing.region
+    steps = (
+        drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,
+        drawing.product, drawing.linear, drawing.activation, drawing.joined, drawing.global_average,
+        drawing.flatten, drawing.tail,
+    )  # fmt: skip
+    for _ in range(draw(st.integers(1, 8))):
+        last = len(region.shapes) - 1
+        draw(st.sampled_from(steps))(last if draw(st.integers(0, 2)) else draw(st.integers(0, last)))
+    if not region.instructions:
+        region.activation(0, Kind.RELU)
+    values = st.integers(0, len(region.shapes) - 1)
+    for value in (len(region.shapes) - 1, *draw(st.lists(values, max_size=2))):
+        ranks = (2, 4) if region.shapes[value][1:] == (1, 1) else (4,)
+        region.output(value, draw(st.sampled_from(ranks)))
+    return region
+
+
+def shapes():
+    """Of an input: mostly few channels and a plane of odd size."""
+    channels = st.one_of(st.integers(1, 9), st.integers(1, 40))
+    return st.tuples(channels, st.integers(1, 19), st.integers(1, 19))
+
+
+class _Drawing:
+    """Adds drawn layers to a region. A method returns `x` where its layer does not fit there."""
+
+    def __init__(self, draw, region: Region) -> None:
+        self.draw = draw
+        self.region = region
+        self.random = np.random.default_rng(draw(st.integers(0, 2**32)))
+
+    def convolution(self, x):
+        channels = self.draw(st.one_of(st.integers(1, 9), st.integers(1, 40)))
+        return self._convolution(x, channels, self.region.shapes[x][0], 1)
+
+    def depthwise(self, x):
+        channels = self.region.shapes[x][0]
+        return self._convolution(x, channels, 1, channels)
+
+    def _convolution(self, x, outputs, inputs, groups):
+        square = self.draw(st.booleans())
+        kernel = self._pair(1, 7, square)
+        stride = (1, 1) if self.draw(st.booleans()) else self._pair(1, 3, square)
+        pads = self._pads((3, 3))
+        plane = self._plane(x, kernel, stride, pads)
+        if plane is None or outputs * inputs * math.prod(kernel) * math.prod(plane) > LARGEST:
+            return x
+        weight = self._normal(outputs, inputs, *kernel) / math.sqrt(inputs * math.prod(kernel))
+        return self.region.conv(x, weight, self._bias(outputs), stride, pads, groups)
+
+    def pool(self, x):
+        kernel = self._pair(1, 4, self.draw(st.booleans()))
+        stride = self._pair(1, 3, self.draw(st.booleans()))
+        pads = self._pads((kernel[0] - 1, kernel[1] - 1))
+        if self._plane(x, kernel, stride, pads) is None:
+            return x
+        ceil = self.draw(st.booleans())
+        if self.draw(st.booleans()):
+            return self.region.max_pool(x, kernel, stride, pads, ceil)
+        return self.region.average_pool(x, kernel, stride, pads, ceil, self.draw(st.booleans()))
+
+    def global_average(self, x):
+        return self.region.global_average(x)
+
+    def flatten(self, x):
+        return self.region.flatten(x)
+
+    def activation(self, x):
+        return self.region.activation(x, *self.draw(activations()))
+
+    def sum_with_another(self, x):
+        """Of the same shape: another layer of the same input, or any value there is."""
+        alike = [v for v, shape in enumerate(self.region.shapes) if shape == self.region.shapes[x]]
+        other = self.draw(st.sampled_from(alike))
+        if self.draw(st.booleans()) and other != x:
+            channels = self.region.shapes[x][0]
+            other = self.region.conv(other, self._normal(channels, channels, 1, 1) / math.sqrt(channels))
+        return self.region.add(*self.draw(st.permutations((x, other))))
+
+    def product(self, x):
+        shape = self.region.shapes[x]
+        fitting = [v for v, other in enumerate(self.region.shapes) if other in (shape, (shape[0], 1, 1))]
+        return self.region.multiply(x, self.draw(st.sampled_from(fitting)))
+
+    def joined(self, x):
+        plane = self.region.shapes[x][1:]
+        fitting = [v for v, shape in enumerate(self.region.shapes) if shape[1:] == plane and shape[0] <= 64]
+        others = self.draw(st.lists(st.sampled_from(fitting), max_size=2)) if fitting else []
+        return self.region.concat(*self.draw(st.permutations((x, *others))))
+
+    def linear(self, x):
+        if self.region.shapes[x][1:] != (1, 1):
+            x = self.region.flatten(x)
+        inputs, outputs = self.region.shapes[x][0], self.draw(st.integers(1, 40))
+        if inputs * outputs > LARGEST:
+            return x
+        transposed = self.draw(st.booleans())
+        weight = self._normal(outputs, inputs) / math.sqrt(inputs)
+        return self.region.linear(
+            x, weight if transposed else weight.T, self._bias(outputs), transposed=transposed
+        )
+
+    def tail(self, x):
+        if self.region.shapes[x][1:] != (1, 1):
+            x = self.region.flatten(x)
+        return self.region.softmax(x, logarithm=self.draw(st.booleans()))
+
+    def _plane(self, x, kernel, stride, pads):
+        """The plane that results; None where there is none."""
+        sizes = self.region.shapes[x][1:]
+        ends = [n + a + b - k for n, a, b, k in zip(sizes, pads[:2], pads[2:], kernel, strict=True)]
+        return None if min(ends) < 0 else [end // s + 1 for end, s in zip(ends, stride, strict=True)]
+
+    def _pads(self, most):
+        first = self._pair(0, min(3, most[0]), False)[0], self._pair(0, min(3, most[1]), False)[0]
+        if self.draw(st.booleans()):
+            return (*first, *first)
+        return (
+            *first,
+            self.draw(st.integers(0, min(3, most[0]))),
+            self.draw(st.integers(0, min(3, most[1]))),
+        )
+
+    def _pair(self, low, high, square):
+        first = self.draw(st.integers(low, high))
+        return (first, first) if square else (first, self.draw(st.integers(low, high)))
+
+    def _bias(self, channels):
+        return self._normal(channels) if self.draw(st.booleans()) else None
+
+    def _normal(self, *shape):
+        return self.random.standard_normal(shape)

@@ -1,0 +1,129 @@
+"""NaN and infinity come out where they come out of eager PyTorch, and nowhere else."""
+
+import numpy as np
+import pytest
+from eager import Kind
+from hypothesis import given
+from hypothesis import strategies as st
+from random_regions import THREADS, examples, graphs
+from regions import Region, assert_close, run, session
+
+SPECIAL = (np.nan, np.inf, -np.inf)
+
+
+def everywhere(shape, special, channel):
+    """As many samples as a plane has pixels, each with another one of them special."""
+    channels, height, width = shape
+    x = np.random.default_rng(1).standard_normal((height * width, *shape), dtype=np.float32)
+    pixels = np.arange(height * width)
+    x[pixels, channel % channels, pixels // width, pixels % width] = special
+    return x
+
+
+def convolution(kernel, channels=(16, 16), depthwise=False, pad=1):
+    region = Region((channels[0], 9, 11))
+    random = np.random.default_rng(kernel)
+    weight = (
+        random.standard_normal((channels[1], 1 if depthwise else channels[0], kernel, kernel)) / kernel**2
+    )
+    groups = channels[0] if depthwise else 1
+    return region, region.conv(0, weight, random.standard_normal(channels[1]), pads=(pad,) * 4, groups=groups)
+
+
+def winograd(kernel):
+    region, y = convolution(kernel, (16, 24), pad=kernel // 2)
+    return region.output(region.activation(y, Kind.RELU))
+
+
+def small(kernel):
+    """What runs with samples in lanes where a CPU has lanes enough."""
+    region, y = convolution(kernel, (2, 5))
+    return region.output(region.max_pool(region.activation(y, Kind.RELU), (2, 2), (2, 2)))
+
+
+def depthwise():
+    region, y = convolution(3, (5, 5), depthwise=True)
+    return region.output(region.activation(y, Kind.SILU))
+
+
+def pools():
+    region, y = convolution(1, (3, 6), pad=0)
+    region.output(region.max_pool(y, (3, 3), (2, 2), (1, 1, 1, 1), ceil=True))
+    region.output(region.average_pool(y, (3, 2), (2, 1), (1, 0, 1, 0)))
+    return region.output(region.global_average(y))
+
+
+def tail(logarithm):
+    region, y = convolution(3, (2, 6))
+    y = region.flatten(region.max_pool(y, (3, 3), (3, 3)))
+    weight = np.random.default_rng(2).standard_normal((7, region.shapes[y][0]))
+    return region.output(region.softmax(region.linear(y, weight), logarithm=logarithm))
+
+
+def activation(kind, *constants):
+    region, y = convolution(1, (3, 5), pad=0)
+    return region.output(region.activation(y, kind, *constants))
+
+
+REGIONS = {
+    "winograd 3x3": winograd(3),
+    "winograd 5x5": winograd(5),
+    "small 3x3": small(3),
+    "small 5x5": small(5),
+    "depthwise": depthwise(),
+    "pools": pools(),
+    "softmax": tail(False),
+    "log-softmax": tail(True),
+    "relu": activation(Kind.RELU),
+    "clip": activation(Kind.CLIP, -1, 1),
+    "leaky-relu": activation(Kind.LEAKY_RELU, 0.1),
+    "silu": activation(Kind.SILU),
+    "hard-swish": activation(Kind.HARD_SWISH),
+    "sigmoid": activation(Kind.SIGMOID),
+    "tanh": activation(Kind.TANH),
+    "hard-sigmoid": activation(Kind.HARD_SIGMOID, 0.2, 0.5),
+}
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "any"])
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("name", REGIONS)
+def test_one_special_pixel_at_each_place(build, name, special, exact):
+    region = REGIONS[name]
+    x = everywhere(region.shapes[0], special, channel=1)
+    running = session(region.model(), build, exact=exact)
+    want = region.eager(x)
+    assert not np.isnan(special) or any(np.isnan(array).any() for array in want.outputs)
+    together = run(running, [x])
+    alone = [np.concatenate(rows) for rows in zip(*(run(running, [row[None]]) for row in x), strict=True)]
+    assert_close(together, want, exact=exact)
+    assert_close(alone, want, exact=exact)
+
+
+@examples(60)
+@given(
+    region=graphs(),
+    batch=st.sampled_from((1, 9, 17)),
+    threads=st.sampled_from(THREADS),
+    special=st.sampled_from(SPECIAL),
+    place=st.integers(0, 2**32),
+    exact=st.booleans(),
+)
+def test_one_special_number_in_a_graph(build, region, batch, threads, special, place, exact):
+    inputs = region.random_inputs(batch)
+    inputs[0].reshape(-1)[place % inputs[0].size] = special
+    running = session(region.model(), build, threads=threads, exact=exact)
+    assert_close(run(running, inputs), region.eager(*inputs), exact=exact)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_what_overflows_inside_a_winograd_tile(build, kernel):
+    """Sums of numbers near the largest float are not finite in a tile where the convolution itself is."""
+    region = winograd(kernel)
+    weight = region.weights[0]
+    weight[:] = 0
+    weight[:, 0, kernel // 2, kernel // 2] = 0.5
+    x = np.zeros((3, *region.shapes[0]), np.float32)
+    x[:, 0] = 3e38
+    (got,) = run(session(region.model(), build), [x])
+    np.testing.assert_allclose(got, region.eager(x).outputs[0], rtol=1e-4)

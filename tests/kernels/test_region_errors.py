@@ -1,0 +1,194 @@
+"""What the operator cannot run it refuses with a sentence: never a crash, never a guess."""
+
+import numpy as np
+import pytest
+from eager import Kind, interpret
+from hypothesis import given
+from hypothesis import strategies as st
+from random_regions import examples, graphs
+from regions import Region, assert_close, run, session
+
+# From 2^24 + 1 on no field is in its range; below 61 every program is small enough to run.
+NUMBERS = st.one_of(
+    st.integers(-3, 60),
+    st.sampled_from((2**24 + 1, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -(2**31), -(2**63))),
+)
+
+
+def network():
+    """A chain with every kind of field, and its weights."""
+    random = np.random.default_rng(0)
+    region = Region((3, 9, 9))
+    y = region.conv(0, random.standard_normal((8, 3, 3, 3)), np.ones(8), pads=(1, 1, 1, 1))
+    y = region.activation(y, Kind.CLIP, 0, 6)
+    y = region.add(y, region.conv(y, random.standard_normal((8, 1, 3, 3)), pads=(1, 1, 1, 1), groups=8))
+    y = region.concat(region.max_pool(y, (2, 2), (2, 2)), region.average_pool(y, (2, 2), (2, 2)))
+    y = region.multiply(y, region.global_average(y))
+    y = region.linear(region.flatten(y), random.standard_normal((5, 256)))
+    return region.output(region.softmax(y))
+
+
+def refused(build, model, why, options=None):
+    with pytest.raises(Exception, match=why):
+        session(model, build, options=options)
+
+
+def test_the_network_itself_runs(build):
+    region = network()
+    inputs = region.random_inputs(3)
+    assert_close(run(session(region.model(), build, exact=True), inputs), region.eager(*inputs))
+
+
+@pytest.mark.parametrize("schema", [0, 2, 99, -1])
+def test_another_schema(build, schema):
+    refused(build, network().model(schema=schema), f"schema {schema}, and this library knows 1 only")
+
+
+def test_a_program_cut_short_anywhere(build):
+    region = network()
+    for length in range(1, len(region.program)):
+        refused(build, region.model(program=region.program[:length]), "FusedRegion: the program ends before")
+
+
+def test_an_empty_program(build):
+    refused(build, network().model(program=[]), "FusedRegion: the program has no activations|program")
+
+
+def test_a_program_that_goes_on(build):
+    region = network()
+    refused(
+        build, region.model(program=[*region.program, 0]), "FusedRegion: the program goes on after its end"
+    )
+
+
+@pytest.mark.parametrize("opcode", [0, 13, -1, 2**40])
+def test_an_unknown_opcode(build, opcode):
+    region = network()
+    region.instructions[1] = (opcode, region.instructions[1][1])
+    refused(build, region.model(), f"FusedRegion: an opcode is {opcode}")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "field", "value", "why"),
+    [
+        (0, 0, 1, "a value is 1"),  # its own result
+        (0, 0, -1, "a value is -1"),
+        (0, 1, 4, "a weight is 4"),
+        (0, 1, -1, "a weight is -1"),
+        (0, 1, 2, "weight does not fit"),
+        (0, 2, 0, "bias does not fit"),
+        (0, 3, 2, "weight does not fit"),
+        (0, 5, 0, "a dimension is 0"),
+        (0, 7, 2, "a dilation is 2"),
+        (0, 9, -1, "a pad is -1"),
+        (0, 9, 2**24 + 1, "a pad is 16777217"),
+        (0, 13, 2, "weight does not fit"),
+        (1, 1, 9, "an activation is 9"),
+        (1, 2, -1, "a constant is -1"),
+        (1, 3, 3, "a constant is 3"),
+        (2, 13, 4, "weight does not fit"),
+        (3, 1, 0, "Add of different shapes"),
+        (4, 1, 10, "kernel is larger than its input"),
+        (4, 5, 2, "pads by its kernel or more"),
+        (4, 9, 2, "ceil is 2"),
+        (5, 10, -1, "include_pad is -1"),
+        (6, 2, 4, "Concat of different planes"),
+        (8, 1, 3, "Mul of different shapes"),
+        (10, 0, 9, "weight does not fit"),
+        (10, 3, 0, "weight does not fit"),
+        (11, 0, 9, "softmax over a plane"),
+    ],
+)
+def test_a_field_that_does_not_fit(build, instruction, field, value, why):
+    region = network()
+    opcode, fields = region.instructions[instruction]
+    region.instructions[instruction] = (opcode, (*fields[:field], value, *fields[field + 1 :]))
+    refused(build, region.model(), f"FusedRegion: .*{why}")
+
+
+def test_another_number_of_fields(build):
+    region = network()
+    for change in (-1, 1):
+        code = region.program
+        code[7] += change
+        refused(build, region.model(program=code), "FusedRegion: an instruction has another number of fields")
+
+
+def test_values_larger_than_can_be_counted(build):
+    for shape in ((2**24, 2**24, 2**24), (2**24, 2**20, 2**20), (2, 2**15, 2**15)):
+        code = [1, 4, *shape, 1, 7, 4, 0, 1, -1, -1, 1, 1, 4]
+        refused(build, network().model(program=code), "FusedRegion: a value has too many elements")
+
+
+@pytest.mark.parametrize("output", [(0, 3), (13, 2), (-1, 2), (9, 2)])
+def test_an_output_that_is_none(build, output):
+    region = network()
+    region.outputs = [output]
+    refused(build, region.model(), "FusedRegion: ")
+
+
+def test_another_number_of_outputs(build):
+    region = network()
+    code = [*region.program[:-3], 2, 12, 2, 12, 2]
+    refused(
+        build, region.model(program=code), "FusedRegion: the node has another number of inputs or outputs"
+    )
+
+
+def test_weights_that_are_no_constants(build):
+    refused(
+        build, network().model(weights_as_inputs=True), "FusedRegion: weight 0 is not a constant of the graph"
+    )
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 3, 9, 8), (2, 3, 9), (2, 3, 9, 9, 1), (2, 243), (2, 4, 9, 9), (), (243,)],
+)
+def test_another_shape_at_run_time(build, shape):
+    region = network()
+    running = session(region.model(declared=[None]), build)
+    with pytest.raises(Exception, match="FusedRegion: input 0 has another shape than the program says"):
+        run(running, [np.zeros(shape, np.float32)])
+    assert run(running, region.random_inputs(2))[0].shape == (2, 5)
+
+
+def test_two_batches(build):
+    region = Region((2, 3, 3), (2, 3, 3))
+    region.output(region.add(0, 1))
+    running = session(region.model(declared=[None, None]), build)
+    with pytest.raises(Exception, match="FusedRegion: input 1 has another shape"):
+        run(running, [np.zeros((2, 2, 3, 3), np.float32), np.zeros((3, 2, 3, 3), np.float32)])
+
+
+@pytest.mark.parametrize("option", ["threads", "exact"])
+@pytest.mark.parametrize("value", ["x", "", "-1", "1025", "1.5", "1 ", "9" * 40])
+def test_an_option_that_is_no_number(build, option, value):
+    refused(build, network().model(), f"nncompile.{option} is '.*', not a number", options={option: value})
+
+
+@examples(150)
+@given(region=graphs(), changes=st.lists(st.tuples(st.integers(0), NUMBERS), min_size=1, max_size=3))
+def test_a_program_with_some_numbers_changed(build, region, changes):
+    code = region.program
+    for place, number in changes:
+        code[place % len(code)] = number
+    try_program(build, region, code)
+
+
+@examples(50)
+@given(region=graphs(), code=st.lists(NUMBERS, max_size=40))
+def test_a_program_of_random_numbers(build, region, code):
+    try_program(build, region, code)
+
+
+def try_program(build, region, code):
+    """Refused, or run with the answer that PyTorch gives."""
+    inputs = region.random_inputs(2)
+    try:
+        running = session(region.model(program=code, declared=[None] * len(inputs)), build, exact=True)
+        got = run(running, inputs)
+    except Exception as error:
+        assert "FusedRegion" in str(error)  # noqa: PT017
+        return
+    assert_close(got, interpret(code, region.constants, region.weights, inputs))

@@ -1,0 +1,63 @@
+"""A sample's answer does not depend on what it came with: batch, place in it, threads.
+
+With `exact` that holds for every bit, with samples in lanes or channels in them. Without, Winograd's
+algorithm runs where channels are in the lanes only, so that the layouts may differ by its error.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from random_regions import examples, graphs, layers
+from regions import Region, run, session
+
+BATCHES, THREADS = (1, 5, 8, 16, 23, 40), (1, 2, 8)
+
+
+def answers(region, build, exact):
+    """Of 40 samples: (batch, threads) and each output of all samples."""
+    inputs = region.random_inputs(40)
+    for threads in THREADS:
+        running = session(region.model(), build, threads=threads, exact=exact)
+        for batch in BATCHES:
+            pieces = [run(running, [x[i : i + batch] for x in inputs]) for i in range(0, 40, batch)]
+            yield (batch, threads), [np.concatenate(rows) for rows in zip(*pieces, strict=True)]
+
+
+def assert_same_bits(region, build, exact=True):
+    (_, first), *others = answers(region, build, exact)
+    for case, got in others:
+        for have, want in zip(got, first, strict=True):
+            np.testing.assert_array_equal(have.view(np.int32), want.view(np.int32), err_msg=str(case))
+
+
+@examples(10)
+@given(region=layers())
+def test_a_layer(build, region):
+    assert_same_bits(region, build)
+
+
+@examples(15)
+@given(region=graphs())
+def test_a_graph(build, region):
+    assert_same_bits(region, build)
+
+
+def winograd(kernel):
+    random = np.random.default_rng(0)
+    region = Region((16, 14, 13))
+    weight = random.standard_normal((24, 16, kernel, kernel))
+    return region.output(region.conv(0, weight, pads=(1, 2, 0, 1)))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_winograd_whatever_the_batch(build, kernel):
+    """Where there are channels enough to fill the lanes, no sample goes into one."""
+    assert_same_bits(winograd(kernel), build, exact=False)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_exact_is_another_algorithm(build, kernel):
+    region = winograd(kernel)
+    inputs = region.random_inputs(1)
+    exact, fast = (run(session(region.model(), build, exact=exact), inputs)[0] for exact in (True, False))
+    assert (exact != fast).any()
