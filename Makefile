@@ -12,7 +12,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   ruff, mypy (strict), import-linter"
 	@echo "make coverage  compile every case of every class of torch.nn and rewrite docs/coverage.md"
-	@echo "make fuzz    2,000 random networks"
+	@echo "make fuzz    random networks for 20 minutes"
 	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md"
 	@echo "make bench-passes  measure them with each pass left out and rewrite docs/passes.md"
 	@echo "make bench-kernels  measure the native kernels and rewrite docs/kernel-figures.md"
@@ -51,7 +51,7 @@ coverage: $(KERNELS)
 	$(BIN)/python tests/coverage/network_report.py -o docs/networks.md
 
 fuzz: $(KERNELS)
-	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/fuzz --timeout 14400
+	FUZZ_EXAMPLES=3000 FUZZ_MINUTES=20 $(BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,11 +1,13 @@
 """Random networks: no pass dropped, every pass that fires compared, and all equal to eager PyTorch.
 
-`make test` tries a few; `make fuzz` (FUZZ_EXAMPLES) many. `--hypothesis-show-statistics` counts the passes.
+`make test` tries a few; `make fuzz` as many as FUZZ_EXAMPLES and FUZZ_MINUTES allow.
+`--hypothesis-show-statistics` counts the passes.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 from unittest import mock
 
@@ -23,6 +25,7 @@ from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+STOP = time.monotonic() + 60 * float(os.environ.get("FUZZ_MINUTES", "inf"))
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # of the largest value; verification inside compile is stricter
 
 
@@ -34,6 +37,9 @@ TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # of the largest value; verification i
 )
 @given(networks())
 def test_a_random_network(made: Made):
+    if time.monotonic() > STOP:
+        event("not tried: out of time")
+        return
     note(f"{made.network}\non {made.shapes}, second input before {made.network.second}")
     for name in check(made):
         event(name)
