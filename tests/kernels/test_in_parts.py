@@ -1,4 +1,4 @@
-"""Layers that are large enough for a call of few samples to be split among threads."""
+"""Layers of more than 1.5 million operations, which a call of few samples splits among threads."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ def normal(*shape):
 
 def convolution(outputs, kernel, stride=(1, 1), then=None):
     """With a residual, and the activation that writes what is not 0 where nothing should be written."""
-    region = Region((16, 61, 59))
+    region = Region((32, 99, 101))
     pads = (kernel // 2,) * 4
-    y = region.conv(0, normal(outputs, 16, kernel, kernel), normal(outputs, 1)[:, 0], stride, pads)
-    y = region.add(y, region.conv(0, normal(outputs, 16, 1, 1), stride=stride))
+    y = region.conv(0, normal(outputs, 32, kernel, kernel), normal(outputs, 1)[:, 0], stride, pads)
+    y = region.add(y, region.conv(0, normal(outputs, 32, 1, 1), stride=stride))
     y = region.activation(y, Kind.SIGMOID)
     return region.output(then(region, y) if then else y)
 
@@ -26,7 +26,7 @@ def depthwise():
 
 
 def pool(average):
-    region = Region((40, 99, 101))
+    region = Region((64, 111, 113))
     add = region.average_pool if average else region.max_pool
     return region.output(add(0, (3, 3), (2, 2), (1, 1, 1, 1)))
 
