@@ -6,6 +6,15 @@
 namespace nncompile {
 namespace {
 
+constexpr int kNarrow = 8;
+
+// A window, cut at the edges of the plane.
+struct Area {
+  const float* corner;
+  size_t pitch;
+  int rows, columns;
+};
+
 class Pool : public Step {
  public:
   Pool(const Program& program, const Instruction& pool, int y, const Activation& activation)
@@ -31,14 +40,17 @@ class Pool : public Step {
       for (int column = 0; column < out_.w; ++column) {
         const int x0 = column * window_.sw - window_.left;
         const int left = std::max(x0, 0), right = std::min(x0 + window_.kw, in_.w);
-        const float* corner = x + from.at(top, left);
+        const Area area{x + from.at(top, left), from.pitch(), bottom - top, right - left};
+        const float share = maximum_ ? 1.0f : 1.0f / float(elements(y0, x0, area.rows * area.columns));
         float* result = y + to.at(row, column);
-        const float share = maximum_ ? 1.0f : 1.0f / float(elements(y0, x0, (bottom - top) * (right - left)));
+        // Few channels in one vector: what is stored behind them is overwritten by the next pixel, where one follows.
+        if (in_.c < kNarrow && (out_.w - column) * in_.c >= kNarrow) {
+          store<kNarrow>(result, pooled<kNarrow>(area, 0, share));
+          continue;
+        }
         over_channels(in_.c, [&](int c, auto width, int count) {
           constexpr int N = decltype(width)::lanes;
-          Vec<N> value = maximum_ ? maximum<N>(corner + c, from.pitch(), bottom - top, right - left, count)
-                                  : sum<N>(corner + c, from.pitch(), bottom - top, right - left, count) * share;
-          write<N>(result + c, activate<N>(activation_, value), count);
+          write<N>(result + c, pooled<N>(area, c, share), count);
         });
       }
     }
@@ -54,20 +66,26 @@ class Pool : public Step {
     return rows * columns;
   }
 
+  // Reads whole vectors: behind the last channel of the last pixel an arena has room.
   template <int N>
-  Vec<N> maximum(const float* x, size_t pitch, int rows, int columns, int count) const {
-    Vec<N> value = read<N>(x, count);
-    for (int i = 0; i < rows; ++i, x += pitch)
-      for (int j = 0; j < columns; ++j) value = larger<N>(value, read<N>(x + size_t(j) * size_t(in_.c), count));
-    return value;
-  }
-
-  template <int N>
-  Vec<N> sum(const float* x, size_t pitch, int rows, int columns, int count) const {
-    Vec<N> value{};
-    for (int i = 0; i < rows; ++i, x += pitch)
-      for (int j = 0; j < columns; ++j) value += read<N>(x + size_t(j) * size_t(in_.c), count);
-    return value;
+  Vec<N> pooled(const Area& area, int c, float share) const {
+    const float* x = area.corner + c;
+    const size_t step = size_t(in_.c);
+    Vec<N> value;
+    if (!maximum_) {
+      value = Vec<N>{};
+      for (int i = 0; i < area.rows; ++i, x += area.pitch)
+        for (int j = 0; j < area.columns; ++j) value += load<N>(x + size_t(j) * step);
+      value *= share;
+    } else if (area.rows == 2 && area.columns == 2) {
+      const float* below = x + area.pitch;
+      value = larger<N>(larger<N>(load<N>(x), load<N>(x + step)), larger<N>(load<N>(below), load<N>(below + step)));
+    } else {
+      value = load<N>(x);
+      for (int i = 0; i < area.rows; ++i, x += area.pitch)
+        for (int j = 0; j < area.columns; ++j) value = larger<N>(value, load<N>(x + size_t(j) * step));
+    }
+    return activate<N>(activation_, value);
   }
 
   int x_, y_;

@@ -40,17 +40,25 @@ void tile(const TileJob& job) {
         sum[p][k] += job.channels ? load_some<V>(from, job.channels) : load<V>(from);
       }
   if (job.curve) curve<V, KV, P>(*job.curve, sum);
+  if constexpr (KV == 1)
+    if (job.channels && job.row_end) {
+      // One vector, wider than the channels: what it stores behind them the next pixel overwrites, where one follows.
 #pragma GCC unroll 16
-  for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
-    for (int k = 0; k < KV; ++k) {
-      float* to = job.y + p * job.y_pixel + job.start[k];
-      const Vec<V> value = bounded<V>(job.bounds, sum[p][k]);
-      if (job.channels && job.row_end && (P - p) * job.channels < V)
-        store_some<V>(to, value, job.channels);
-      else
-        store<V>(to, value);
+      for (int p = 0; p < P; ++p) {
+        const Vec<V> value = bounded<V>(job.bounds, sum[p][0]);
+        if ((P - p) * job.channels < V)
+          store_some<V>(job.y + p * job.y_pixel, value, job.channels);
+        else
+          store<V>(job.y + p * job.y_pixel, value);
+      }
+      return;
     }
+#pragma GCC unroll 8
+  for (int k = 0; k < KV; ++k) {
+    float* to = job.y + job.start[k];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) store<V>(to + p * job.y_pixel, bounded<V>(job.bounds, sum[p][k]));
+  }
 }
 
 // The tile functions of one vector width: [vectors - 1][pixels - 1].

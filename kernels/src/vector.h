@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace nncompile {
 
 #if defined(__AVX512F__)
@@ -67,15 +71,30 @@ inline Vec<N> larger(Vec<N> a, Vec<N> b) {
   return ((b > a) | (b != b)) ? b : a;
 }
 
+// The larger of `bound` and x, and x where that is NaN: what x86's instruction answers for operands in this order.
 template <int N>
 inline Vec<N> at_least(Vec<N> x, float low) {
   const Vec<N> bound = broadcast<N>(low);
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return _mm512_maskz_max_ps(__mmask16(-1), bound, x);
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return _mm256_max_ps(bound, x);
+  if constexpr (N == 4) return _mm_max_ps(bound, x);
+#endif
   return (x < bound) ? bound : x;
 }
 
 template <int N>
 inline Vec<N> at_most(Vec<N> x, float high) {
   const Vec<N> bound = broadcast<N>(high);
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return _mm512_maskz_min_ps(__mmask16(-1), bound, x);
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return _mm256_min_ps(bound, x);
+  if constexpr (N == 4) return _mm_min_ps(bound, x);
+#endif
   return (x > bound) ? bound : x;
 }
 

@@ -26,11 +26,11 @@ class Exactly {
 
 class RandomProgram {
  public:
-  explicit RandomProgram(uint64_t seed) : random_(seed) {
-    const int inputs = number(1, 2);
+  explicit RandomProgram(uint64_t seed) : random_(seed), large_(number(0, 7) == 0) {
+    const int inputs = number(1, 2), plane = large_ ? 60 : 19;
     code_ = {inputs};
     for (int i = 0; i < inputs; ++i) {
-      const Shape shape{channels(), number(1, 19), number(1, 19)};
+      const Shape shape{channels(), number(1, plane), number(1, plane)};
       shapes_.push_back(shape);
       code_.insert(code_.end(), {4, shape.c, shape.h, shape.w});
     }
@@ -50,6 +50,9 @@ class RandomProgram {
     return parse(kSchema, code_, constants_, std::move(weights));
   }
 
+  // Whether its layers may be large enough to be split among threads.
+  bool large() const { return large_; }
+
   void fill(Exactly& floats, double scale = 1) {
     std::normal_distribution<float> normal;
     for (size_t i = 0; i < floats.size(); ++i) floats.data()[i] = float(scale) * normal(random_);
@@ -57,8 +60,6 @@ class RandomProgram {
   int number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
 
  private:
-  static constexpr double kMostProducts = 100e3;  // of one layer and sample
-
   int any() { return number(0, int(shapes_.size()) - 1); }
   int channels() { return number(0, 1) ? number(1, 9) : number(1, 40); }
 
@@ -119,7 +120,7 @@ class RandomProgram {
     const int c = depthwise ? in.c : outputs ? outputs : channels();
     const Shape out{c, h / sh + 1, w / sw + 1};
     const double fan = double(kh) * kw * in.c / groups;
-    if (double(out.size()) * fan > kMostProducts) return;
+    if (double(out.size()) * fan > (large_ ? 4e6 : 100e3)) return;
     const int w_index = weight({c, in.c / groups, kh, kw}, 1 / std::sqrt(fan)), b_index = bias(c);
     add(Opcode::kConv, {x, w_index, b_index, kh, kw, sh, sw, 1, 1, top, left, bottom, right, groups}, out);
   }
@@ -169,6 +170,7 @@ class RandomProgram {
   }
 
   std::mt19937_64 random_;
+  bool large_;
   std::vector<int64_t> code_, body_;
   int count_ = 0;
   std::vector<Shape> shapes_;

@@ -69,7 +69,7 @@ size_t try_one(uint64_t seed) {
   options.exact = made.number(0, 1) != 0;
   const Region region(made.program(), options);
   const Program& program = region.program();
-  const int batch = kBatches[made.number(0, 9)];
+  const int batch = made.large() ? made.number(1, 3) : kBatches[made.number(0, 9)];
   std::vector<size_t> in, out;
   for (const Input& input : program.inputs) in.push_back(input.shape.size());
   for (const Output& output : program.outputs) out.push_back(program.shapes[size_t(output.value)].size());

@@ -61,3 +61,12 @@ def test_exact_is_another_algorithm(build, kernel):
     inputs = region.random_inputs(1)
     exact, fast = (run(session(region.model(), build, exact=exact), inputs)[0] for exact in (True, False))
     assert (exact != fast).any()
+
+
+def test_a_huge_batch(build):
+    region = Region((1, 4, 4))
+    region.output(region.conv(0, np.ones((3, 1, 3, 3))))
+    (x,) = region.random_inputs(20_001)
+    running = session(region.model(), build, threads=2, exact=True)
+    pieces = [run(running, [x[i : i + 1000]])[0] for i in range(0, len(x), 1000)]
+    np.testing.assert_array_equal(run(running, [x])[0], np.concatenate(pieces))

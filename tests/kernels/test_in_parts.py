@@ -1,0 +1,71 @@
+"""Layers of more than 1.5 million operations, which a call of few samples splits among threads."""
+
+import numpy as np
+import pytest
+from eager import Kind
+from regions import Region, assert_close, run, session
+
+
+def normal(*shape):
+    return np.random.default_rng(len(shape)).standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+
+
+def convolution(outputs, kernel, stride=(1, 1), then=None):
+    """With a residual, and the activation that writes what is not 0 where nothing should be written."""
+    region = Region((32, 99, 101))
+    pads = (kernel // 2,) * 4
+    y = region.conv(0, normal(outputs, 32, kernel, kernel), normal(outputs, 1)[:, 0], stride, pads)
+    y = region.add(y, region.conv(0, normal(outputs, 32, 1, 1), stride=stride))
+    y = region.activation(y, Kind.SIGMOID)
+    return region.output(then(region, y) if then else y)
+
+
+def depthwise():
+    region = Region((40, 83, 85))
+    return region.output(region.conv(0, normal(40, 1, 3, 3), pads=(1, 1, 1, 1), groups=40))
+
+
+def pool(average):
+    region = Region((64, 111, 113))
+    add = region.average_pool if average else region.max_pool
+    return region.output(add(0, (3, 3), (2, 2), (1, 1, 1, 1)))
+
+
+def linear():
+    region = Region((1300,))
+    y = region.activation(region.linear(0, normal(700, 1300), normal(700, 1)[:, 0]), Kind.SIGMOID)
+    return region.output(region.linear(y, normal(1300, 700)))
+
+
+def gate():
+    region = Region((40, 200, 201))
+    return region.output(region.multiply(0, region.global_average(0)))
+
+
+REGIONS = {
+    **{f"{c} channels": convolution(c, 3) for c in (1, 2, 3, 5, 17, 40)},
+    "stride": convolution(1, 5, (2, 3)),
+    "7x7": convolution(3, 7),
+    "5x5": convolution(24, 5),
+    "a padded reader": convolution(1, 3, then=lambda r, y: r.conv(y, normal(5, 1, 5, 5), pads=(2, 2, 2, 2))),
+    "depthwise": depthwise(),
+    "max pool": pool(average=False),
+    "average pool": pool(average=True),
+    "linear": linear(),
+    "gate": gate(),
+}
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "any"])
+@pytest.mark.parametrize("name", REGIONS)
+def test_as_many_threads_as_there_are(build, name, exact):
+    region = REGIONS[name]
+    inputs = region.random_inputs(2)
+    want = region.eager(*inputs)
+    alone = run(session(region.model(), build, threads=1, exact=exact), inputs)
+    assert_close(alone, want, exact=exact)
+    for threads in (3, 8):
+        running = session(region.model(), build, threads=threads, exact=exact)
+        for _ in range(3):
+            for got, first in zip(run(running, inputs), alone, strict=True):
+                np.testing.assert_array_equal(got, first)
