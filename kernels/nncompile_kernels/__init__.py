@@ -15,6 +15,7 @@ from typing import TypedDict
 __all__ = ["Info", "info", "library_path"]
 
 _BEST_FIRST = ("avx512", "avx2")
+_PREFIX = "nncompile_kernels_"
 _FOLDER = Path(__file__).parent
 
 
@@ -31,14 +32,14 @@ def library_path(instruction_set: str | None = None) -> str | None:
     """The library for this CPU.
 
     Args:
-        instruction_set: "avx512", "avx2" or "portable" instead of the best one. "portable" is the reference of
-            the tests: plain C++, slower than ONNX Runtime.
+        instruction_set: "avx512", "avx2" or "portable" instead of the best one. "portable" is the reference
+            of the tests: plain C++, slower than ONNX Runtime.
 
     Returns:
         The path of a shared library, or None where this CPU can run none (or not that one).
     """
     for name in _BEST_FIRST if instruction_set is None else (instruction_set,):
-        path = _FOLDER / f"nncompile_kernels_{name}.so"
+        path = _FOLDER / f"{_PREFIX}{name}.so"
         if path.is_file() and _runs_here(path):
             return str(path)
     return None
@@ -51,8 +52,8 @@ def info() -> Info:
     except PackageNotFoundError:
         installed = "unknown"
     path = library_path()
-    built = sorted(file.stem.removeprefix("nncompile_kernels_") for file in _FOLDER.glob("nncompile_kernels_*.so"))
-    used = Path(path).stem.removeprefix("nncompile_kernels_") if path else None
+    built = sorted(file.stem.removeprefix(_PREFIX) for file in _FOLDER.glob(f"{_PREFIX}*.so"))
+    used = Path(path).stem.removeprefix(_PREFIX) if path else None
     return Info(version=installed, built=built, used=used)
 
 
