@@ -132,8 +132,8 @@ def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
         "ONNX Runtime (default options, the exporter's own graph). *kernels* is `predict` with the default "
         "plan, *exact* the same without Winograd's algorithm, *plain* without the kernels. GFLOP/s counts "
         "the operations of the network as it is defined, of which Winograd's algorithm does a part; *of "
-        f"peak* is their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the same "
-        "run (numpy's BLAS).",
+        f"peak* is their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the "
+        "same run (numpy's BLAS).",
         markdown_table(columns, rows, [False] + [True] * (len(columns) - 1)),
     ]
     if gaps:

@@ -59,14 +59,14 @@ def reference(net, x):
 
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_graph_is_loaded_once(net, monkeypatch, verify):
-    """The session in which it was verified is the one that runs."""
+    """The session in which it was verified is the one that runs; that without kernels was for comparison."""
     sessions = []
     create = Session.__init__
     monkeypatch.setattr(
         Session, "__init__", lambda self, *args: (sessions.append(self), create(self, *args))[1]
     )
     model = nncompile.compile(net, torch.randn(1, 1, 6, 6), verify=verify)
-    assert sessions == [model.session]
+    assert [session for session in sessions if session.plan.native] == [model.session]
     np.testing.assert_allclose(model(images(3)), reference(net, images(3)), rtol=1e-4, atol=1e-5)
 
 

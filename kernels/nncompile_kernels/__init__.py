@@ -1,4 +1,4 @@
-"""Native fused kernels for nncompile: a custom-operator library of ONNX Runtime, one build an instruction set.
+"""Native fused kernels for nncompile: a custom-operator library of ONNX Runtime, a build an instruction set.
 
 The operator is `nncompile::FusedRegion`. Register `library_path()` with
 `onnxruntime.SessionOptions.register_custom_ops_library`; nncompile's runtime does so by itself.

@@ -106,7 +106,8 @@ def _as_cpu_tensor(value: Any) -> Any:
         return torch.as_tensor(value)
     if not isinstance(value, torch.Tensor):
         return value
-    if value.is_complex() or value.layout is not torch.strided or value.is_quantized:
+    eighths = value.is_floating_point() and value.dtype.itemsize == 1  # float8: PyTorch itself adds none
+    if value.is_complex() or value.layout is not torch.strided or value.is_quantized or eighths:
         raise CaptureError(
             f"An example input is a {value.layout} tensor of {value.dtype}, which numpy or ONNX cannot hold.",
             remedy="Give dense real tensors; convert inside forward, for example with torch.view_as_complex.",

@@ -84,7 +84,7 @@ def test_a_network_is_one_region(name, static):
 
 
 def test_what_the_kernels_lack_cuts_a_network():
-    layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.GELU(), torch.nn.Conv2d(4, 4, 3, groups=2))
+    layers = (torch.nn.Conv2d(3, 4, 3), torch.nn.GELU(), torch.nn.Conv2d(4, 4, 3, groups=2), torch.nn.ReLU())
     report = optimized(torch.nn.Sequential(*layers, torch.nn.Conv2d(4, 2, 1)), (3, 9, 9)).passes[-1]
     assert report.name == "outline-fused-regions"
     assert report.changes == 2

@@ -17,7 +17,7 @@ from nncompile.passes.contract import Outcome, Pass
 from nncompile_runtime import VerificationError
 from nncompile_runtime.kernels import installed_library
 
-REAL = passes.PIPELINE
+REAL = passes.selected(CompileOptions())
 
 
 @pytest.fixture(scope="module")
