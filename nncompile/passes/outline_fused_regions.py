@@ -37,19 +37,25 @@ from nncompile.passes.region_program import (
     assemble,
     sample_of,
 )
+from nncompile.passes.region_worth import pays
 from nncompile.stages import Firing, Refusal
 
 _FUNCTIONS_WITH_OVERLOADS = 10  # the IR version that has them, and shapes of values inside functions
+_TOO_LITTLE = "its region would save less than changing the layout at its borders costs"
 _CYCLE = "with it the region would need a result of its own first"
 
 
 def _run(model: ir.Model) -> Outcome:
     graph, parts = model.graph, _encoded(model.graph)
-    pieces = [
-        piece
-        for piece in convex_pieces(graph, parts.steps)
-        if any(parts.steps[node].opcode is Opcode.CONV for node in piece) and _results(piece)
-    ]
+    pieces = []
+    for piece in convex_pieces(graph, parts.steps):
+        convolutions = [node for node in piece if parts.steps[node].opcode is Opcode.CONV]
+        if not convolutions or not _results(piece):
+            continue
+        if _pays(piece, parts):
+            pieces.append(piece)
+        else:
+            parts.reasons.update(dict.fromkeys(convolutions, _TOO_LITTLE))
     refusals = _refusals(graph, pieces, parts.reasons)
     firings = tuple(Firing(OPERATOR, _outline(model, piece, parts)) for piece in pieces)
     if pieces:
@@ -148,6 +154,12 @@ def _outline(model: ir.Model, piece: Sequence[ir.Node], parts: _Parts) -> str:
     model.opset_imports[DOMAIN] = VERSION
     model.ir_version = max(model.ir_version, _FUNCTIONS_WITH_OVERLOADS)
     return region.name or OPERATOR
+
+
+def _pays(piece: Sequence[ir.Node], parts: _Parts) -> bool:
+    steps = {node.outputs[0]: parts.steps[node] for node in piece}
+    read = {value: None for step in steps.values() for value in step.values if value not in steps}
+    return pays(steps, [_sample(value, parts) for value in read], _results(piece))
 
 
 def _sample(value: ir.Value, parts: _Parts) -> Sample:
