@@ -20,6 +20,9 @@ _FLOPS_AN_ELEMENT = 50
 # Share of the operations that F(4x4, 3x3) and F(4x4, 5x5) save, their transforms counted.
 _SAVED = {3: 0.6, 5: 0.7}
 _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
+# The kernels read a convolution's weights for every sample, ONNX Runtime once a batch: that decides where a
+# weight serves few pixels, and all do not stay in the second-level cache beside the activations.
+_FEW_PIXELS, _MANY_WEIGHTS = 32, 2**16
 _ELEMENTWISE = (Opcode.ACTIVATION, Opcode.ADD, Opcode.MULTIPLY)
 
 
@@ -36,6 +39,20 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
     saved += sum(_saved_flops(step) for step in steps.values()) / _FLOPS_AN_ELEMENT
     cost = sum(map(_elements, entering)) + sum(_elements(steps[value].result) for value in leaving)
     return saved >= cost
+
+
+def fault(step: Step) -> str | None:
+    """Why a layer that has an instruction is better left to ONNX Runtime; None where it is not."""
+    if step.opcode is not Opcode.CONV or step.weights[0] is None:
+        return None
+    pixels, weights = math.prod(step.result.shape[1:]), _size(step.weights[0])
+    if pixels >= _FEW_PIXELS or weights < _MANY_WEIGHTS:
+        return None
+    return f"its {weights} weights serve {pixels} pixels of a sample: ONNX Runtime reads them once a batch"
+
+
+def _size(value: ir.Value) -> int:
+    return math.prod(size for size in value.shape or () if isinstance(size, int))
 
 
 def _saved_flops(step: Step) -> float:

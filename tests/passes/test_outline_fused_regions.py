@@ -26,6 +26,7 @@ PLANE = "float[n, 4, 7, 6]"
 def whatever_it_is_worth(monkeypatch):
     """Small graphs, for what they show; test_region_worth.py is about what pays."""
     monkeypatch.setattr(outline_fused_regions, "pays", lambda *_: True)
+    monkeypatch.setattr(outline_fused_regions, "fault", lambda _: None)
 
 
 @pytest.fixture

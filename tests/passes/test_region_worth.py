@@ -70,3 +70,16 @@ def test_a_network_of_grouped_convolutions_is_left_alone():
     report = outlined(nn.Sequential(*block, nn.Conv2d(64, 32, 1), nn.ReLU()), (32, 28, 28))
     assert report.changes == 0
     assert [refusal.reason for refusal in report.refusals].count(TOO_LITTLE) == 2
+
+
+@pytest.mark.parametrize(("size", "worth"), [(6, True), (5, False)])
+def test_weights_that_serve_few_pixels(size, worth):
+    """Two layers of 102,400 weights on planes of 36 or 25 pixels, behind layers with few."""
+    stem = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.AvgPool2d(4)]
+    tail = [nn.Conv2d(16, 256, 5, padding=2), nn.ReLU(), nn.Conv2d(256, 16, 5, padding=2)]
+    report = outlined(nn.Sequential(*stem, *tail), (3, 4 * size, 4 * size))
+    reason = (
+        f"its 102400 weights serve {size * size} pixels of a sample: ONNX Runtime reads them once a batch"
+    )
+    assert report.changes == 1
+    assert {refusal.reason for refusal in report.refusals} == (set() if worth else {reason})
