@@ -187,6 +187,7 @@ def _with_live_statistics(module: nn.Module) -> nn.Module:
 def table(found: Sequence[Ablation]) -> str:
     """Ratios to plain ONNX Runtime: networks and batches down, passes across."""
     names = [step.name for step in passes.selected(CompileOptions())]
+    names = [name for name in names if any(one.changes.get(name) for one in found)]
     rows = []
     for one in found:
         whole = estimate(one.ratios[ALL]) if ALL in one.ratios else _missing(one, ALL)
@@ -218,7 +219,8 @@ def page(found: Sequence[Ablation], skipped: Mapping[str, str], schedule: Schedu
         markdown_table(["pass", "what it does"], steps, [False, False]),
         "## What each is worth",
         f"Written by `python -m models.bench_passes`: times as fast as plain ONNX Runtime on the exporter's "
-        f"own graph, float32, CPU, random weights. A dash: the pass changes nothing in this network. A star: "
+        f"own graph, float32, CPU, random weights. A dash: the pass changes nothing in this network; "
+        f"one that changes nothing in any has no column. A star: "
         f"the 95 % interval of the time without the pass over the time with all excludes 1, which one in "
         f"twenty does by chance. The larger networks get {'x'.join(map(str, SMALL_IMAGES))} images at "
         f"batches above {LARGEST_BATCH_OF_IMAGES}: a session for each pass must fit in memory.",
