@@ -36,9 +36,9 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
         if value in steps
     }
     saved = sum(_elements(steps[value].result) for value in kept)
-    saved += sum(_saved_flops(step) for step in steps.values()) / _FLOPS_AN_ELEMENT
+    multiplications = sum(_saved_flops(step) for step in steps.values())
     cost = sum(map(_elements, entering)) + sum(_elements(steps[value].result) for value in leaving)
-    return saved >= cost
+    return saved + multiplications / _FLOPS_AN_ELEMENT >= cost
 
 
 def fault(step: Step) -> str | None:

@@ -143,7 +143,7 @@ def test_cells(monkeypatch):
         "net",
         64,
         (1, 28, 28),
-        {},
+        {"same": 0, "matters": 1, "hurts": 2, "noise": 1, "wrong": 1},
         ratios={
             ALL: Estimate(1.5, 1.4, 1.6),
             "matters": Estimate(1.2, 1.1, 1.3),
@@ -158,7 +158,7 @@ def test_cells(monkeypatch):
         rejected={"wrong": "fails: oh"},
     )
     row = table([found]).splitlines()[-1]
-    assert row == "| net | 1x28x28 | 64 | 1.50 [1.40, 1.60] | - | 1.20* | 1.70* | 1.49 | rejected |"
+    assert row == "| net | 1x28x28 | 64 | 1.50 [1.40, 1.60] | 1.20* | 1.70* | 1.49 | rejected |"
     assert "| rejected |" in table([dataclasses.replace(found, rejected={ALL: "fails: oh"}, ratios={})])
 
 
