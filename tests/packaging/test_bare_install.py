@@ -56,7 +56,8 @@ def bare(tmp_path_factory):
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory):
     place = tmp_path_factory.mktemp("artifact")
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()
+    layers = torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 3), torch.nn.Flatten()
+    net = torch.nn.Sequential(*layers).eval()
     nncompile.compile(net, torch.randn(2, 1, 6, 6)).save(place / "model.onnx")
     x = np.random.default_rng(0).normal(size=(4, 1, 6, 6)).astype("f4")
     np.save(place / "x.npy", x)

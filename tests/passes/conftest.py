@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from nncompile.passes import outline_fused_regions
 from nncompile.passes.check import faults, interface
 from nncompile.passes.contract import Outcome, Pass
 
@@ -203,3 +204,10 @@ def parsed() -> Callable[..., onnx.ModelProto]:
 @pytest.fixture
 def random() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def whatever_it_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions of small graphs, for what they show; test_region_worth.py is about which of them pay."""
+    monkeypatch.setattr(outline_fused_regions, "pays", lambda *_: True)
+    monkeypatch.setattr(outline_fused_regions, "fault", lambda _: None)

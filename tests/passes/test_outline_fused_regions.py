@@ -16,17 +16,12 @@ from models.squeeze_excite import SEResNet18
 from nncompile import passes
 from nncompile.capture import capture
 from nncompile.options import CompileOptions
-from nncompile.passes import outline_fused_regions
 from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
 
 PLANE = "float[n, 4, 7, 6]"
 
 
-@pytest.fixture(autouse=True)
-def whatever_it_is_worth(monkeypatch):
-    """Small graphs, for what they show; test_region_worth.py is about what pays."""
-    monkeypatch.setattr(outline_fused_regions, "pays", lambda *_: True)
-    monkeypatch.setattr(outline_fused_regions, "fault", lambda _: None)
+pytestmark = pytest.mark.usefixtures("whatever_it_is_worth")
 
 
 @pytest.fixture

@@ -76,7 +76,6 @@ WORK_FOR = {
     "fold-batch-norm",
     "static-reshape",
     "remove-dead-code",
-    "outline-fused-regions",
 }
 
 

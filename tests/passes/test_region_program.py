@@ -10,6 +10,8 @@ from torch.nn import functional
 from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
 from nncompile.passes.region_program import Opcode
 
+pytestmark = pytest.mark.usefixtures("whatever_it_is_worth")
+
 ROWS = 3
 ACTIVATIONS = {
     1: lambda x, a, b: torch.relu(x),
