@@ -331,3 +331,20 @@ def test_progress_is_shown_on_terminals_only(without_export, capfd):
 def test_labels_that_do_not_match_the_classes():
     with pytest.raises(nncompile.NncompileError, match="3 labels are given for 2 classes"):
         nncompile.compile(nn.Linear(4, 2), torch.randn(1, 4), labels=["a", "b", "c"])
+
+
+class LogOfSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return (2 * self.linear(x)).softmax(1).log()
+
+
+def test_a_pass_that_is_more_accurate_than_eager_is_kept():
+    """Found by fuzzing: on large inputs eager's softmax is 0, and its logarithm infinite."""
+    torch.manual_seed(0)
+    model = nncompile.compile(LogOfSoftmax(), torch.randn(2, 8))
+    assert model.report.verification.dropped_passes == ()
+    assert {entry.name: entry.changes for entry in model.report.passes}["simplify-tails"] == 1

@@ -112,6 +112,13 @@ def test_an_overflow_of_eager_may_be_there_or_not():
     assert not difference(np.array([NAN, 1], "f4"), eager, reference).passed
 
 
+@pytest.mark.parametrize(("value", "passes"), [(-150, True), (-150.01, True), (-151, False), (NAN, False)])
+def test_a_number_may_be_where_only_float64_has_one(value, passes):
+    """log(softmax(x)) underflows to -inf in float32; LogSoftmax does not."""
+    eager, reference = np.array([-INF, 1], "f4"), np.array([-150.005, 1])
+    assert difference(np.array([value, 1], "f4"), eager, reference).passed == passes
+
+
 def test_each_element_that_is_not_finite_may_agree_with_eager_or_with_the_reference():
     eager, reference = np.array([NAN, INF, 1], "f4"), np.array([NAN, NAN, 1])
     for got in ([NAN, INF, 1], [NAN, NAN, 1]):
