@@ -2,9 +2,8 @@
 #pragma once
 
 #include <functional>
-#include <mutex>
 
-#include "aligned.h"
+#include "idle_floats.h"
 #include "lanes.h"
 #include "options.h"
 #include "step.h"
@@ -24,9 +23,8 @@ class Region {
   void run(int64_t batch, const float* const* inputs, float* const* outputs, const ParallelFor& parallel) const;
 
  private:
-  class Lease;
-
-  int64_t chunk_samples(int64_t batch) const;
+  // The first step behind the segment of step `first`: batched steps go one by one.
+  size_t segment_end(size_t first) const;
   void run_chunk(Frame frame, int samples) const;
   void run_steps_in_parts(Frame frame, int samples, const ParallelFor& parallel) const;
 
@@ -35,9 +33,7 @@ class Region {
   std::vector<Place> places_;
   std::vector<StepPtr> steps_;
   std::vector<std::unique_ptr<LaneStage>> lanes_;
-  size_t arena_floats_ = 0, scratch_floats_ = 0;
-  mutable std::mutex mutex_;
-  mutable std::vector<AlignedFloats> idle_;
+  mutable IdleFloats arenas_, scratches_;
 };
 
 }  // namespace nncompile
