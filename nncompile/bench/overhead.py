@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nncompile.bench.engines import Feed, Subject
+from nncompile.bench.engines import Feed
 from nncompile.bench.statistics import Estimate, median_estimate
 from nncompile.bench.timing import Clock, garbage_left_alone
 from nncompile.calling import Calling
+from nncompile_runtime.predictor import Predictor
 
 _MOST_PAIRS = 3000
 
@@ -35,7 +36,7 @@ class Overhead:
 
 
 def measure_overhead(
-    subject: Subject,
+    predictor: Predictor,
     feed: Feed,
     batch: int,
     *,
@@ -46,16 +47,16 @@ def measure_overhead(
     """Time the two calls in turn on one session, each first in every other pair.
 
     Args:
-        subject: What is benchmarked.
+        predictor: The loaded model.
         feed: Inputs by graph input name.
         batch: Their batch.
         seconds: When to stop, unless 3000 pairs are done before.
         warmup: Seconds of pairs before that, which are not counted.
         clock: Nanoseconds that only grow.
     """
-    calling = Calling(subject.signature)
+    calling = Calling(predictor.signature)
     args, kwargs = calling.arguments([feed[name] for name in calling.names])
-    predict, bare = subject.predictor.predict, subject.predictor.session.native.run
+    predict, bare = predictor.predict, predictor.session.native.run
 
     def pair(predict_first: bool) -> tuple[int, int]:
         if predict_first:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nncompile.bench.correctness import Rejected, rejected
@@ -78,8 +80,10 @@ def run(
     feeds = {batch: make_feed(signature, batch, sizes, seed) for batch in batches}
     least = fixed_batch(signature) or 1
     example = make_feed(signature, 2, sizes, seed)
-    subject = Subject(os.fspath(model_path), predictor, signature, module, machine.processors, example)
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        path = os.fspath(model_path)
+        subject = Subject(path, signature, module, machine.processors, example, folder)
         engines, absent = _open(names, subject, stack)
         method = _method(engines, against, schedule, seed)
         steps = _Steps(progress, len(batches) * len(engines) * schedule.rounds + 1)
@@ -95,7 +99,7 @@ def run(
             wrong += found
         steps.next(least, "overhead of predict")
         overhead = measure_overhead(
-            subject,
+            subject.predictor,
             make_feed(signature, least, sizes, seed),
             least,
             seconds=schedule.seconds,
@@ -152,7 +156,7 @@ def _rows(taken: Mapping[str, Sequence[Latencies]], yardstick: str, batch: int) 
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for name in ("nncompile", "torch", "numpy"):
+    for name in ("nncompile", "torch", "numpy", "openvino", "ncnn", "pnnx"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -2,7 +2,6 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from nncompile.bench.engines import Subject
 from nncompile.bench.overhead import measure_overhead
 from nncompile.bench.statistics import Estimate
 from nncompile_runtime.manifest import Argument, Signature, TensorSpec
@@ -20,6 +19,8 @@ FEED = {"x": np.zeros((1, 2), np.float32)}
 
 class FakePredictor:
     """`predict` takes 12 microseconds and the session under it 10, by a clock of its own."""
+
+    signature = SIGNATURE
 
     def __init__(self):
         self.now = 0
@@ -42,8 +43,7 @@ class FakePredictor:
 
 
 def overhead_of(predictor, **changes):
-    subject = Subject("m.onnx", predictor, SIGNATURE, None, 1, FEED)
-    return measure_overhead(subject, FEED, 1, clock=predictor.clock, **changes)
+    return measure_overhead(predictor, FEED, 1, clock=predictor.clock, **changes)
 
 
 def test_the_difference_is_exact_by_a_fake_clock():

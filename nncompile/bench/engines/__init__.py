@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
 from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.predictor import Predictor
+from nncompile_runtime.predictor import Predictor, load
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +23,16 @@ Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
 # Each name is a module of this package that holds `opened(subject)`; a dash stands for its underscore.
-NAMES = ("nncompile", "onnxruntime", "eager")
+NAMES = (
+    "nncompile",
+    "nncompile-tuned",
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "torch-compile",
+    "torch-compile-max",
+    "eager",
+)
 
 
 class Engine(Protocol):
@@ -39,6 +50,10 @@ class Engine(Protocol):
     def threads(self) -> int | None:
         """Threads that compute, the calling one included; None where that cannot be told."""
 
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds spent until now on what is done once a model: exporting, converting, compiling, tuning."""
+
     def run(self, feed: Feed) -> list[Array]:
         """All outputs, in the order of the signature, for inputs by graph input name."""
 
@@ -53,19 +68,24 @@ class Subject:
 
     Attributes:
         path: The model file.
-        predictor: It, loaded.
         signature: How it is called.
         module: The module it was compiled from, where the caller has it.
         threads: Threads for engines whose number of threads can be set.
         example: Inputs by graph input name, of a typical batch.
+        folder: Where engines put the files that they make of the module, and find those made before.
     """
 
     path: str
-    predictor: Predictor
     signature: Signature
     module: torch.nn.Module | None
     threads: int
     example: Feed
+    folder: Path
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The model file, loaded with its default plan."""
+        return load(self.path, device="cpu")
 
 
 def open_engine(name: str, subject: Subject) -> AbstractContextManager[Engine]:

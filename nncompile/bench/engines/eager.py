@@ -15,6 +15,7 @@ class Eager:
     """A module behind numpy arrays, which `from_numpy` and `numpy` share without a copy."""
 
     name = "eager"
+    compile_seconds = 0.0
 
     def __init__(self, module: torch.nn.Module, calling: Calling, threads: int) -> None:
         """Prepare to call `module`."""
@@ -38,6 +39,17 @@ def opened(subject: Subject) -> Iterator[Eager]:
     Raises:
         EngineError: The module is not known.
     """
+    with module_at_hand(subject) as module:
+        yield Eager(module, Calling(subject.signature), subject.threads)
+
+
+@contextmanager
+def module_at_hand(subject: Subject) -> Iterator[torch.nn.Module]:
+    """The subject's module in evaluation mode, and torch computing with the subject's threads meanwhile.
+
+    Raises:
+        EngineError: The module is not known.
+    """
     module = subject.module
     if module is None:
         raise EngineError(
@@ -48,6 +60,6 @@ def opened(subject: Subject) -> Iterator[Eager]:
     torch.set_num_threads(subject.threads)
     try:
         with evaluation_mode(module):
-            yield Eager(module, Calling(subject.signature), subject.threads)
+            yield module
     finally:
         torch.set_num_threads(threads)

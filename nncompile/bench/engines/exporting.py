@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from nncompile.bench.engines import Feed
+from nncompile.bench.engines import EngineError, Feed, Subject, first_line
 from nncompile.calling import Calling, evaluation_mode
 from nncompile_runtime.manifest import Signature
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class PlainGraph:
+    """An ONNX file for engines that read one.
+
+    Attributes:
+        path: The file.
+        origin: Where its graph comes from, for descriptions.
+        seconds: How long the export took; 0 where the file was there.
+    """
+
+    path: str
+    origin: str
+    seconds: float
+
+
+def plain_graph(subject: Subject) -> PlainGraph:
+    """The exporter's graph of the subject's module, exported once; without a module the file itself.
+
+    Raises:
+        EngineError: The module cannot be exported.
+    """
+    file = subject.folder / "exported.onnx"
+    seconds = 0.0
+    if not file.exists():
+        if subject.module is None:
+            return PlainGraph(subject.path, "the file's own graph", 0.0)
+        start = time.perf_counter()
+        try:
+            file.write_bytes(export(subject.module, subject.signature, subject.example))
+        except Exception as error:
+            raise EngineError(f"PyTorch's exporter fails on the module: {first_line(error)}") from error
+        seconds = time.perf_counter() - start
+    return PlainGraph(str(file), "torch.onnx.export's graph", seconds)
 
 
 def export(module: torch.nn.Module, signature: Signature, example: Feed) -> bytes:
@@ -24,6 +62,8 @@ def export(module: torch.nn.Module, signature: Signature, example: Feed) -> byte
     Raises:
         Exception: The exporter's own error.
     """
+    import torch
+
     batch = torch.export.Dim(signature.batch) if signature.batch else None
 
     def free(shape: tuple[int | str, ...]) -> dict[int, Any]:

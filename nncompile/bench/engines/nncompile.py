@@ -7,24 +7,26 @@ from contextlib import contextmanager
 
 from nncompile.bench.engines import Array, Feed, Subject
 from nncompile.calling import Calling
+from nncompile_runtime.predictor import Predictor
 
 
 class Compiled:
     """The artifact as a user of the Python API runs it."""
 
-    name = "nncompile"
+    compile_seconds = 0.0
 
-    def __init__(self, subject: Subject) -> None:
-        """Take the subject's own predictor."""
-        plan = subject.predictor.plan
+    def __init__(self, predictor: Predictor, name: str = "nncompile") -> None:
+        """Prepare to call `predictor`."""
+        self.name = name
+        plan = predictor.plan
         settings = plan.model_dump(exclude_defaults=True, exclude={"threads", "provider", "device_id"})
         special = "".join(f", {key}={value}" for key, value in settings.items())
-        kernels = f", {subject.predictor.session.kernels.note}" if subject.predictor.native else ""
+        kernels = f", {predictor.session.kernels.note}" if predictor.native else ""
         self.description = f"predict, {plan.device}{kernels}{special}"
         self.threads: int | None = plan.threads
-        calling = Calling(subject.signature)
+        calling = Calling(predictor.signature)
         self._names = calling.names
-        self._predict = calling.adapt(subject.predictor.predict)
+        self._predict = calling.adapt(predictor.predict)
 
     def run(self, feed: Feed) -> list[Array]:
         """All outputs of `predict`."""
@@ -34,4 +36,4 @@ class Compiled:
 @contextmanager
 def opened(subject: Subject) -> Iterator[Compiled]:
     """The engine for a subject."""
-    yield Compiled(subject)
+    yield Compiled(subject.predictor)

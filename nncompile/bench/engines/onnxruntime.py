@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nncompile.bench.engines import Array, EngineError, Feed, Subject, first_line
+from nncompile.bench.engines.exporting import plain_graph
 from nncompile_runtime.session import onnxruntime
 
 _TASKS = "/proc/self/task"  # Linux: one entry for each thread of this process
@@ -17,6 +18,7 @@ class Plain:
     """An `InferenceSession` of default `SessionOptions`."""
 
     name = "onnxruntime"
+    compile_seconds = 0.0
 
     def __init__(self, model: bytes | str, graph: str, inputs: tuple[str, ...]) -> None:
         """Open the session.
@@ -53,20 +55,12 @@ def opened(subject: Subject) -> Iterator[Plain]:
     Raises:
         EngineError: The module cannot be exported, or ONNX Runtime refuses the graph.
     """
-    model: bytes | str = subject.path
-    graph = "the file's own graph"
-    if subject.module is not None:
-        from nncompile.bench.engines.exporting import export
-
-        try:
-            model = export(subject.module, subject.signature, subject.example)
-        except Exception as error:
-            raise EngineError(f"PyTorch's exporter fails on the module: {first_line(error)}") from error
-        graph = "torch.onnx.export's graph"
+    graph = plain_graph(subject)
     try:
-        engine = Plain(model, graph, tuple(spec.name for spec in subject.signature.inputs))
+        engine = Plain(graph.path, graph.origin, tuple(spec.name for spec in subject.signature.inputs))
     except Exception as error:
-        raise EngineError(f"ONNX Runtime refuses {graph}: {first_line(error)}") from error
+        raise EngineError(f"ONNX Runtime refuses {graph.origin}: {first_line(error)}") from error
+    engine.compile_seconds = graph.seconds
     yield engine
 
 
