@@ -19,9 +19,8 @@ import torch
 import typer
 from torch import nn
 
+from models import zoo
 from models.bench import parse_batches
-from models.mobilenet import MobileNetV2
-from models.resnet import ResNet18
 from models.squeeze_excite import SEResNet18
 from models.zoo import ZOO, Entry
 from nncompile import NncompileError, artifact, passes, verify
@@ -45,11 +44,7 @@ from nncompile_runtime.predictor import Predictor
 
 YARDSTICK, ALL = "onnxruntime", "all passes"
 IMAGES, SMALL_IMAGES = (3, 224, 224), (3, 64, 64)
-LARGER: Mapping[str, Entry] = {
-    "resnet18": Entry(ResNet18, IMAGES),
-    "mobilenetv2": Entry(MobileNetV2, IMAGES),
-    "se-resnet18": Entry(SEResNet18, IMAGES),
-}
+LARGER: Mapping[str, Entry] = {**zoo.LARGER, "se-resnet18": Entry(SEResNet18, IMAGES)}
 NETWORKS: Mapping[str, Entry] = {**ZOO, **LARGER}
 # Above this batch, 224x224 images would take gigabytes for each of a dozen sessions, and minutes a round.
 LARGEST_BATCH_OF_IMAGES = 8

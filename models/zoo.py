@@ -10,8 +10,10 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from models.lenet import LeNet3, LeNet5
 from models.mlp import NeuralNetwork, NeuralNetworkProbabilities
+from models.mobilenet import MobileNetV2
 from models.mynet import MyNet
 from models.net import Net
+from models.resnet import ResNet18
 from models.sequential import MLP, Model, named_sequential, sequential
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -80,6 +82,16 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
         "mlp-probabilities": Entry(
             NeuralNetworkProbabilities, (1, 28, 28), note="it is mlp with a softmax and loads mlp's weights"
         ),
+    }
+)
+
+_IMAGES = (3, 224, 224)
+
+# Beyond the seed documents: what benchmarks of inference commonly measure.
+LARGER: Mapping[str, Entry] = MappingProxyType(
+    {
+        "resnet18": Entry(ResNet18, _IMAGES, note="it reads large images"),
+        "mobilenetv2": Entry(MobileNetV2, _IMAGES, note="it reads large images"),
     }
 )
 

@@ -2,5 +2,6 @@
 
 from nncompile.bench.results import BenchReport
 from nncompile.bench.runner import AGAINST, BATCHES, run
+from nncompile.bench.scenarios import Scenario
 
-__all__ = ["AGAINST", "BATCHES", "BenchReport", "run"]
+__all__ = ["AGAINST", "BATCHES", "BenchReport", "Scenario", "run"]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds, not_measured
-from nncompile.bench.results import BenchReport
+from nncompile.bench.results import BenchReport, Row
+from nncompile.bench.sections import cold_section
+from nncompile.bench.statistics import Estimate, median_estimate
 
 Reports = Mapping[str, BenchReport]
 
@@ -20,6 +24,40 @@ def ratios(reports: Reports, engine: str, yardstick: str) -> str:
         return estimate(row.ratio)
 
     return _grid(reports, cell)
+
+
+def against_the_best(reports: Reports, engine: str) -> str:
+    """How many times faster than the best peer an engine is, by the rounds' medians, and which that is."""
+
+    def cell(report: BenchReport, batch: int) -> str:
+        ours = report.row(engine, batch)
+        found = best_peer(report, batch)
+        if ours is None or found is None:
+            return NOTHING
+        return f"{estimate(_ratio(found, ours))} {found.engine}"
+
+    return _grid(reports, cell)
+
+
+def losses(reports: Reports, engine: str) -> list[str]:
+    """A line for each cell in which an engine is not ahead of the best peer by the whole interval."""
+    lines = []
+    for name, report in reports.items():
+        for batch in report.batches:
+            ours, peer = report.row(engine, batch), best_peer(report, batch)
+            if ours is None or peer is None:
+                continue
+            ratio = _ratio(peer, ours)
+            if ratio.low <= 1:
+                verdict = "is ahead" if ratio.high < 1 else "is level"
+                lines.append(f"{name}, batch {batch}: {peer.engine} {verdict} ({estimate(ratio)})")
+    return lines
+
+
+def best_peer(report: BenchReport, batch: int) -> Row | None:
+    """The row with the least median of the engines that are not nncompile's own."""
+    peers = [row for row in report.rows if row.batch == batch and not row.engine.startswith("nncompile")]
+    return min(peers, key=lambda row: row.latency.p50, default=None)
 
 
 def medians(reports: Reports, engines: tuple[str, ...]) -> str:
@@ -51,9 +89,24 @@ def overheads(reports: Reports) -> str:
     return markdown_table(columns, rows, [False, True, True, True, True])
 
 
+def cold(reports: Reports) -> str:
+    """What each engine costs before it is warm, one network and engine a row; empty where it was not asked."""
+    found = {name: cold_section(r) for name, r in reports.items() if r.cold or r.not_cold}
+    if not found:
+        return ""
+    columns = ["network", *next(iter(found.values())).columns]
+    rows = [[name, *cells] for name, section in found.items() for cells in section.rows]
+    return markdown_table(columns, rows, [False, False] + [True] * (len(columns) - 2))
+
+
 def gaps(reports: Reports) -> list[str]:
     """A sentence for everything that was not measured."""
     return [f"{name}: {line}" for name, report in reports.items() for line in not_measured(report)]
+
+
+def _ratio(yardstick: Row, row: Row) -> Estimate:
+    pairs = zip(yardstick.medians, row.medians, strict=True)
+    return median_estimate(np.array([theirs / ours for theirs, ours in pairs]))
 
 
 def _grid(reports: Reports, cell: Callable[[BenchReport, int], str]) -> str:

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
 from nncompile.bench.correctness import TOLERANCES
 from nncompile.bench.results import BenchReport, Row
-from nncompile.bench.statistics import Estimate
+from nncompile.bench.sections import NOTHING, estimate, microseconds, sections
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-NOTHING = "-"
+__all__ = [
+    "NOTHING",
+    "as_csv",
+    "as_json",
+    "as_markdown",
+    "as_table",
+    "environment",
+    "estimate",
+    "markdown_table",
+    "method",
+    "microseconds",
+    "not_measured",
+    "section_tables",
+]
+
+_CSV = ["model", "network", "engine", "threads", "batch", "calls", "p50_us", "p90_us", "p95_us", "p99_us"]
+_CSV += ["samples_per_second", "yardstick", "ratio", "ratio_low", "ratio_high"]
 
 
 def as_json(report: BenchReport) -> dict[str, Any]:
@@ -38,6 +56,22 @@ def as_table(report: BenchReport) -> Table:
     return table
 
 
+def section_tables(report: BenchReport) -> list[Table]:
+    """What the report holds besides its latencies, for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    tables = []
+    for section in sections(report):
+        table = Table(title=Text(section.title), title_justify="left")
+        for number, name in enumerate(section.columns):
+            table.add_column(name, justify="right" if number else "left")
+        for cells in section.rows:
+            table.add_row(*map(Text, cells))
+        tables.append(table)
+    return tables
+
+
 def as_markdown(report: BenchReport) -> str:
     """The table in Markdown, with machine, versions and method."""
     columns = _columns(report)
@@ -50,7 +84,24 @@ def as_markdown(report: BenchReport) -> str:
         "",
         *_bullets(_remarks(report)),
     ]
+    for section in sections(report):
+        right = [False] + [True] * (len(section.columns) - 1)
+        lines += ["", f"### {section.title}", "", markdown_table(section.columns, section.rows, right)]
     return "\n".join([*lines, "", environment(report), "", method(report), ""])
+
+
+def as_csv(report: BenchReport) -> str:
+    """One line for each engine and batch; times in microseconds, no ratio where there is none."""
+    threads = {engine.name: engine.threads for engine in report.engines}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV)
+    for row in report.rows:
+        ratio = dataclasses.astuple(row.ratio) if row.ratio else (None, None, None)
+        times = dataclasses.astuple(row.latency)
+        named = (report.model, report.network, row.engine, threads[row.engine], row.batch, row.calls)
+        writer.writerow([*named, *times, row.samples_per_second, report.method.yardstick, *ratio])
+    return text.getvalue()
 
 
 def markdown_table(columns: list[str], rows: list[list[str]], right: list[bool]) -> str:
@@ -80,11 +131,6 @@ def method(report: BenchReport) -> str:
         f"{report.method.yardstick}; in brackets its bootstrap 95 % interval. Before it is timed, an engine "
         f"must answer like {report.method.reference} (float32: rtol {rtol:g}, atol {atol:g})."
     )
-
-
-def estimate(value: Estimate, digits: int = 2) -> str:
-    """For example `1.83 [1.75, 1.90]`."""
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def not_measured(report: BenchReport) -> list[str]:
@@ -121,11 +167,6 @@ def _numbers(row: Row, report: BenchReport) -> list[str]:
     return [*(microseconds(time) for time in times), f"{row.samples_per_second:,.0f}", ratio]
 
 
-def microseconds(time: float) -> str:
-    """Four figures or so: `9.31`, `52.8`, `1,204`."""
-    return f"{time:,.{2 if time < 10 else 1 if time < 100 else 0}f}"
-
-
 def _remarks(report: BenchReport) -> list[str]:
     engines = [f"{e.name}: {e.description}, {_threads(e.threads)}" for e in report.engines]
     o = report.overhead
@@ -133,7 +174,10 @@ def _remarks(report: BenchReport) -> list[str]:
         f"predict over the bare session call, batch {o.batch}: {estimate(o.difference, 1)} µs "
         f"({o.predict:.1f} against {o.bare:.1f}, {o.pairs} pairs)"
     )
-    return [*engines, *not_measured(report), overhead]
+    unequal = ["These engines do not compute with the same number of threads."] * (
+        len({e.threads for e in report.engines}) > 1
+    )
+    return [*engines, *unequal, *not_measured(report), overhead]
 
 
 def _threads(count: int | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nncompile.bench.correctness import Rejected
 from nncompile.bench.overhead import Overhead
+from nncompile.bench.scenarios import ScenarioReport
 from nncompile.bench.statistics import Estimate, Latency
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.machine import Machine
@@ -50,6 +51,7 @@ class Row:
         latency: Microseconds a call.
         samples_per_second: Throughput of calls one after another.
         ratio: How many times faster than the yardstick; None where that was rejected on this batch.
+        medians: Median microseconds of a call in each round, for ratios between any two engines.
     """
 
     engine: str
@@ -58,6 +60,30 @@ class Row:
     latency: Latency
     samples_per_second: float
     ratio: Estimate | None
+    medians: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cold:
+    """One engine in a process that did nothing before.
+
+    Attributes:
+        engine: Its name.
+        batch: Samples in the first call.
+        compile_seconds: What is done once a model: exporting, converting, compiling, tuning; None where it
+            was done before the benchmark.
+        load_seconds: From the start of its first import until it can be called.
+        first_call_seconds: The first call, with what the engine puts off until then (OpenVINO plans for the
+            shapes), but not what counts as compiling.
+        peak_mib: The most memory that the process held, in MiB, Python and numpy included.
+    """
+
+    engine: str
+    batch: int
+    compile_seconds: float | None
+    load_seconds: float
+    first_call_seconds: float
+    peak_mib: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,9 @@ class BenchReport:
         rejected: Engines with wrong answers, which were not timed.
         absent: Engines that could not be had.
         overhead: Cost of `predict` over the bare session call.
+        scenario: What a scenario of MLPerf amounts to, where one was asked for.
+        cold: What engines cost before they are warm, where that was asked for.
+        not_cold: Engines whose fresh process failed.
     """
 
     model: str
@@ -108,6 +137,9 @@ class BenchReport:
     rejected: tuple[Rejected, ...]
     absent: tuple[Absent, ...]
     overhead: Overhead
+    scenario: ScenarioReport | None = None
+    cold: tuple[Cold, ...] = ()
+    not_cold: tuple[Absent, ...] = ()
 
     def row(self, engine: str, batch: int) -> Row | None:
         """The row of an engine on a batch; None where it was not timed."""

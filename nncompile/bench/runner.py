@@ -6,23 +6,36 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nncompile.bench.correctness import Rejected, rejected
 from nncompile.bench.engines import (
     Engine,
     EngineError,
+    Feed,
     Subject,
     check_names,
     open_engine,
 )
 from nncompile.bench.inputs import check_batches, fixed_batch, make_feed
 from nncompile.bench.overhead import measure_overhead
-from nncompile.bench.results import Absent, BenchReport, EngineInfo, Method, Row
+from nncompile.bench.results import Absent, BenchReport, Cold, EngineInfo, Method, Row
+from nncompile.bench.scenarios import (
+    Scenario,
+    ScenarioReport,
+    ScenarioRow,
+    measure_server,
+    offline,
+    server,
+    single_stream,
+)
 from nncompile.bench.statistics import latency, paired_ratio, samples_per_second
 from nncompile.bench.timing import Latencies, Schedule, measure
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
@@ -47,6 +60,9 @@ def run(
     schedule: Schedule | None = None,
     sizes: Mapping[str, int] | None = None,
     seed: int = 0,
+    scenario: Scenario | None = None,
+    cold: bool = False,
+    compile_seconds: float | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Benchmark a model on the CPU against other engines, interleaved in this process.
@@ -62,7 +78,10 @@ def run(
             Runtime then runs PyTorch's own export of it.
         schedule: How long and how often each engine is timed.
         sizes: Sizes of free dimensions other than the batch, by symbol.
-        seed: Seed of the inputs.
+        seed: Seed of the inputs, and of a server's arrivals.
+        scenario: What to make of the latencies besides; a server's queries are of the smallest batch.
+        cold: Start each engine in a fresh process too, at the smallest batch.
+        compile_seconds: How long compiling the file took, to be told among what engines cost before.
         progress: Told what is done next, the blocks done, and the blocks in all.
 
     Raises:
@@ -86,18 +105,26 @@ def run(
         subject = Subject(path, signature, module, machine.processors, example, folder)
         engines, absent = _open(names, subject, stack)
         method = _method(engines, against, schedule, seed)
-        steps = _Steps(progress, len(batches) * len(engines) * schedule.rounds + 1)
-        rows: list[Row] = []
+        serving = scenario is not None and scenario.name == "server"
+        blocks = (len(batches) + serving) * len(engines) * schedule.rounds
+        steps = _Steps(progress, blocks + 1 + cold * len(engines))
+        taken: dict[int, dict[str, tuple[Latencies, ...]]] = {}
         wrong: list[Rejected] = []
         for batch, feed in feeds.items():
             found = rejected(engines, method.reference, feed, batch)
-            out = {r.engine for r in found}
-            calls = {name: partial(e.run, feed) for name, e in engines.items() if name not in out}
-            taken = measure(calls, schedule, on_block=partial(steps.next, batch))
+            taken[batch] = measure(
+                _calls(engines, feed, found), schedule, on_block=partial(steps.next, f"batch {batch}")
+            )
             steps.skip(len(found) * schedule.rounds)
-            rows += _rows(taken, method.yardstick, batch)
             wrong += found
-        steps.next(least, "overhead of predict")
+        smallest = min(batches)
+        scenario_report = None
+        if scenario is not None:
+            calls = _calls(engines, feeds[smallest], [r for r in wrong if r.batch == smallest])
+            rows = _scenario_rows(scenario, taken, calls, method, smallest, steps)
+            steps.skip(serving * (len(engines) - len(calls)) * schedule.rounds)
+            scenario_report = ScenarioReport(scenario, rows)
+        steps.next(f"batch {least}", "overhead of predict")
         overhead = measure_overhead(
             subject.predictor,
             make_feed(signature, least, sizes, seed),
@@ -105,6 +132,11 @@ def run(
             seconds=schedule.seconds,
             warmup=schedule.warmup,
         )
+        fresh: list[Cold] = []
+        failed: list[Absent] = []
+        if cold:
+            fresh, failed = _cold(engines, subject, smallest, sizes, seed, steps)
+            fresh = [replace(c, compile_seconds=compile_seconds) if c.engine == _OURS else c for c in fresh]
         infos = tuple(EngineInfo(e.name, e.description, e.threads) for e in engines.values())
     manifest = predictor.manifest
     return BenchReport(
@@ -116,11 +148,61 @@ def run(
         method=method,
         batches=batches,
         engines=infos,
-        rows=tuple(rows),
+        rows=tuple(row for batch in batches for row in _rows(taken[batch], method.yardstick, batch)),
         rejected=tuple(wrong),
         absent=tuple(absent),
         overhead=overhead,
+        scenario=scenario_report,
+        cold=tuple(fresh),
+        not_cold=tuple(failed),
     )
+
+
+def _calls(
+    engines: Mapping[str, Engine], feed: Feed, wrong: Sequence[Rejected]
+) -> dict[str, Callable[[], object]]:
+    out = {r.engine for r in wrong}
+    return {name: partial(engine.run, feed) for name, engine in engines.items() if name not in out}
+
+
+def _scenario_rows(
+    scenario: Scenario,
+    taken: Mapping[int, Mapping[str, tuple[Latencies, ...]]],
+    calls: Mapping[str, Callable[[], object]],
+    method: Method,
+    batch: int,
+    steps: _Steps,
+) -> tuple[ScenarioRow, ...]:
+    if scenario.name == "single-stream":
+        return single_stream(taken, method.yardstick)
+    if scenario.name == "offline":
+        return offline(taken, method.yardstick)
+    told = partial(steps.next, "server")
+    served = measure_server(calls, scenario, method.schedule, method.seed, on_block=told)
+    return server(served, batch, method.yardstick, scenario, method.seed)
+
+
+def _cold(
+    engines: Mapping[str, Engine],
+    subject: Subject,
+    batch: int,
+    sizes: Mapping[str, int] | None,
+    seed: int,
+    steps: _Steps,
+) -> tuple[list[Cold], list[Absent]]:
+    # Not at the top: what is run as __main__ should not have been imported by its package.
+    from nncompile.bench.cold import measure_cold, write_request
+
+    fresh: list[Cold] = []
+    failed: list[Absent] = []
+    write_request(subject, {"batch": batch, "sizes": dict(sizes or {}), "seed": seed})
+    for name, engine in engines.items():
+        steps.next("a fresh process", name)
+        try:
+            fresh.append(measure_cold(engine, subject))
+        except EngineError as error:
+            failed.append(Absent(name, str(error)))
+    return fresh, failed
 
 
 def _open(names: Sequence[str], subject: Subject, stack: ExitStack) -> tuple[dict[str, Engine], list[Absent]]:
@@ -149,6 +231,7 @@ def _rows(taken: Mapping[str, Sequence[Latencies]], yardstick: str, batch: int) 
             latency=latency(rounds),
             samples_per_second=samples_per_second(rounds, batch),
             ratio=paired_ratio(taken[yardstick], rounds) if yardstick in taken else None,
+            medians=tuple(float(np.median(r)) / 1e3 for r in rounds),
         )
         for name, rounds in taken.items()
     ]
@@ -170,9 +253,9 @@ class _Steps:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._done, self._total = progress, 0, total
 
-    def next(self, batch: int, what: str) -> None:
+    def next(self, where: str, what: str) -> None:
         if self._progress is not None:
-            self._progress(f"batch {batch}: {what}", self._done, self._total)
+            self._progress(f"{where}: {what}", self._done, self._total)
         self._done += 1
 
     def skip(self, blocks: int) -> None:

@@ -46,13 +46,14 @@ def samples_per_second(rounds: Sequence[Numbers], batch: int) -> float:
     return float(batch * len(calls) * 1e9 / calls.sum())
 
 
-def paired_ratio(yardstick: Sequence[Numbers], engine: Sequence[Numbers]) -> Estimate:
+def paired_ratio(yardstick: Sequence[Numbers], engine: Sequence[Numbers], quantile: float = 0.5) -> Estimate:
     """How many times faster than the yardstick: above 1 is faster.
 
-    Each round pairs the two medians of that round, which saw the machine in about the same state; the
-    estimate is the median of the rounds' ratios, its interval from resampling rounds.
+    Each round pairs the two medians (or other quantiles) of that round, which saw the machine in about the
+    same state; the estimate is the median of the rounds' ratios, its interval from resampling rounds.
     """
-    ratios = [float(np.median(a) / np.median(b)) for a, b in zip(yardstick, engine, strict=True)]
+    pairs = zip(yardstick, engine, strict=True)
+    ratios = [float(np.quantile(a, quantile) / np.quantile(b, quantile)) for a, b in pairs]
     return median_estimate(np.array(ratios))
 
 

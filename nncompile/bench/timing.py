@@ -71,8 +71,37 @@ def measure(
     Returns:
         For each name one array a round, of the nanoseconds of each timed call.
     """
-    names = list(calls)
     block = round(schedule.seconds / schedule.rounds * 1e9)
+
+    def calls_of_a_block(name: str, _: int) -> list[int]:
+        return timed_calls(calls[name], block, schedule.minimum_calls, clock)
+
+    return interleave(calls, calls_of_a_block, schedule, on_block=on_block, clock=clock, sleep=sleep)
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], Any]],
+    block: Callable[[str, int], list[int]],
+    schedule: Schedule,
+    *,
+    on_block: Callable[[str], None] | None = None,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
+) -> dict[str, tuple[Latencies, ...]]:
+    """Run a block for every name in every round, each after the pause and the warm-up.
+
+    Args:
+        calls: What to warm up, by name. Each round starts with the next name.
+        block: The latencies of one block, from a name and the number of the round.
+        schedule: How often, and the pause and the warm-up.
+        on_block: Told the name before each block, outside all timing.
+        clock: Nanoseconds that only grow.
+        sleep: Waits for a number of seconds.
+
+    Returns:
+        For each name one array a round, of what `block` returned.
+    """
+    names = list(calls)
     warmup = round(schedule.warmup * 1e9)
     taken: dict[str, list[Latencies]] = {name: [] for name in names}
     for number in range(schedule.rounds):
@@ -83,7 +112,7 @@ def measure(
             sleep(schedule.pause)
             with garbage_left_alone():
                 timed_calls(calls[name], warmup, 1, clock)
-                latencies = timed_calls(calls[name], block, schedule.minimum_calls, clock)
+                latencies = block(name, number)
             taken[name].append(np.array(latencies, dtype=np.int64))
     return {name: tuple(rounds) for name, rounds in taken.items()}
 

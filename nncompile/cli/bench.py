@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,19 +14,26 @@ from nncompile.cli.usage import UsageError, wrong_usage
 
 if TYPE_CHECKING:
     from nncompile.bench.results import BenchReport
-    from nncompile.bench.timing import Schedule
+    from nncompile.bench.scenarios import Scenario
 
 _DEFAULT_BATCHES = "1,8,64,256"
+_ONE_SAMPLE = ("single-stream", "server")
 _DEFAULT_ENGINES = "onnxruntime,eager"
 
 
 def bench(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx file.")],
     batch_size: Annotated[
-        str, typer.Option("--batch-size", "-b", help="Batch sizes, comma-separated.")
-    ] = _DEFAULT_BATCHES,
+        str | None,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            help=f"Batch sizes, comma-separated [{_DEFAULT_BATCHES}; for {' and '.join(_ONE_SAMPLE)}: 1].",
+            show_default=False,
+        ),
+    ] = None,
     against: Annotated[
-        str, typer.Option(help="Engines to compare with, comma-separated.")
+        str, typer.Option(help="Engines to compare with, comma-separated; all: every one there is.")
     ] = _DEFAULT_ENGINES,
     module: Annotated[
         str | None,
@@ -35,25 +43,42 @@ def bench(
     arg: Arguments = None,
     seconds: Annotated[float, typer.Option(help="Timed seconds for each engine and batch.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds the time is split into.")] = 10,
+    scenario: Annotated[
+        str | None, typer.Option(help="Of MLPerf Inference: single-stream, offline or server.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Queries a second that reach the server.")] = None,
+    bound: Annotated[
+        float | None, typer.Option(help="The server's p99 must keep within so many ms [15].")
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Load time, first call and memory too, in a fresh process each.")
+    ] = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the latencies as CSV.")] = False,
 ) -> None:
-    """Time a model against plain ONNX Runtime and eager PyTorch, interleaved in one process."""
-    from nncompile.bench.engines import check_names
+    """Time a model against other engines, interleaved in one process."""
+    from nncompile.bench.engines import NAMES, check_names
     from nncompile.bench.timing import Schedule
 
-    batches = _batches(batch_size)
+    if as_json and as_csv:
+        raise UsageError("--json and --csv both print on stdout.", remedy="Choose one of them.")
+    asked = _scenario(scenario, rate, bound)
+    batches = _batches(batch_size or ("1" if scenario in _ONE_SAMPLE else _DEFAULT_BATCHES))
     if not seconds > 0:
         raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
     schedule = Schedule(rounds=rounds, seconds=seconds)
     engines = tuple(name.strip() for name in against.split(",") if name.strip())
+    if engines == ("all",):
+        engines = NAMES
     with wrong_usage():
         check_names(list(engines))
     source = load_source(module, arg, weights).eval() if module else None
-    report = _run(file, batches, engines, source, schedule)
+    report = _run(file, batches, engines, module=source, schedule=schedule, scenario=asked, cold=cold)
 
+    from nncompile.bench.report import as_csv as to_csv
     from nncompile.bench.report import as_json as to_json
-    from nncompile.bench.report import as_markdown, as_table
+    from nncompile.bench.report import as_markdown, as_table, section_tables
 
     if markdown is not None:
         from nncompile_runtime import container
@@ -61,8 +86,23 @@ def bench(
         container.write(markdown, as_markdown(report).encode())
     if as_json:
         console.print_json(to_json(report))
+    elif as_csv:
+        sys.stdout.write(to_csv(report))
     else:
-        console.out.print(as_table(report))
+        console.out.print(as_table(report), *section_tables(report), sep="\n\n")
+
+
+def _scenario(name: str | None, rate: float | None, bound: float | None) -> Scenario | None:
+    from nncompile.bench.scenarios import Scenario
+
+    if name is None or (bound is not None and name != "server"):
+        given = "--rate" if rate is not None else "--bound" if bound is not None else None
+        if given is not None:
+            raise UsageError(f"{given} is for a server.", remedy="Add --scenario server, or leave it out.")
+        return None
+    with wrong_usage():
+        kind: Any = name
+        return Scenario(kind, rate, **({} if bound is None else {"bound": bound}))
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -74,9 +114,7 @@ def _batches(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _run(
-    file: Path, batches: tuple[int, ...], engines: tuple[str, ...], source: object, schedule: Schedule
-) -> BenchReport:
+def _run(file: Path, batches: tuple[int, ...], engines: tuple[str, ...], **options: Any) -> BenchReport:
     from rich.progress import Progress
 
     from nncompile.bench.runner import run
@@ -89,4 +127,4 @@ def _run(
         def advance(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total, refresh=True)
 
-        return run(file, batches, engines, module=source, schedule=schedule, progress=advance)  # type: ignore[arg-type]
+        return run(file, batches, engines, **options, progress=advance)

@@ -5,10 +5,18 @@ import pytest
 from typer.testing import CliRunner
 
 from models import bench, zoo
+from nncompile.bench import Scenario
+from nncompile.bench.timing import Schedule
+
+QUICK = ("--seconds", "0.004", "--rounds", "2", "--engines", "nncompile,onnxruntime,eager")
 
 
-def invoke(*args):
-    return CliRunner().invoke(bench.app, [*args, "--seconds", "0.004", "--rounds", "2"])
+@pytest.fixture
+def invoke(tmp_path):
+    def call(*args):
+        return CliRunner().invoke(bench.app, [*args, *QUICK, "--keep", str(tmp_path / "kept")])
+
+    return call
 
 
 @pytest.fixture
@@ -17,17 +25,18 @@ def with_a_network_that_needs_timm(monkeypatch):
         raise ImportError("this network needs timm: pip install timm")
 
     entry = SimpleNamespace(build=needs_timm, input_shape=(3, 64, 64))
-    monkeypatch.setattr(bench, "ZOO", {"lenet5": zoo.ZOO["lenet5"], "big": entry})
+    monkeypatch.setattr(bench, "NETWORKS", {"lenet5": zoo.ZOO["lenet5"], "big": entry})
 
 
 @pytest.mark.usefixtures("with_a_network_that_needs_timm")
-def test_the_page_holds_every_network_and_why_one_is_left_out(tmp_path):
+def test_the_page_holds_every_network_and_why_one_is_left_out(invoke, tmp_path):
     page = tmp_path / "benchmarks.md"
     result = invoke("--networks", "lenet5,big", "--batches", "1,2", "-o", str(page), "--json")
     assert result.exit_code == 0, result.output
     text = page.read_text()
     assert "| network | batch 1 | batch 2 |" in text
-    assert text.count("| lenet5 |") == 4
+    assert text.count("| lenet5 |") == 5 + 3
+    assert "## Times as fast as the best peer: nncompile" in text
     assert "- big: not measured: this network needs timm: pip install timm" in text
     assert "Machine: " in text
     data = json.loads(result.stdout)
@@ -36,14 +45,14 @@ def test_the_page_holds_every_network_and_why_one_is_left_out(tmp_path):
 
 
 @pytest.mark.usefixtures("with_a_network_that_needs_timm")
-def test_where_nothing_can_be_measured_the_command_fails():
+def test_where_nothing_can_be_measured_the_command_fails(invoke):
     result = invoke("--networks", "big")
     assert result.exit_code == 1
     assert "needs timm" in result.stderr
     assert result.stdout == ""
 
 
-def test_a_network_that_fails_to_compile_is_listed_and_fails_the_command(monkeypatch, lenet, instant):
+def test_a_network_that_fails_to_compile_is_listed_and_fails_the_command(invoke, monkeypatch, lenet, instant):
     def fails_on_net(name, *args):
         if name == "net":
             raise bench.NncompileError("It broke.")
@@ -62,21 +71,60 @@ def test_a_network_that_fails_to_compile_is_listed_and_fails_the_command(monkeyp
         (["--networks", "lenet6"], "no network is called 'lenet6'"),
         (["--batches", "1,two"], "batches are '1,two'"),
         (["--batches", "0"], "batches are '0'"),
+        (["--engines", "magic"], "no engine 'magic'"),
         (["-o", "/nowhere/page.md"], "cannot write /nowhere/page.md"),
     ],
 )
-def test_mistakes_are_told_at_once(args, message):
+def test_mistakes_are_told_at_once(invoke, args, message):
     result = invoke(*args)
     assert result.exit_code == 2
     assert message in result.stderr
 
 
-def test_a_large_network_keeps_to_small_batches(monkeypatch):
-    seen = {}
-    monkeypatch.setattr(bench, "LARGEST_BATCH", {"lenet5": 8})
+def test_a_large_network_keeps_to_fewer_batches_and_calls(monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench, "LARGE", ("lenet5",))
     monkeypatch.setattr(bench.nncompile, "compile", lambda *args: SimpleNamespace(save=lambda path: None))
-    monkeypatch.setattr(bench, "run", lambda path, batches, *args, **kwargs: seen.update(batches=batches))
-    bench.bench("lenet5", (1, 8, 64), None, None)
-    assert seen["batches"] == (1, 8)
-    bench.bench("lenet5", (64,), None, None)
-    assert seen["batches"] == (8,)
+    monkeypatch.setattr(
+        bench, "run", lambda path, batches, engines, schedule, **_: seen.append((batches, schedule))
+    )
+    for name, batches in (("lenet5", None), ("lenet3", None), ("lenet5", (64,))):
+        bench.bench(name, batches, (), Schedule(), None)
+    assert [batches for batches, _ in seen] == [(1, 16), (1, 8, 64, 256), (64,)]
+    assert [schedule.minimum_calls for _, schedule in seen] == [1, 3, 1]
+
+
+def test_a_run_goes_on_where_it_was_interrupted(invoke, monkeypatch, lenet, instant):
+    measured = []
+
+    def breaks_off_at(last):
+        def measure(name, *args):
+            if name == last:
+                raise KeyboardInterrupt
+            measured.append(name)
+            return bench.run(
+                lenet.path, (1,), ("onnxruntime",), schedule=instant, scenario=Scenario("offline")
+            )
+
+        return measure
+
+    monkeypatch.setattr(bench, "bench", breaks_off_at("lenet5"))
+    assert invoke("--networks", "net,lenet5", "-b", "1").exit_code != 0
+    monkeypatch.setattr(bench, "bench", breaks_off_at(None))
+    result = invoke("--networks", "net,lenet5", "-b", "1", "--resume")
+    assert result.exit_code == 0
+    assert measured == ["net", "lenet5"]
+    assert "| net |" in result.stdout
+    invoke("--networks", "net", "-b", "2", "--resume")
+    assert measured == ["net", "lenet5", "net"]  # other batches are another measurement
+    invoke("--networks", "net", "-b", "2")
+    assert measured == ["net", "lenet5", "net", "net"]
+
+
+def test_what_is_kept_comes_back_whole(lenet, instant, tmp_path):
+    found = bench.run(lenet.path, (1,), ("onnxruntime",), schedule=instant, scenario=Scenario("offline"))
+    bench.keep(tmp_path / "a.json", {"batches": (1,)}, found)
+    assert bench.kept(tmp_path / "a.json", {"batches": (1,)}) == found
+    assert bench.kept(tmp_path / "a.json", {"batches": (2,)}) is None
+    (tmp_path / "a.json").write_text('{"settings": {"batches": [1]}, "report": {}}')
+    assert bench.kept(tmp_path / "a.json", {"batches": (1,)}) is None

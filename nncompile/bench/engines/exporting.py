@@ -22,7 +22,7 @@ class PlainGraph:
     Attributes:
         path: The file.
         origin: Where its graph comes from, for descriptions.
-        seconds: How long the export took; 0 where the file was there.
+        seconds: How long the export took; 0 without a module.
     """
 
     path: str
@@ -36,18 +36,21 @@ def plain_graph(subject: Subject) -> PlainGraph:
     Raises:
         EngineError: The module cannot be exported.
     """
-    file = subject.folder / "exported.onnx"
-    seconds = 0.0
+    file, stopwatch = subject.folder / "exported.onnx", subject.folder / "exported.seconds"
+    origin = "torch.onnx.export's graph"
+    if subject.module is None:
+        if file.exists():
+            return PlainGraph(str(file), origin, 0.0)
+        return PlainGraph(subject.path, "the file's own graph", 0.0)
     if not file.exists():
-        if subject.module is None:
-            return PlainGraph(subject.path, "the file's own graph", 0.0)
         start = time.perf_counter()
         try:
-            file.write_bytes(export(subject.module, subject.signature, subject.example))
+            model = export(subject.module, subject.signature, subject.example)
         except Exception as error:
             raise EngineError(f"PyTorch's exporter fails on the module: {first_line(error)}") from error
-        seconds = time.perf_counter() - start
-    return PlainGraph(str(file), "torch.onnx.export's graph", seconds)
+        file.write_bytes(model)
+        stopwatch.write_text(repr(time.perf_counter() - start), encoding="ascii")
+    return PlainGraph(str(file), origin, float(stopwatch.read_text(encoding="ascii")))
 
 
 def export(module: torch.nn.Module, signature: Signature, example: Feed) -> bytes:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,11 @@ _TRIALS = 3
 
 
 class Ncnn:
-    """A network whose layers know one sample; a batch is run in whichever of two ways is faster.
+    """A network whose layers know one sample; a batch is run in whichever of four ways is fastest.
 
-    One way gives each sample an extractor of its own, the other one extractor all samples along the batch
-    axis of `ncnn.Mat`. Both were tried when a batch is run for the first time. Weights and activations are
-    float32: ncnn's half precision is switched off.
+    One way gives each sample an extractor of its own, another gives one extractor all samples along the batch
+    axis of `ncnn.Mat`; both with all threads, which small layers do not repay, and with one. All are tried
+    when a batch is run for the first time.
     """
 
     name = "ncnn"
@@ -44,15 +45,9 @@ class Ncnn:
         self.compile_seconds = 0.0
         self._names = [spec.name for spec in signature.inputs]
         self._ranks = [len(spec.shape) for spec in signature.outputs]
-        self._net: Any = ncnn.Net()
-        options = self._net.opt
-        options.num_threads = threads
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        options.use_bf16_packed = options.use_bf16_storage = False
-        if self._net.load_param(str(folder / _PARAM)) or self._net.load_model(str(folder / _WEIGHTS)):
-            raise ValueError("ncnn cannot load what pnnx made of the module")
-        self._inputs, self._outputs = self._net.input_names(), self._net.output_names()
-        if (len(self._inputs), len(self._outputs)) != (len(self._names), len(self._ranks)):
+        self._nets = [_loaded(folder, count) for count in sorted({threads, 1}, reverse=True)]
+        counts = len(self._nets[0].input_names()), len(self._nets[0].output_names())
+        if counts != (len(self._names), len(self._ranks)):
             raise ValueError("pnnx left out inputs or outputs of the module")
         self._fastest: dict[int, Way] = {}
 
@@ -62,39 +57,54 @@ class Ncnn:
         batch = len(arrays[0])
         way = self._fastest.get(batch)
         if way is None:
-            ways = (self._one_by_one, self._at_once) if batch > 1 else (self._one_by_one,)
-            way = self._fastest[batch] = min(ways, key=lambda way: _least_seconds(way, arrays))
+            way = self._fastest[batch] = min(self.ways(), key=lambda way: _least_seconds(way, arrays))
         return way(arrays)
 
-    def _one_by_one(self, arrays: Sequence[Array]) -> list[Array]:
+    def ways(self) -> list[Way]:
+        """All ways to run a batch."""
+        return [partial(how, net) for net in self._nets for how in (self._one_by_one, self._at_once)]
+
+    def _one_by_one(self, net: Any, arrays: Sequence[Array]) -> list[Array]:
         samples = []
         for number in range(len(arrays[0])):
-            mats = self._extracted([ncnn.Mat(array[number]) for array in arrays])
+            mats = _extracted(net, [ncnn.Mat(array[number]) for array in arrays])
             samples.append([np.array(mat) for mat in mats])
         return self._stacked(samples)
 
-    def _at_once(self, arrays: Sequence[Array]) -> list[Array]:
-        mats = self._extracted([ncnn.Mat(array, 0) for array in arrays])
+    def _at_once(self, net: Any, arrays: Sequence[Array]) -> list[Array]:
+        mats = _extracted(net, [ncnn.Mat(array, 0) for array in arrays])
         return self._stacked([[np.array(mat.batch(n)) for mat in mats] for n in range(len(arrays[0]))])
-
-    def _extracted(self, mats: Sequence[Any]) -> list[Any]:
-        extractor = self._net.create_extractor()
-        for name, mat in zip(self._inputs, mats, strict=True):
-            # A Mat on foreign memory has no reference count, which layers that work in place read.
-            extractor.input(name, mat.clone())
-        outputs = []
-        for name in self._outputs:
-            status, mat = extractor.extract(name)
-            if status:
-                raise RuntimeError(f"ncnn's extractor returns {status} for {name}")
-            outputs.append(mat)
-        return outputs
 
     def _stacked(self, samples: Sequence[Sequence[Array]]) -> list[Array]:
         # Not reshaped to the signature's shapes: a wrong shape must be seen, but for the 1 of a scalar.
         outputs = [np.stack(values) for values in zip(*samples, strict=True)]
         scalars = [rank == 1 and a.shape[1:] == (1,) for a, rank in zip(outputs, self._ranks, strict=True)]
         return [a[:, 0] if scalar else a for a, scalar in zip(outputs, scalars, strict=True)]
+
+
+def _loaded(folder: Path, threads: int) -> Any:
+    net = ncnn.Net()
+    options = net.opt
+    options.num_threads = threads
+    options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
+    options.use_bf16_packed = options.use_bf16_storage = False
+    if net.load_param(str(folder / _PARAM)) or net.load_model(str(folder / _WEIGHTS)):
+        raise ValueError("ncnn cannot load what pnnx made of the module")
+    return net
+
+
+def _extracted(net: Any, mats: Sequence[Any]) -> list[Any]:
+    extractor = net.create_extractor()
+    for name, mat in zip(net.input_names(), mats, strict=True):
+        # A Mat on foreign memory has no reference count, which layers that work in place read.
+        extractor.input(name, mat.clone())
+    outputs = []
+    for name in net.output_names():
+        status, mat = extractor.extract(name)
+        if status:
+            raise RuntimeError(f"ncnn's extractor returns {status} for {name}")
+        outputs.append(mat)
+    return outputs
 
 
 def _least_seconds(way: Way, arrays: Sequence[Array]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,7 +55,6 @@ class OpenVino:
         return list(request.infer(arrays, share_inputs=True, share_outputs=True).values())
 
     def _compiled(self, shapes: Shapes) -> Any:
-        start = time.perf_counter()
         model = self._core.read_model(self._path)
         model.reshape({number: list(shape) for number, shape in enumerate(shapes)})
         options = {
@@ -64,9 +62,7 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": self.threads,
         }
-        request = self._core.compile_model(model, "CPU", options).create_infer_request()
-        self.compile_seconds += time.perf_counter() - start
-        return request
+        return self._core.compile_model(model, "CPU", options).create_infer_request()
 
 
 @contextmanager
@@ -82,5 +78,5 @@ def opened(subject: Subject) -> Iterator[OpenVino]:
         engine = OpenVino(graph.path, graph.origin, names, subject.threads)
     except Exception as error:
         raise EngineError(f"OpenVINO refuses {graph.origin}: {first_line(error)}") from error
-    engine.compile_seconds += graph.seconds
+    engine.compile_seconds = graph.seconds
     yield engine

@@ -1,0 +1,123 @@
+"""What an engine costs before it is warm: loading, the first call, memory. Each in a fresh process.
+
+`python -m nncompile.bench.cold ENGINE FOLDER` is that process; it prints JSON. The folder holds what the
+benchmark's own engines made of the module, so that an exporter neither takes time nor memory here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from nncompile.bench.engines import Engine, EngineError, Feed, Subject, first_line, open_engine
+from nncompile.bench.inputs import make_feed
+from nncompile.bench.results import Cold
+from nncompile_runtime.manifest import Signature
+
+_REQUEST, _MODULE = "cold.json", "module.pt"
+_RUN_THE_MODULE = ("eager", "torch-compile", "torch-compile-max")
+_PATIENCE = 600  # seconds
+
+
+def write_request(subject: Subject, feed_of: Mapping[str, Any]) -> None:
+    """Leave in the subject's folder what the processes need.
+
+    Args:
+        subject: What is benchmarked. A module that cannot be pickled is left out.
+        feed_of: The arguments of `make_feed` but for the signature.
+    """
+    request = {
+        "path": os.path.abspath(subject.path),
+        "signature": subject.signature.model_dump_json(),
+        "threads": subject.threads,
+        "feed": dict(feed_of),
+    }
+    (subject.folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    if subject.module is not None:
+        import torch
+
+        torch.save(subject.module, subject.folder / _MODULE)
+
+
+def measure_cold(engine: Engine, subject: Subject) -> Cold:
+    """Start an engine in a process of its own.
+
+    Args:
+        engine: It, open in this process, which knows how long making its files took.
+        subject: What is benchmarked, after `write_request`.
+
+    Raises:
+        EngineError: The process fails; the message says how.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        "TORCHINDUCTOR_CACHE_DIR": str(subject.folder / f"inductor-{engine.name}"),
+    }
+    command = [sys.executable, "-m", __name__, engine.name, str(subject.folder)]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"A fresh process with it takes longer than {_PATIENCE} s.") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise EngineError(f"A fresh process with it fails: {last[:400]}")
+    cold = Cold(**json.loads(done.stdout.splitlines()[-1]))
+    return replace(cold, compile_seconds=cold.compile_seconds or engine.compile_seconds)
+
+
+def start(name: str, folder: Path) -> Cold:
+    """Open an engine and call it once, in this process.
+
+    Raises:
+        EngineError: It cannot be had here.
+    """
+    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
+    signature = Signature.model_validate_json(request["signature"])
+    feed: Feed = make_feed(signature, **request["feed"])
+    begin = time.perf_counter()
+    module = _load_module(folder) if name in _RUN_THE_MODULE else None
+    subject = Subject(request["path"], signature, module, request["threads"], feed, folder)
+    with open_engine(name, subject) as engine:
+        load_seconds = time.perf_counter() - begin - engine.compile_seconds
+        compiled_before, begin = engine.compile_seconds, time.perf_counter()
+        engine.run(feed)
+        first = time.perf_counter() - begin - (engine.compile_seconds - compiled_before)
+        batch = request["feed"]["batch"]
+        return Cold(name, batch, engine.compile_seconds, load_seconds, first, _peak_mib())
+
+
+def _load_module(folder: Path) -> Any:
+    file = folder / _MODULE
+    if not file.exists():
+        return None
+    import torch
+
+    return torch.load(file, weights_only=False)  # this benchmark wrote it
+
+
+def _peak_mib() -> float:
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    # Not ru_maxrss: on Linux it starts from what the parent held when it started this process.
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(json.dumps(asdict(start(sys.argv[1], Path(sys.argv[2])))) + "\n")
+    except Exception as failure:
+        sys.exit(first_line(failure))
