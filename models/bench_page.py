@@ -37,7 +37,7 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
         grid.overheads(reports),
     ]
     if cold := grid.cold(reports):
-        said = "A process each, at batch 1. Compiling is done once a model; loading begins before the first import."
+        said = "A process each, at batch 1. Compiling is done once a model; loading includes the imports."
         sections += ["## Before it is warm", said, cold]
     gaps = [f"{name}: not measured: {reason}" for name, reason in skipped.items()] + grid.gaps(reports)
     if gaps:

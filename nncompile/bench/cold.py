@@ -31,7 +31,7 @@ def write_request(subject: Subject, feed_of: Mapping[str, Any]) -> None:
     """Leave in the subject's folder what the processes need.
 
     Args:
-        subject: What is benchmarked. A module that cannot be pickled is left out.
+        subject: What is benchmarked.
         feed_of: The arguments of `make_feed` but for the signature.
     """
     request = {
@@ -39,12 +39,9 @@ def write_request(subject: Subject, feed_of: Mapping[str, Any]) -> None:
         "signature": subject.signature.model_dump_json(),
         "threads": subject.threads,
         "feed": dict(feed_of),
+        "problem": _save_module(subject),
     }
     (subject.folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
-    if subject.module is not None:
-        import torch
-
-        torch.save(subject.module, subject.folder / _MODULE)
 
 
 def measure_cold(engine: Engine, subject: Subject) -> Cold:
@@ -86,7 +83,7 @@ def start(name: str, folder: Path) -> Cold:
     signature = Signature.model_validate_json(request["signature"])
     feed: Feed = make_feed(signature, **request["feed"])
     begin = time.perf_counter()
-    module = _load_module(folder) if name in _RUN_THE_MODULE else None
+    module = _load_module(folder, request["problem"]) if name in _RUN_THE_MODULE else None
     subject = Subject(request["path"], signature, module, request["threads"], feed, folder)
     with open_engine(name, subject) as engine:
         load_seconds = time.perf_counter() - begin - engine.compile_seconds
@@ -97,13 +94,25 @@ def start(name: str, folder: Path) -> Cold:
         return Cold(name, batch, engine.compile_seconds, load_seconds, first, _peak_mib())
 
 
-def _load_module(folder: Path) -> Any:
-    file = folder / _MODULE
-    if not file.exists():
-        return None
+def _save_module(subject: Subject) -> str:
+    """Why the module is not there for other processes; empty where it is."""
+    if subject.module is None:
+        return "No module was given."
     import torch
 
-    return torch.load(file, weights_only=False)  # this benchmark wrote it
+    try:
+        torch.save(subject.module, subject.folder / _MODULE)
+    except Exception as error:
+        return f"The module cannot be pickled: {first_line(error)}"
+    return ""
+
+
+def _load_module(folder: Path, problem: str) -> Any:
+    if problem:
+        raise EngineError(problem)
+    import torch
+
+    return torch.load(folder / _MODULE, weights_only=False)  # this benchmark wrote it
 
 
 def _peak_mib() -> float:

@@ -90,7 +90,7 @@ def overheads(reports: Reports) -> str:
 
 
 def cold(reports: Reports) -> str:
-    """What each engine costs before it is warm, one network and engine a row; empty where it was not asked."""
+    """What each engine costs before it is warm, a row for each network and engine; empty without any."""
     found = {name: cold_section(r) for name, r in reports.items() if r.cold or r.not_cold}
     if not found:
         return ""

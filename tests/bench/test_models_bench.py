@@ -14,7 +14,7 @@ QUICK = ("--seconds", "0.004", "--rounds", "2", "--engines", "nncompile,onnxrunt
 @pytest.fixture
 def invoke(tmp_path):
     def call(*args):
-        return CliRunner().invoke(bench.app, [*args, *QUICK, "--keep", str(tmp_path / "kept")])
+        return CliRunner().invoke(bench.app, [*QUICK, "--keep", str(tmp_path / "kept"), *args])
 
     return call
 
