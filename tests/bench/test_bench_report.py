@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import io
 import json
@@ -8,8 +9,9 @@ from rich.console import Console
 from nncompile.bench import grid
 from nncompile.bench.correctness import Rejected
 from nncompile.bench.overhead import Overhead
-from nncompile.bench.report import as_json, as_markdown, as_table, microseconds
-from nncompile.bench.results import Absent, BenchReport, EngineInfo, Method, Row
+from nncompile.bench.report import as_csv, as_json, as_markdown, as_table, microseconds, section_tables
+from nncompile.bench.results import Absent, BenchReport, Cold, EngineInfo, Method, Row
+from nncompile.bench.scenarios import Scenario, ScenarioReport, ScenarioRow
 from nncompile.bench.statistics import Estimate, Latency
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.machine import Machine
@@ -123,3 +125,88 @@ def test_a_grid_of_overheads():
 
 def test_gaps_name_the_network():
     assert [gap.split(":")[0] for gap in grid.gaps({"net": REPORT, "other": SMALLER})] == ["net", "net"]
+
+
+def test_csv_has_a_line_for_each_engine_and_batch():
+    header, first, *others = csv.reader(io.StringIO(as_csv(REPORT)))
+    assert len(others) == 4
+    line = dict(zip(header, first, strict=True))
+    assert (line["network"], line["engine"], line["threads"], line["batch"]) == ("Net", "nncompile", "2", "1")
+    assert (float(line["p50_us"]), float(line["p99_us"])) == (9.314, 12.314)
+    assert (line["yardstick"], float(line["ratio"]), float(line["ratio_high"])) == ("onnxruntime", 2.004, 2.1)
+
+
+def test_csv_has_no_ratio_where_there_is_none():
+    without = dataclasses.replace(REPORT, rows=(row("eager", 1, 2.0, None),))
+    header, line = csv.reader(io.StringIO(as_csv(without)))
+    assert dict(zip(header, line, strict=True))["ratio"] == ""
+
+
+def test_unequal_threads_are_told():
+    told = "do not compute with the same number of threads"
+    assert told in as_markdown(REPORT)
+    equal = tuple(dataclasses.replace(engine, threads=2) for engine in REPORT.engines)
+    assert told not in as_markdown(dataclasses.replace(REPORT, engines=equal))
+
+
+SERVER = ScenarioReport(
+    Scenario("server", 250.0),
+    (
+        ScenarioRow(
+            "nncompile", 1, 500, Latency(10.0, 20.0, 30.0, 40.0), 249.0, Estimate(2.0, 1.5, 2.5), True
+        ),
+        ScenarioRow("onnxruntime", 1, 500, Latency(10.0, 20.0, 30.0, 80.0), 100.0, None, False),
+    ),
+)
+WHOLE = dataclasses.replace(
+    REPORT,
+    scenario=SERVER,
+    cold=(Cold("nncompile", 1, None, 0.081, 0.00033, 74.1), Cold("onnxruntime", 1, 7.38, 0.5, 0.1, 1073.8)),
+    not_cold=(Absent("eager", "A fresh process with it fails."),),
+)
+
+
+def test_a_scenario_and_fresh_processes_have_tables_of_their_own():
+    text = as_markdown(WHOLE)
+    assert "### server: Poisson arrivals, 250 queries/s; ratio of p99" in text
+    assert "| nncompile | 1 | 500 | 10.0 | 20.0 | 40.0 | 249 | 2.00 [1.50, 2.50] | yes |" in text
+    assert "| onnxruntime | 1 | 500 | 10.0 | 20.0 | 80.0 | 100 | 1 | no |" in text
+    assert "### a fresh process each, batch 1" in text
+    assert "| nncompile | - | 0.08 | 0.33 | 74 |" in text
+    assert "| onnxruntime | 7.38 | 0.50 | 100.00 | 1,074 |" in text
+    assert "| eager | A fresh process with it fails. | - | - | - |" in text
+    assert [table.row_count for table in section_tables(WHOLE)] == [2, 3]
+    assert section_tables(REPORT) == []
+
+
+def with_medians(ours, peers):
+    rows = [dataclasses.replace(row("nncompile", 1, ours[0], None), medians=ours)]
+    rows += [dataclasses.replace(row(name, 1, m[0], None), medians=m) for name, m in peers.items()]
+    return dataclasses.replace(REPORT, batches=(1,), rows=tuple(rows))
+
+
+def test_the_best_peer_is_the_one_with_the_least_median_and_none_of_ours():
+    report = with_medians(
+        (10.0, 10.0), {"nncompile-tuned": (1.0, 1.0), "ncnn": (20.0, 20.0), "eager": (90.0, 90.0)}
+    )
+    assert grid.best_peer(report, 1).engine == "ncnn"
+    assert (
+        grid.against_the_best({"net": report}, "nncompile").splitlines()[-1]
+        == "| net | 2.00 [2.00, 2.00] ncnn |"
+    )
+    assert grid.against_the_best({"net": report}, "openvino").splitlines()[-1] == "| net | - |"
+
+
+def test_a_cell_that_is_not_won_by_the_whole_interval_is_named():
+    won = with_medians((10.0, 10.0, 10.0), {"ncnn": (11.0, 12.0, 13.0)})
+    level = with_medians((10.0, 10.0, 10.0), {"ncnn": (9.0, 12.0, 13.0)})
+    lost = with_medians((10.0, 10.0, 10.0), {"ncnn": (7.0, 8.0, 9.0)})
+    assert grid.losses({"a": won, "b": level, "c": lost}, "nncompile") == [
+        "b, batch 1: ncnn is level (1.20 [0.90, 1.30])",
+        "c, batch 1: ncnn is ahead (0.80 [0.70, 0.90])",
+    ]
+
+
+def test_a_grid_of_fresh_processes():
+    assert grid.cold({"net": WHOLE}).splitlines()[2] == "| net | nncompile | - | 0.08 | 0.33 | 74 |"
+    assert grid.cold({"net": REPORT}) == ""

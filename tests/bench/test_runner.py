@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.lenet import LeNet5
-from nncompile.bench import run
+from nncompile.bench import Scenario, run
 from nncompile_runtime import ModelLoadError, NncompileError
 
 ENGINES = ("nncompile", "onnxruntime", "eager")
@@ -152,3 +152,51 @@ def test_a_model_file_alone_is_measured_without_torch(lenet):
         "assert len(r.rows) == 2 and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rows_keep_the_median_of_each_round(report, instant):
+    for row in report.rows:
+        assert len(row.medians) == instant.rounds
+        assert min(row.medians) <= row.latency.p99
+
+
+@pytest.mark.parametrize("name", ["single-stream", "offline"])
+def test_a_scenario_is_made_of_the_latencies(lenet, instant, name):
+    found = run(lenet.path, (4, 2), ("onnxruntime",), schedule=instant, scenario=Scenario(name)).scenario
+    assert [row.engine for row in found.rows] == ["nncompile", "onnxruntime"]
+    assert {row.batch for row in found.rows} <= ({2} if name == "single-stream" else {2, 4})
+    assert found.rows[1].ratio.value > 0
+
+
+def test_a_server_gets_its_queries_at_the_smallest_batch(lenet, instant):
+    steps = []
+    scenario = Scenario("server", 1000.0)
+    report = run(
+        lenet.path,
+        (2, 1),
+        ("onnxruntime",),
+        schedule=instant,
+        scenario=scenario,
+        progress=lambda *step: steps.append(step),
+    )
+    assert report.scenario.scenario == scenario
+    assert [(row.engine, row.batch) for row in report.scenario.rows] == [("nncompile", 1), ("onnxruntime", 1)]
+    assert {row.queries for row in report.scenario.rows} == {instant.rounds * instant.minimum_calls}
+    assert all(row.held in (True, False) for row in report.scenario.rows)
+    blocks = 3 * 2 * instant.rounds
+    assert steps[-1] == ("batch 1: overhead of predict", blocks, blocks + 1)
+
+
+def test_a_rejected_engine_serves_nobody(lenet, instant):
+    torch.manual_seed(1)
+    steps = []
+    report = run(
+        lenet.path,
+        (1,),
+        module=LeNet5(),
+        schedule=instant,
+        scenario=Scenario("server", 1000.0),
+        progress=lambda *step: steps.append(step),
+    )
+    assert [row.engine for row in report.scenario.rows] == ["onnxruntime", "eager"]
+    assert steps[-1][1:] == (2 * 3 * instant.rounds, 2 * 3 * instant.rounds + 1)

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -21,6 +22,34 @@ def test_bench_without_a_module_says_what_eager_needs(run, exported):
     assert "eager was not measured" in result.out
 
 
+def test_bench_prints_csv(run, exported):
+    result = run("bench", exported.model, "--seconds", "0.02", "--rounds", "1", "-b", "1,3", "--csv")
+    assert result.code == 0
+    lines = list(csv.DictReader(result.out.splitlines()))
+    assert [(line["engine"], line["batch"]) for line in lines] == [
+        (engine, batch) for batch in ("1", "3") for engine in ("nncompile", "onnxruntime")
+    ]
+
+
+def test_bench_serves(run, exported):
+    quick = ("--seconds", "0.02", "--rounds", "1", "--against", "onnxruntime")
+    result = run(
+        "bench", exported.model, *quick, "--scenario", "server", "--rate", "200", "--bound", "1e6", "--json"
+    )
+    assert result.code == 0
+    report = json.loads(result.out)
+    assert report["batches"] == [1]
+    assert report["scenario"]["scenario"] == {"name": "server", "rate": 200.0, "bound": 1e6}
+    assert [row["held"] for row in report["scenario"]["rows"]] == [True, True]
+
+
+def test_bench_starts_engines_afresh(run, exported):
+    quick = ("--seconds", "0.02", "--rounds", "1", "-b", "1", "--against", "onnxruntime")
+    result = run("bench", exported.model, *quick, "--cold")
+    assert result.code == 0
+    assert "a fresh process each, batch 1" in result.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -28,6 +57,12 @@ def test_bench_without_a_module_says_what_eager_needs(run, exported):
         (["-b", "one"], "no list of batch sizes"),
         (["--against", "tensorrt"], "tensorrt"),
         (["--seconds", "0"], "not above 0"),
+        (["--json", "--csv"], "both print on stdout"),
+        (["--scenario", "multi-stream"], "no scenario"),
+        (["--scenario", "server"], "has the rate None"),
+        (["--scenario", "offline", "--rate", "3"], "has no rate"),
+        (["--scenario", "offline", "--bound", "3"], "--bound is for a server"),
+        (["--rate", "3"], "--rate is for a server"),
     ],
 )
 def test_bench_errors(run, exported, arguments, problem):
