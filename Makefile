@@ -13,7 +13,7 @@ help:
 	@echo "make check   ruff, mypy (strict), import-linter"
 	@echo "make coverage  compile every case of every class of torch.nn and rewrite docs/coverage.md"
 	@echo "make fuzz    random networks for 20 minutes"
-	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md"
+	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md; RESUME=1 goes on"
 	@echo "make bench-passes  measure them with each pass left out and rewrite docs/passes.md"
 	@echo "make bench-kernels  measure the native kernels and rewrite docs/kernel-figures.md"
 	@echo "make format  let ruff format the code"
@@ -58,7 +58,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(KERNELS)
-	$(BIN)/python -m models.bench -o docs/benchmarks.md
+	$(BIN)/python -m models.bench $(if $(RESUME),--resume) -o docs/benchmarks.md
 
 bench-passes: $(KERNELS)
 	$(BIN)/python -m models.bench_passes -o docs/passes.md

@@ -94,7 +94,8 @@ def run(
     check_names(list(names))
     machine = this_machine()
     predictor = load(model_path, device="cpu")
-    signature = predictor.signature
+    signature, manifest = predictor.signature, predictor.manifest
+    del predictor  # its threads; the engines have their own
     check_batches(signature, batches)
     feeds = {batch: make_feed(signature, batch, sizes, seed) for batch in batches}
     least = fixed_batch(signature) or 1
@@ -138,7 +139,6 @@ def run(
             fresh, failed = _cold(engines, subject, smallest, sizes, seed, steps)
             fresh = [replace(c, compile_seconds=compile_seconds) if c.engine == _OURS else c for c in fresh]
         infos = tuple(EngineInfo(e.name, e.description, e.threads) for e in engines.values())
-    manifest = predictor.manifest
     return BenchReport(
         model=os.path.basename(subject.path),
         network=manifest.model_name if manifest else "",
