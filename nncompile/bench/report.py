@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nncompile.bench.correctness import TOLERANCES
 from nncompile.bench.results import BenchReport, Row
+from nncompile.bench.roofline import Roofline
 from nncompile.bench.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -100,16 +101,25 @@ def _title(report: BenchReport) -> str:
 
 def _columns(report: BenchReport) -> list[str]:
     yardstick = report.method.yardstick
-    return ["batch", "engine", "p50 µs", "p90 µs", "p95 µs", "p99 µs", "samples/s", f"x {yardstick} [95 %]"]
+    columns = [
+        "batch",
+        "engine",
+        "p50 µs",
+        "p90 µs",
+        "p95 µs",
+        "p99 µs",
+        "samples/s",
+        f"x {yardstick} [95 %]",
+    ]
+    return [*columns, "of limit"] if report.roofline else columns
 
 
 def _cells(report: BenchReport, batch: int) -> list[list[str]]:
     cells = []
     for engine in report.engines:
         row = report.row(engine.name, batch)
-        cells.append(
-            [str(batch), engine.name, *(_numbers(row, report) if row else ["rejected", *[NOTHING] * 5])]
-        )
+        numbers = _numbers(row, report) if row else ["rejected", *[NOTHING] * (len(_columns(report)) - 3)]
+        cells.append([str(batch), engine.name, *numbers])
     return cells
 
 
@@ -118,7 +128,15 @@ def _numbers(row: Row, report: BenchReport) -> list[str]:
     ratio = estimate(row.ratio) if row.ratio else NOTHING
     if row.engine == report.method.yardstick:
         ratio = "1"
-    return [*(microseconds(time) for time in times), f"{row.samples_per_second:,.0f}", ratio]
+    numbers = [*(microseconds(time) for time in times), f"{row.samples_per_second:,.0f}", ratio]
+    return [*numbers, percent(row.share)] if report.roofline else numbers
+
+
+def percent(share: float | None) -> str:
+    """A share of the attainable speed: `43 %`, `0.52 %`."""
+    return (
+        NOTHING if share is None else f"{100 * share:.{0 if share >= 0.1 else 1 if share >= 0.01 else 2}f} %"
+    )
 
 
 def microseconds(time: float) -> str:
@@ -133,7 +151,25 @@ def _remarks(report: BenchReport) -> list[str]:
         f"predict over the bare session call, batch {o.batch}: {estimate(o.difference, 1)} µs "
         f"({o.predict:.1f} against {o.bare:.1f}, {o.pairs} pairs)"
     )
-    return [*engines, *not_measured(report), overhead]
+    return [
+        *engines,
+        *not_measured(report),
+        overhead,
+        *([ceilings(report.roofline)] if report.roofline else []),
+    ]
+
+
+def ceilings(roofline: Roofline) -> str:
+    """What the machine allows, in two sentences."""
+    best = roofline.ceilings
+    fastest = max(rung.rate for rung in best.rungs)
+    complete = all(limit.complete for limit in roofline.limits)
+    return (
+        f"limit: {best.flops / 1e9:,.0f} GFLOP/s ({best.product}); {best.memory / 1e9:,.1f} GB/s from "
+        f"memory, up to {fastest / 1e9:,.0f} GB/s from caches; {_threads(best.threads)}. Of limit: the least "
+        "time for the network's operations, or for its weights, inputs and outputs, over the median time"
+        f"{'' if complete else '; some nodes are not counted, so at least'}."
+    )
 
 
 def _threads(count: int | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nncompile.bench.correctness import Rejected
 from nncompile.bench.overhead import Overhead
+from nncompile.bench.roofline import Roofline
 from nncompile.bench.statistics import Estimate, Latency
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.machine import Machine
@@ -50,6 +51,7 @@ class Row:
         latency: Microseconds a call.
         samples_per_second: Throughput of calls one after another.
         ratio: How many times faster than the yardstick; None where that was rejected on this batch.
+        share: Part of the attainable speed that the median call reaches; None where that is not known.
     """
 
     engine: str
@@ -58,6 +60,7 @@ class Row:
     latency: Latency
     samples_per_second: float
     ratio: Estimate | None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class BenchReport:
         rejected: Engines with wrong answers, which were not timed.
         absent: Engines that could not be had.
         overhead: Cost of `predict` over the bare session call.
+        roofline: What this machine allows; None where onnx and onnx-ir, which count, are not installed.
     """
 
     model: str
@@ -108,6 +112,7 @@ class BenchReport:
     rejected: tuple[Rejected, ...]
     absent: tuple[Absent, ...]
     overhead: Overhead
+    roofline: Roofline | None = None
 
     def row(self, engine: str, batch: int) -> Row | None:
         """The row of an engine on a batch; None where it was not timed."""

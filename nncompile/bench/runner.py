@@ -21,6 +21,7 @@ from nncompile.bench.engines import (
 from nncompile.bench.inputs import check_batches, fixed_batch, make_feed
 from nncompile.bench.overhead import measure_overhead
 from nncompile.bench.results import Absent, BenchReport, EngineInfo, Method, Row
+from nncompile.bench.roofline import Roofline, measure_roofline
 from nncompile.bench.statistics import latency, paired_ratio, samples_per_second
 from nncompile.bench.timing import Latencies, Schedule, measure
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
@@ -79,6 +80,7 @@ def run(
     least = fixed_batch(signature) or 1
     example = make_feed(signature, 2, sizes, seed)
     subject = Subject(os.fspath(model_path), predictor, signature, module, machine.processors, example)
+    roofline = measure_roofline(model_path, signature, batches, machine.processors)
     with ExitStack() as stack:
         engines, absent = _open(names, subject, stack)
         method = _method(engines, against, schedule, seed)
@@ -91,7 +93,7 @@ def run(
             calls = {name: partial(e.run, feed) for name, e in engines.items() if name not in out}
             taken = measure(calls, schedule, on_block=partial(steps.next, batch))
             steps.skip(len(found) * schedule.rounds)
-            rows += _rows(taken, method.yardstick, batch)
+            rows += _rows(taken, method.yardstick, batch, roofline)
             wrong += found
         steps.next(least, "overhead of predict")
         overhead = measure_overhead(
@@ -116,6 +118,7 @@ def run(
         rejected=tuple(wrong),
         absent=tuple(absent),
         overhead=overhead,
+        roofline=roofline,
     )
 
 
@@ -136,15 +139,18 @@ def _method(engines: Mapping[str, Engine], against: Sequence[str], schedule: Sch
     return Method(schedule, seed, reference, yardstick)
 
 
-def _rows(taken: Mapping[str, Sequence[Latencies]], yardstick: str, batch: int) -> list[Row]:
+def _rows(
+    taken: Mapping[str, Sequence[Latencies]], yardstick: str, batch: int, roofline: Roofline | None
+) -> list[Row]:
     return [
         Row(
             engine=name,
             batch=batch,
             calls=sum(map(len, rounds)),
-            latency=latency(rounds),
+            latency=(times := latency(rounds)),
             samples_per_second=samples_per_second(rounds, batch),
             ratio=paired_ratio(taken[yardstick], rounds) if yardstick in taken else None,
+            share=roofline.share(batch, times.p50) if roofline else None,
         )
         for name, rounds in taken.items()
     ]
