@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from nncompile.bench.ceilings import Ceilings
 from nncompile.bench.correctness import TOLERANCES
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.roofline import Roofline
@@ -155,20 +156,26 @@ def _remarks(report: BenchReport) -> list[str]:
         *engines,
         *not_measured(report),
         overhead,
-        *([ceilings(report.roofline)] if report.roofline else []),
+        *([limits_line(report.roofline)] if report.roofline else []),
     ]
 
 
-def ceilings(roofline: Roofline) -> str:
-    """What the machine allows, in two sentences."""
-    best = roofline.ceilings
-    fastest = max(rung.rate for rung in best.rungs)
+def limits_line(roofline: Roofline) -> str:
+    """What the machine allows, and what a share of it is, in three sentences."""
     complete = all(limit.complete for limit in roofline.limits)
     return (
-        f"limit: {best.flops / 1e9:,.0f} GFLOP/s ({best.product}); {best.memory / 1e9:,.1f} GB/s from "
-        f"memory, up to {fastest / 1e9:,.0f} GB/s from caches; {_threads(best.threads)}. Of limit: the least "
-        "time for the network's operations, or for its weights, inputs and outputs, over the median time"
-        f"{'' if complete else '; some nodes are not counted, so at least'}."
+        f"{ceilings_line(roofline.ceilings)} Of limit: the least time for the network's operations, or for "
+        f"its weights, inputs and outputs, over the median time{'' if complete else '; at least, because '}"
+        f"{'' if complete else 'not every node can be counted'}."
+    )
+
+
+def ceilings_line(ceilings: Ceilings) -> str:
+    """What the machine allows, in one sentence."""
+    fastest = max(rung.rate for rung in ceilings.rungs)
+    return (
+        f"Limit: {ceilings.flops / 1e9:,.0f} GFLOP/s ({ceilings.product}); {ceilings.memory / 1e9:,.1f} GB/s "
+        f"from memory, up to {fastest / 1e9:,.0f} GB/s from caches; {_threads(ceilings.threads)}."
     )
 
 
