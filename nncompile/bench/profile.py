@@ -169,7 +169,8 @@ def _set_types(model: ir.Model, run: Sequence[Event], feed: Feed) -> None:
         present = (value for value in node.outputs if value.name)
         for value, typed in zip(present, met.get(node.name or "", ()), strict=False):
             for dtype, shape in typed.items():
-                value.dtype = ir.DataType.__members__.get(dtype.upper(), value.dtype)
+                if dtype.upper() in ir.DataType.__members__:
+                    value.dtype = ir.DataType[dtype.upper()]
                 value.shape = ir.Shape(shape)
 
 

@@ -29,8 +29,8 @@ def as_table(report: BenchReport) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    remarks = Text("\n".join(_remarks(report)))
-    table = Table(title=Text(_title(report)), caption=remarks, title_justify="left", caption_justify="left")
+    below = Text("\n".join(remarks(report)))
+    table = Table(title=Text(_title(report)), caption=below, title_justify="left", caption_justify="left")
     for name in _columns(report):
         table.add_column(name, justify="left" if name == "engine" else "right")
     for batch in report.batches:
@@ -42,17 +42,21 @@ def as_table(report: BenchReport) -> Table:
 
 def as_markdown(report: BenchReport) -> str:
     """The table in Markdown, with machine, versions and method."""
-    columns = _columns(report)
-    rows = [cells for batch in report.batches for cells in _cells(report, batch)]
+    columns, rows = as_rows(report)
     right = [name != "engine" for name in columns]
     lines = [
         f"## {_title(report)}",
         "",
         markdown_table(columns, rows, right),
         "",
-        *_bullets(_remarks(report)),
+        *_bullets(remarks(report)),
     ]
     return "\n".join([*lines, "", environment(report), "", method(report), ""])
+
+
+def as_rows(report: BenchReport) -> tuple[list[str], list[list[str]]]:
+    """The table as text: the names of its columns, and its cells row by row."""
+    return _columns(report), [cells for batch in report.batches for cells in _cells(report, batch)]
 
 
 def markdown_table(columns: list[str], rows: list[list[str]], right: list[bool]) -> str:
@@ -145,7 +149,8 @@ def microseconds(time: float) -> str:
     return f"{time:,.{2 if time < 10 else 1 if time < 100 else 0}f}"
 
 
-def _remarks(report: BenchReport) -> list[str]:
+def remarks(report: BenchReport) -> list[str]:
+    """Sentences about the engines, what was not measured, and the limit."""
     engines = [f"{e.name}: {e.description}, {_threads(e.threads)}" for e in report.engines]
     o = report.overhead
     overhead = (

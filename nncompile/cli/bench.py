@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nncompile.cli import console
+from nncompile.cli import _pages, console
 from nncompile.cli.source import Arguments, Weights, load_source
 from nncompile.cli.usage import UsageError, wrong_usage
 
@@ -36,6 +36,9 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Timed seconds for each engine and batch.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds the time is split into.")] = 10,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with plots, graphs and the table; it needs no network.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Time a model against plain ONNX Runtime and eager PyTorch, interleaved in one process."""
@@ -49,6 +52,8 @@ def bench(
     engines = tuple(name.strip() for name in against.split(",") if name.strip())
     with wrong_usage():
         check_names(list(engines))
+    if html is not None:
+        _pages.check(html)
     source = load_source(module, arg, weights).eval() if module else None
     report = _run(file, batches, engines, source, schedule)
 
@@ -59,6 +64,8 @@ def bench(
         from nncompile_runtime import container
 
         container.write(markdown, as_markdown(report).encode())
+    if html is not None:
+        _pages.write(html, report, file, source)
     if as_json:
         console.print_json(to_json(report))
     else:

@@ -1,0 +1,66 @@
+"""Benchmarks as HTML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nncompile.cli.usage import UsageError
+from nncompile_runtime import container
+from nncompile_runtime.errors import NncompileError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nncompile.bench.drawing import Drawing
+    from nncompile.bench.results import BenchReport
+
+
+def check(path: Path) -> None:
+    """Tell, before anything is measured, why no page can be written.
+
+    Raises:
+        UsageError: The path is a folder, or in none.
+        NncompileError: A package is missing.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--html {path} cannot be written.", remedy="Name a file in a folder that exists.")
+    try:
+        import nncompile.bench.drawing
+        import nncompile.bench.html  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise NncompileError(
+            f"An HTML page needs {error.name}, which is not installed.",
+            remedy="Run: pip install 'nncompile[bench,cpu]' (or [bench,gpu]).",
+        ) from error
+
+
+def write(path: Path, report: BenchReport, file: Path, module: torch.nn.Module | None) -> None:
+    """Write the page, with the exporter's graph where the module is known, and the file's.
+
+    Raises:
+        CaptureError: The module cannot be captured, or does not take such inputs.
+        NncompileError: The page cannot be written.
+    """
+    from nncompile.bench.html import page
+
+    container.write(path, page(report, _graphs(file, module, report.batches[0])).encode())
+
+
+def _graphs(file: Path, module: torch.nn.Module | None, batch: int) -> dict[str, Drawing]:
+    import onnx
+    import onnx_ir as ir
+
+    from nncompile.bench.drawing import draw
+    from nncompile.cli._graphs import captured_again
+    from nncompile_runtime.predictor import Predictor
+
+    model = container.read(file)
+    signature = Predictor(model, device="cpu").signature
+    drawings = {}
+    if module is not None:
+        captured = captured_again(module, signature)
+        drawings["PyTorch's export"] = draw(captured.graph, batch, signature.batch)
+    compiled = ir.from_proto(onnx.load_from_string(model.data))
+    drawings["Compiled" if model.manifest else "The file"] = draw(compiled, batch, signature.batch)
+    return drawings
