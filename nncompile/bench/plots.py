@@ -6,6 +6,7 @@ Engines are told apart by colour (Okabe and Ito's palette, safe for the colour-b
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,7 +47,7 @@ _STYLE: Any = {
     "lines.linewidth": 1.8,
     "lines.markersize": 6,
 }
-_SIZE = (4.1, 3.7)  # inches: at the width of a phone nearly as large as drawn
+_WIDTH, _HEIGHT, _LEGEND_ROW = 4.1, 3.0, 0.2  # inches: on a phone nearly as large as drawn
 
 
 def latency(report: BenchReport) -> Markup:
@@ -116,9 +117,10 @@ def roofline(report: BenchReport, found: Roofline) -> Markup:
             axes.annotate(
                 f"batch {batch}", place, below, textcoords="offset points", ha="center", va="top", fontsize=9
             )
-        axes.margins(y=0.2)
         _log_axis(axes, "x", "operations a byte that must be moved")
         _log_axis(axes, "y", "GFLOP/s")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low * (low / high) ** 0.15, high)  # room for the labels
 
     told = _told(
         report, lambda row: "unknown" if row.share is None else f"{100 * row.share:.0f} % of the limit"
@@ -180,11 +182,13 @@ def _told(report: BenchReport, what: Callable[[Row], str]) -> str:
 def _svg(name: str, title: str, told: str, draw: Callable[[Axes], None]) -> Markup:
     """A plot as an element of a page, with its title and itself in words for those who cannot see it."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
-        if axes.get_legend_handles_labels()[0]:
+        labels = axes.get_legend_handles_labels()[1]
+        figure.set_size_inches(_WIDTH, _HEIGHT + _LEGEND_ROW * math.ceil(len(labels) / 2))
+        if labels:
             figure.legend(loc="outside lower center", ncols=2, frameon=False)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nncompile.cli.source import exported_from
 from nncompile.cli.usage import UsageError
 from nncompile_runtime import container
 from nncompile_runtime.errors import NncompileError
@@ -35,19 +36,24 @@ def check(path: Path) -> None:
         ) from error
 
 
-def write(path: Path, report: BenchReport, file: Path, module: torch.nn.Module | None) -> None:
-    """Write the page, with the exporter's graph where the module is known, and the file's.
+def write(path: Path, report: BenchReport, graphs: dict[str, Drawing]) -> None:
+    """Write the page.
 
     Raises:
-        CaptureError: The module cannot be captured, or does not take such inputs.
-        NncompileError: The page cannot be written.
+        NncompileError: It cannot be written.
     """
     from nncompile.bench.html import page
 
-    container.write(path, page(report, _graphs(file, module, report.batches[0])).encode())
+    container.write(path, page(report, graphs).encode())
 
 
-def _graphs(file: Path, module: torch.nn.Module | None, batch: int) -> dict[str, Drawing]:
+def drawings(file: Path, module: torch.nn.Module | None, batch: int) -> dict[str, Drawing]:
+    """The exporter's graph, where the module is known, and the file's.
+
+    Raises:
+        ModelLoadError: The file cannot be loaded.
+        CaptureError: The module cannot be captured, or does not take the file's inputs.
+    """
     import onnx
     import onnx_ir as ir
 
@@ -57,10 +63,13 @@ def _graphs(file: Path, module: torch.nn.Module | None, batch: int) -> dict[str,
 
     model = container.read(file)
     signature = Predictor(model, device="cpu").signature
-    drawings = {}
+    drawn = {}
     if module is not None:
-        captured = captured_again(module, signature)
-        drawings["PyTorch's export"] = draw(captured.graph, batch, signature.batch)
+        with exported_from(module, model):
+            captured = captured_again(module, signature)
+        drawn["Before: as PyTorch exports it, unoptimised"] = draw(captured.graph, batch, signature.batch)
     compiled = ir.from_proto(onnx.load_from_string(model.data))
-    drawings["Compiled" if model.manifest else "The file"] = draw(compiled, batch, signature.batch)
-    return drawings
+    drawn["After: the compiled file" if model.manifest else "The file"] = draw(
+        compiled, batch, signature.batch
+    )
+    return drawn

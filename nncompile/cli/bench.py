@@ -55,6 +55,7 @@ def bench(
     if html is not None:
         _pages.check(html)
     source = load_source(module, arg, weights).eval() if module else None
+    graphs = _pages.drawings(file, source, batches[0]) if html is not None else {}
     report = _run(file, batches, engines, source, schedule)
 
     from nncompile.bench.report import as_json as to_json
@@ -65,7 +66,7 @@ def bench(
 
         container.write(markdown, as_markdown(report).encode())
     if html is not None:
-        _pages.write(html, report, file, source)
+        _pages.write(html, report, graphs)
     if as_json:
         console.print_json(to_json(report))
     else:
