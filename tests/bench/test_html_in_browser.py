@@ -37,6 +37,7 @@ function measure(frame) {
         texts: texts.length, outside: texts.filter(inside => !inside).length,
         marks: svg.querySelectorAll("use, path").length};
     }),
+    tallest: Math.max(...[...page.querySelectorAll("td")].map(cell => cell.offsetHeight)),
     ink: getComputedStyle(page.body).color, ground: getComputedStyle(page.body).backgroundColor,
     text: getComputedStyle(page.querySelector("svg[role=img] text") || page.body).fill,
   };
@@ -105,6 +106,7 @@ def test_the_plots_are_there_and_nothing_overflows(opened):
             assert plot["marks"] > 20
             assert plot["texts"] >= 12
             assert plot["outside"] == 0
+        assert 20 < at["tallest"] < 60  # a cell is not squeezed into many lines
     assert found[1280]["plots"][0]["width"] < 640  # beside one another
 
 

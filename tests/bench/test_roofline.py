@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from nncompile.bench import ceilings as measured
-from nncompile.bench import run
+from nncompile.bench import grid, run
 from nncompile.bench.ceilings import Ceilings, Rung, ladder, last_level_cache, measure_ceilings
 from nncompile.bench.report import as_markdown, limits_line, percent
 from nncompile.bench.roofline import Limit, Roofline, least_seconds, limit_of, measure_roofline
@@ -150,6 +150,14 @@ def test_every_row_of_a_benchmark_has_its_share(lenet, instant):
     assert table[0].endswith(" of limit |")
     assert table[2].endswith(f" {percent(report.rows[0].share)} |")
     assert {line.count("|") for line in table} == {10}
+
+
+def test_a_grid_of_shares(lenet, instant):
+    report = run(lenet.path, (2,), ("onnxruntime",), schedule=instant)
+    lines = grid.shares({"lenet5": report}, "onnxruntime").splitlines()
+    assert lines[0] == "| network | batch 2 |"
+    assert lines[-1] == f"| lenet5 | {percent(report.row('onnxruntime', 2).share)} |"
+    assert grid.shares({"lenet5": report}, "eager").splitlines()[-1] == "| lenet5 | - |"
 
 
 def test_without_onnx_there_is_no_roofline(lenet, instant, monkeypatch):
