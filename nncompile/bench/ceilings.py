@@ -1,13 +1,15 @@
 """How fast this machine computes and reads at best: the two measured lines of the roofline model.
 
 The peak is the best rate of a square single-precision matrix product, the kernel that comes nearest to the
-processor's multiply-adds a cycle, on as many threads as the engines use. Of ONNX Runtime's and, where it is
-loaded, torch's, the faster one counts.
+processor's multiply-adds a cycle. As many threads as the engines use multiply at the same time, each for
+itself by ONNX Runtime's kernel on one thread, and the best rate of each is added up: so the peak is seen even
+where something else keeps a processor busy for a while.
 
-Bandwidth is the best rate at which arrays of one size are read, on as many threads. Above the last-level
-cache STREAM's Copy and Add count as well, with the bytes that STREAM counts: each array once, whatever the
-caches move besides. A network that is called again and again finds weights that fit into a cache there, so
-the rate is measured for a ladder of sizes.
+Bandwidth is the best rate at which arrays of one size are read, by as many threads. A network that is called
+again and again finds weights that fit into a cache there, so it is measured for a ladder of sizes; within the
+last-level cache the threads' best rates are added up, like those of the products. Beyond it the threads share
+the memory, and only what they reach together counts; STREAM's Copy and Add count there as well, with the
+bytes that STREAM counts: each array once, whatever the caches move besides.
 
 Sources: S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009; J. McCalpin, "Memory
 Bandwidth and Machine Balance in Current High Performance Computers", 1995 (STREAM); A. Ilic, F. Pratas, L.
@@ -17,28 +19,27 @@ Sousa, "Cache-aware Roofline model", IEEE CAL 13(1), 2014.
 from __future__ import annotations
 
 import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nncompile_runtime.session import onnxruntime
 
-_ORDERS = (512, 1024)  # of the matrices: they and the blocks that kernels pack fit into caches
+_ORDERS = (256, 512, 1024)  # of the matrices: long against a call, and in reach of a cache
 _SECONDS = 0.15  # for each kernel and size
 _SMALLEST, _STEP, _LARGEST = 128 << 10, 4, 256 << 20  # bytes
 _READ_AT_ONCE = 16 << 20  # bytes a thread: short against a time slice, long against handing out work
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
+T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 
 
@@ -62,7 +63,7 @@ class Ceilings:
     Attributes:
         threads: Threads that it was measured with.
         flops: Single-precision operations a second, a multiply-add counting as two.
-        product: Whose matrix product was the fastest, and its order.
+        product: Of what: whose matrix product, and the order that was the fastest.
         rungs: Bandwidths by size, the smallest first; the last one is main memory's.
     """
 
@@ -96,12 +97,14 @@ def measure_ceilings(threads: int) -> Ceilings:
     Raises:
         ModelLoadError: ONNX Runtime is not installed.
     """
-    flops, product = max(_products(threads))
-    sizes = ladder(last_level_cache())
+    cache = last_level_cache()
+    sizes = ladder(cache)
     with ThreadPoolExecutor(threads) as pool:
-        rungs = [Rung(size, _read_rate(pool, size, threads)) for size in sizes]
+        flops, order = max((_product_rate(pool, order, threads), order) for order in _ORDERS)
+        rungs = [Rung(size, _read_rate(pool, size, threads, shared=size > cache)) for size in sizes]
         stream = _stream_rate(pool, sizes[-1], threads)
     rungs[-1] = Rung(sizes[-1], max(rungs[-1].rate, stream))
+    product = f"ONNX Runtime {onnxruntime().__version__}, {order} x {order}"
     return Ceilings(threads, flops, product, tuple(rungs))
 
 
@@ -120,32 +123,17 @@ def last_level_cache(caches: Path = _CACHES) -> int:
     return max((int(number) << _SHIFTS[unit] for number, unit in map(re.Match.groups, sizes)), default=0)
 
 
-def _products(threads: int) -> Iterator[tuple[float, str]]:
-    """Operations a second of every product that is at hand, with its name."""
+def _product_rate(pool: ThreadPoolExecutor, order: int, threads: int) -> float:
+    """Operations a second of all threads, each of which multiplies matrices of its own."""
     generator = np.random.default_rng(0)
-    for order in _ORDERS:
-        a, b = (generator.standard_normal((order, order), dtype=np.float32) for _ in range(2))
-        for name, seconds in (_onnxruntime_product(a, b, threads), _torch_product(a, b, threads)):
-            yield 2 * order**3 / seconds, f"{name}, {order} x {order}"
-
-
-def _onnxruntime_product(a: Floats, b: Floats, threads: int) -> tuple[str, float]:
+    a, b = (generator.standard_normal((order, order), dtype=np.float32) for _ in range(2))
     ort = onnxruntime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     session = ort.InferenceSession(_product_model(b), options, providers=["CPUExecutionProvider"])
-    return f"ONNX Runtime {ort.__version__}", _best(lambda: session.run(None, {"a": a}))
-
-
-def _torch_product(a: Floats, b: Floats, threads: int) -> tuple[str, float]:
-    """Where torch is not loaded it is not loaded for this: it takes forever."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return "torch", float("inf")
-    with _torch_threads(torch, threads):
-        left, right = torch.from_numpy(a), torch.from_numpy(b)
-        out = torch.empty_like(left)
-        return f"torch {torch.__version__}", _best(lambda: torch.mm(left, right, out=out))
+    lefts = [a.copy() for _ in range(threads)]
+    calls = (partial(_best, partial(session.run, None, {"a": left})) for left in lefts)
+    return sum(2 * order**3 / seconds for seconds in _together(pool, calls))
 
 
 def _product_model(b: Floats) -> bytes:
@@ -162,24 +150,23 @@ def _product_model(b: Floats) -> bytes:
     return serialised
 
 
-@contextmanager
-def _torch_threads(torch: Any, threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _read_rate(pool: ThreadPoolExecutor, size: int, threads: int, *, shared: bool) -> float:
+    """Bytes a second of reading arrays of `size` bytes in all, each thread its own.
 
-
-def _read_rate(pool: ThreadPoolExecutor, size: int, threads: int) -> float:
-    """Bytes a second of reading arrays of `size` bytes in all, each thread its own."""
+    Args:
+        pool: As many threads.
+        size: Bytes.
+        threads: How many.
+        shared: Whether the threads are timed together, because they share what they read from.
+    """
     arrays = [np.ones(size // 4 // threads, np.float32) for _ in range(threads)]
     times = max(1, _READ_AT_ONCE // arrays[0].nbytes)
     # An array of stride 0 over itself: one call of a compiled loop reads it `times` times.
     views = [np.broadcast_to(array, (times, array.size)) for array in arrays]
-    read = times * sum(array.nbytes for array in arrays)
-    return read / _best(lambda: _together(pool, (view.max for view in views)))
+    read = times * arrays[0].nbytes
+    if shared:
+        return threads * read / _best(lambda: _together(pool, (view.max for view in views)))
+    return sum(read / seconds for seconds in _together(pool, (partial(_best, view.max) for view in views)))
 
 
 def _stream_rate(pool: ThreadPoolExecutor, size: int, threads: int) -> float:
@@ -197,10 +184,9 @@ def _stream_rate(pool: ThreadPoolExecutor, size: int, threads: int) -> float:
     return max(2 * array_bytes / _best(copy), 3 * array_bytes / _best(add))
 
 
-def _together(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], Any]]) -> None:
-    """One call a thread; numpy's loops let go of Python's lock."""
-    for future in [pool.submit(call) for call in calls]:
-        future.result()
+def _together(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], T]]) -> list[T]:
+    """One call a thread, and their results; numpy's loops and ONNX Runtime let go of Python's lock."""
+    return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def _best(call: Callable[[], Any]) -> float:

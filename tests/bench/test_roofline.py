@@ -29,7 +29,7 @@ def test_this_machine_is_measured_once_and_plausible(ceilings):
     assert measure_ceilings(1) is ceilings
     assert ceilings.threads == 1
     assert 1e8 < ceilings.flops < 1e13
-    assert ceilings.product.startswith(("ONNX Runtime 1.", "torch 2."))
+    assert ceilings.product.startswith("ONNX Runtime 1.")
     assert [rung.size for rung in ceilings.rungs] == list(ladder(last_level_cache()))
     assert all(1e7 < rung.rate < 1e13 for rung in ceilings.rungs)
     assert ceilings.memory == ceilings.rungs[-1].rate
