@@ -74,11 +74,14 @@ class GraphCost:
         batch: What the batch counted as.
         nodes: One for each node of the graph, in order; those inside If, Loop and Scan are not counted.
         totals: The sums.
+        least_bytes: Weights once, inputs and outputs: what every way of computing the graph reads and writes
+            at least. None where a size is not known.
     """
 
     batch: int
     nodes: tuple[NodeCost, ...]
     totals: Totals
+    least_bytes: int | None
 
     def operators(self) -> dict[str, int]:
         """How often each operator occurs, by name, functions and what they contain included."""
@@ -111,7 +114,7 @@ def graph_cost(model: ir.Model, batch: int = 1, symbol: str | None = None) -> Gr
         parameters=sum(elements(value) or 0 for value in weights.values()),
         unknown=sum(node.flops is None or node.bytes is None for node in nodes),
     )
-    return GraphCost(batch, nodes, totals)
+    return GraphCost(batch, nodes, totals, _least_bytes(model.graph))
 
 
 def _first_symbol(inputs: Iterable[ir.Value]) -> str | None:
@@ -179,6 +182,24 @@ def _bytes(node: ir.Node) -> int | None:
     if node.op_type in _PICKS and read:
         return total(written, written, *map(_size, read[1:]))
     return total(written, *map(_size, read))
+
+
+def _least_bytes(graph: ir.Graph) -> int | None:
+    constants = _distinct(
+        value for node in graph for value in node.inputs if value and value.is_initializer()
+    )
+    ports = _distinct((*graph.inputs, *graph.outputs))
+    moved = [value for value in ports if not value.is_initializer()]
+    return total(*map(_size, moved), *map(_least_read, constants))
+
+
+def _least_read(weight: ir.Value) -> int | None:
+    """All of a weight; of a table whose rows are only picked, no more than is picked."""
+    whole, uses = _size(weight), weight.uses()
+    if all(use.node.op_type in _PICKS and use.idx == 0 for use in uses):
+        picked = total(*(_size(use.node.outputs[0]) for use in uses))
+        return None if whole is None or picked is None else min(whole, picked)
+    return whole
 
 
 def _size(value: ir.Value) -> int | None:

@@ -34,11 +34,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_STANDARD = ("", "ai.onnx", "com.microsoft")
+_STANDARD = ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc")
 _MOVEMENT = _words(
     """
     Cast CastLike Compress Concat Constant ConstantOfShape DepthToSpace Dropout Expand EyeLike
-    Flatten Gather GatherElements GatherND Identity OneHot Pad Range Reshape ReverseSequence
+    Flatten Gather GatherElements GatherND Identity OneHot Pad Range ReorderInput ReorderOutput Reshape
+    ReverseSequence
     ScatterElements ScatterND Shape Size Slice SpaceToDepth Split Squeeze Tile Transpose Trilu
     Unsqueeze
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds, not_measured
+from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds, not_measured, percent
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.sections import cold_section
 from nncompile.bench.statistics import Estimate, median_estimate
@@ -67,6 +67,16 @@ def medians(reports: Reports, engines: tuple[str, ...]) -> str:
         rows = [report.row(engine, batch) for engine in engines]
         times = [microseconds(row.latency.p50) if row else NOTHING for row in rows]
         return NOTHING if set(times) == {NOTHING} else " / ".join(times)
+
+    return _grid(reports, cell)
+
+
+def shares(reports: Reports, engine: str) -> str:
+    """Which part of the attainable speed an engine reaches; a dash where it is not known."""
+
+    def cell(report: BenchReport, batch: int) -> str:
+        row = report.row(engine, batch)
+        return NOTHING if row is None else percent(row.share)
 
     return _grid(reports, cell)
 

@@ -8,8 +8,10 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+from nncompile.bench.ceilings import Ceilings
 from nncompile.bench.correctness import TOLERANCES
 from nncompile.bench.results import BenchReport, Row
+from nncompile.bench.roofline import Roofline
 from nncompile.bench.sections import NOTHING, estimate, microseconds, sections
 
 if TYPE_CHECKING:
@@ -20,13 +22,18 @@ __all__ = [
     "as_csv",
     "as_json",
     "as_markdown",
+    "as_rows",
     "as_table",
+    "ceilings_line",
     "environment",
     "estimate",
+    "limits_line",
     "markdown_table",
     "method",
     "microseconds",
     "not_measured",
+    "percent",
+    "remarks",
     "section_tables",
 ]
 
@@ -45,8 +52,8 @@ def as_table(report: BenchReport) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    remarks = Text("\n".join(_remarks(report)))
-    table = Table(title=Text(_title(report)), caption=remarks, title_justify="left", caption_justify="left")
+    below = Text("\n".join(remarks(report)))
+    table = Table(title=Text(_title(report)), caption=below, title_justify="left", caption_justify="left")
     for name in _columns(report):
         table.add_column(name, justify="left" if name == "engine" else "right")
     for batch in report.batches:
@@ -74,15 +81,14 @@ def section_tables(report: BenchReport) -> list[Table]:
 
 def as_markdown(report: BenchReport) -> str:
     """The table in Markdown, with machine, versions and method."""
-    columns = _columns(report)
-    rows = [cells for batch in report.batches for cells in _cells(report, batch)]
+    columns, rows = as_rows(report)
     right = [name != "engine" for name in columns]
     lines = [
         f"## {_title(report)}",
         "",
         markdown_table(columns, rows, right),
         "",
-        *_bullets(_remarks(report)),
+        *_bullets(remarks(report)),
     ]
     for section in sections(report):
         right = [False] + [True] * (len(section.columns) - 1)
@@ -102,6 +108,11 @@ def as_csv(report: BenchReport) -> str:
         named = (report.model, report.network, row.engine, threads[row.engine], row.batch, row.calls)
         writer.writerow([*named, *times, row.samples_per_second, report.method.yardstick, *ratio])
     return text.getvalue()
+
+
+def as_rows(report: BenchReport) -> tuple[list[str], list[list[str]]]:
+    """The table as text: the names of its columns, and its cells row by row."""
+    return _columns(report), [cells for batch in report.batches for cells in _cells(report, batch)]
 
 
 def markdown_table(columns: list[str], rows: list[list[str]], right: list[bool]) -> str:
@@ -146,16 +157,25 @@ def _title(report: BenchReport) -> str:
 
 def _columns(report: BenchReport) -> list[str]:
     yardstick = report.method.yardstick
-    return ["batch", "engine", "p50 µs", "p90 µs", "p95 µs", "p99 µs", "samples/s", f"x {yardstick} [95 %]"]
+    columns = [
+        "batch",
+        "engine",
+        "p50 µs",
+        "p90 µs",
+        "p95 µs",
+        "p99 µs",
+        "samples/s",
+        f"x {yardstick} [95 %]",
+    ]
+    return [*columns, "of limit"] if report.roofline else columns
 
 
 def _cells(report: BenchReport, batch: int) -> list[list[str]]:
     cells = []
     for engine in report.engines:
         row = report.row(engine.name, batch)
-        cells.append(
-            [str(batch), engine.name, *(_numbers(row, report) if row else ["rejected", *[NOTHING] * 5])]
-        )
+        numbers = _numbers(row, report) if row else ["rejected", *[NOTHING] * (len(_columns(report)) - 3)]
+        cells.append([str(batch), engine.name, *numbers])
     return cells
 
 
@@ -164,10 +184,19 @@ def _numbers(row: Row, report: BenchReport) -> list[str]:
     ratio = estimate(row.ratio) if row.ratio else NOTHING
     if row.engine == report.method.yardstick:
         ratio = "1"
-    return [*(microseconds(time) for time in times), f"{row.samples_per_second:,.0f}", ratio]
+    numbers = [*(microseconds(time) for time in times), f"{row.samples_per_second:,.0f}", ratio]
+    return [*numbers, percent(row.share)] if report.roofline else numbers
 
 
-def _remarks(report: BenchReport) -> list[str]:
+def percent(share: float | None) -> str:
+    """A share of the attainable speed: `43 %`, `0.52 %`."""
+    return (
+        NOTHING if share is None else f"{100 * share:.{0 if share >= 0.1 else 1 if share >= 0.01 else 2}f} %"
+    )
+
+
+def remarks(report: BenchReport) -> list[str]:
+    """Sentences about the engines, what was not measured, and the limit."""
     engines = [f"{e.name}: {e.description}, {_threads(e.threads)}" for e in report.engines]
     o = report.overhead
     overhead = (
@@ -177,7 +206,27 @@ def _remarks(report: BenchReport) -> list[str]:
     unequal = ["These engines do not compute with the same number of threads."] * (
         len({e.threads for e in report.engines}) > 1
     )
-    return [*engines, *unequal, *not_measured(report), overhead]
+    limits = [limits_line(report.roofline)] if report.roofline else []
+    return [*engines, *unequal, *not_measured(report), overhead, *limits]
+
+
+def limits_line(roofline: Roofline) -> str:
+    """What the machine allows, and what a share of it is, in three sentences."""
+    complete = all(limit.complete for limit in roofline.limits)
+    return (
+        f"{ceilings_line(roofline.ceilings)} Of limit: the least time for the network's operations, or for "
+        f"its weights, inputs and outputs, over the median time{'' if complete else '; at least, because '}"
+        f"{'' if complete else 'not every node can be counted'}."
+    )
+
+
+def ceilings_line(ceilings: Ceilings) -> str:
+    """What the machine allows, in one sentence."""
+    fastest = max(rung.rate for rung in ceilings.rungs)
+    return (
+        f"Limit: {ceilings.flops / 1e9:,.0f} GFLOP/s ({ceilings.product}); {ceilings.memory / 1e9:,.1f} GB/s "
+        f"from memory, up to {fastest / 1e9:,.0f} GB/s from caches; {_threads(ceilings.threads)}."
+    )
 
 
 def _threads(count: int | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nncompile.bench.correctness import Rejected
 from nncompile.bench.overhead import Overhead
+from nncompile.bench.roofline import Roofline
 from nncompile.bench.scenarios import ScenarioReport
 from nncompile.bench.statistics import Estimate, Latency
 from nncompile.bench.timing import Schedule
@@ -52,6 +53,7 @@ class Row:
         samples_per_second: Throughput of calls one after another.
         ratio: How many times faster than the yardstick; None where that was rejected on this batch.
         medians: Median microseconds of a call in each round, for ratios between any two engines.
+        share: Part of the attainable speed that the median call reaches; None where that is not known.
     """
 
     engine: str
@@ -60,6 +62,7 @@ class Row:
     latency: Latency
     samples_per_second: float
     ratio: Estimate | None
+    share: float | None = None
     medians: tuple[float, ...] = ()
 
 
@@ -123,6 +126,7 @@ class BenchReport:
         scenario: What a scenario of MLPerf amounts to, where one was asked for.
         cold: What engines cost before they are warm, where that was asked for.
         not_cold: Engines whose fresh process failed.
+        roofline: What this machine allows; None where onnx and onnx-ir, which count, are not installed.
     """
 
     model: str
@@ -140,6 +144,7 @@ class BenchReport:
     scenario: ScenarioReport | None = None
     cold: tuple[Cold, ...] = ()
     not_cold: tuple[Absent, ...] = ()
+    roofline: Roofline | None = None
 
     def row(self, engine: str, batch: int) -> Row | None:
         """The row of an engine on a batch; None where it was not timed."""

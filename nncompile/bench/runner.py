@@ -27,6 +27,7 @@ from nncompile.bench.engines import (
 from nncompile.bench.inputs import check_batches, fixed_batch, make_feed
 from nncompile.bench.overhead import measure_overhead
 from nncompile.bench.results import Absent, BenchReport, Cold, EngineInfo, Method, Row
+from nncompile.bench.roofline import Roofline, measure_roofline
 from nncompile.bench.scenarios import (
     Scenario,
     ScenarioReport,
@@ -100,6 +101,7 @@ def run(
     feeds = {batch: make_feed(signature, batch, sizes, seed) for batch in batches}
     least = fixed_batch(signature) or 1
     example = make_feed(signature, 2, sizes, seed)
+    roofline = measure_roofline(model_path, signature, batches, machine.processors)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         path = os.fspath(model_path)
@@ -148,13 +150,16 @@ def run(
         method=method,
         batches=batches,
         engines=infos,
-        rows=tuple(row for batch in batches for row in _rows(taken[batch], method.yardstick, batch)),
+        rows=tuple(
+            row for batch in batches for row in _rows(taken[batch], method.yardstick, batch, roofline)
+        ),
         rejected=tuple(wrong),
         absent=tuple(absent),
         overhead=overhead,
         scenario=scenario_report,
         cold=tuple(fresh),
         not_cold=tuple(failed),
+        roofline=roofline,
     )
 
 
@@ -222,16 +227,19 @@ def _method(engines: Mapping[str, Engine], against: Sequence[str], schedule: Sch
     return Method(schedule, seed, reference, yardstick)
 
 
-def _rows(taken: Mapping[str, Sequence[Latencies]], yardstick: str, batch: int) -> list[Row]:
+def _rows(
+    taken: Mapping[str, Sequence[Latencies]], yardstick: str, batch: int, roofline: Roofline | None
+) -> list[Row]:
     return [
         Row(
             engine=name,
             batch=batch,
             calls=sum(map(len, rounds)),
-            latency=latency(rounds),
+            latency=(times := latency(rounds)),
             samples_per_second=samples_per_second(rounds, batch),
             ratio=paired_ratio(taken[yardstick], rounds) if yardstick in taken else None,
             medians=tuple(float(np.median(r)) / 1e3 for r in rounds),
+            share=roofline.share(batch, times.p50) if roofline else None,
         )
         for name, rounds in taken.items()
     ]

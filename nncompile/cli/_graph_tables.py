@@ -46,15 +46,15 @@ def nodes_table(cost: GraphCost, *, native: bool) -> Table:
         table.add_row(
             *map(
                 Text,
-                (node.name, _what(node, native), _shape(node.shape), _count(node.flops), _count(node.bytes)),
+                (node.name, _what(node, native), _shape(node.shape), count(node.flops), count(node.bytes)),
             ),
-            Text(_count(node.parameters)),
+            Text(count(node.parameters)),
         )
     totals = cost.totals
     numbers = (
         _sum(totals.flops, totals.unknown),
         _sum(totals.bytes, totals.unknown),
-        _count(totals.parameters),
+        count(totals.parameters),
     )
     table.add_row(f"{totals.nodes} nodes, batch {cost.batch}", "", "", *numbers, style="bold")
     return table
@@ -76,7 +76,7 @@ def comparison_table(before: GraphCost, after: GraphCost) -> Table:
         table.add_row(name, *cells)
     counts = before.operators(), after.operators()
     for operator in sorted(counts[0].keys() | counts[1].keys()):
-        table.add_row(Text(f"  {operator}"), *(_count(count.get(operator, 0)) for count in counts))
+        table.add_row(Text(f"  {operator}"), *(count(found.get(operator, 0)) for found in counts))
     return table
 
 
@@ -106,10 +106,11 @@ def _what(node: NodeCost, native: bool) -> str:
 def _shape(shape: Shape | None) -> str:
     if shape is None:
         return UNKNOWN
-    return "x".join(_count(size).replace(",", "") for size in shape) or "scalar"
+    return "x".join(count(size).replace(",", "") for size in shape) or "scalar"
 
 
-def _count(number: int | None) -> str:
+def count(number: int | None) -> str:
+    """A number for people: `1,234`, or `?`."""
     return UNKNOWN if number is None else f"{number:,}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,22 +26,33 @@ class Explained:
     report: PassReport
 
 
+@contextmanager
+def compiler_needed() -> Iterator[None]:
+    """What is imported inside comes with the extra `compile`.
+
+    Raises:
+        NncompileError: A package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise NncompileError(
+            f"Looking at a graph needs {error.name}, which is not installed.",
+            remedy="Run: pip install 'nncompile[compile,cpu]' (or [compile,gpu]).",
+        ) from error
+
+
 def file_cost(file: ModelFile, signature: Signature, batch: int) -> GraphCost:
     """What the nodes of a file cost.
 
     Raises:
         NncompileError: A package is missing.
     """
-    try:
+    with compiler_needed():
         import onnx
         import onnx_ir as ir
 
         from nncompile.costs import graph_cost
-    except ModuleNotFoundError as error:
-        raise NncompileError(
-            f"Looking at a graph needs {error.name}, which is not installed.",
-            remedy="Run: pip install 'nncompile[compile,cpu]' (or [compile,gpu]).",
-        ) from error
     return graph_cost(ir.from_proto(onnx.load_from_string(file.data)), batch, signature.batch)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nncompile.cli import console
+from nncompile.cli import _pages, console
 from nncompile.cli.source import Arguments, Weights, load_source
 from nncompile.cli.usage import UsageError, wrong_usage
 
@@ -54,6 +54,9 @@ def bench(
         bool, typer.Option("--cold", help="Load time, first call and memory too, in a fresh process each.")
     ] = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with plots, graphs and the table; it needs no network.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the latencies as CSV.")] = False,
 ) -> None:
@@ -73,7 +76,10 @@ def bench(
         engines = NAMES
     with wrong_usage():
         check_names(list(engines))
+    if html is not None:
+        _pages.check(html)
     source = load_source(module, arg, weights).eval() if module else None
+    graphs = _pages.drawings(file, source, batches[0]) if html is not None else {}
     report = _run(file, batches, engines, module=source, schedule=schedule, scenario=asked, cold=cold)
 
     from nncompile.bench.report import as_csv as to_csv
@@ -84,6 +90,8 @@ def bench(
         from nncompile_runtime import container
 
         container.write(markdown, as_markdown(report).encode())
+    if html is not None:
+        _pages.write(html, report, graphs)
     if as_json:
         console.print_json(to_json(report))
     elif as_csv:

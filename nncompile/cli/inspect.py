@@ -34,6 +34,9 @@ def inspect(
     ] = False,
     weights: Weights = None,
     arg: Arguments = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Run it: time of every node, and share of what is attainable.")
+    ] = False,
     batch: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="What a free batch counts as.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -53,6 +56,8 @@ def inspect(
         details.add_nodes()
     if module is not None:
         details.add_origin(load_source(module, arg, weights), passes=passes)
+    if profile:
+        details.add_profile()
     if as_json:
         console.print_json(_as_dict(model, predictor) | details.data)
         return
@@ -69,6 +74,7 @@ class _Details:
         self.data: dict[str, Any] = {}
         self.shown: list[RenderableType] = []
         self._model, self._signature, self._batch = model, predictor.signature, batch
+        self._plan = predictor.plan
         self._native = predictor.native
 
     def add_nodes(self) -> None:
@@ -79,6 +85,15 @@ class _Details:
         cost = file_cost(self._model, self._signature, self._batch)
         self.data["graph"] = tables.nodes_as_dict(cost)
         self.shown.append(tables.nodes_table(cost, native=self._native))
+
+    def add_profile(self) -> None:
+        """The time of every node that is executed; of fused regions also that of their nodes, run plainly."""
+        from nncompile.cli import _profiles as profiles
+
+        plans = [self._plan] + [self._plan.model_copy(update={"native": False})] * self._native
+        measured = profiles.measured(self._model, plans, self._signature, self._batch)
+        self.data["profile"] = profiles.as_dict(measured)
+        self.shown += profiles.tables(measured)
 
     def add_origin(self, module: torch.nn.Module, *, passes: bool) -> None:
         """The exporter's graph beside the file's, and what the passes did."""

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -85,12 +86,14 @@ class Session:
         outputs: Likewise.
     """
 
-    def __init__(self, model: ModelFile, plan: Plan) -> None:
+    def __init__(self, model: ModelFile, plan: Plan, *, trace: Path | None = None) -> None:
         """Load the graph.
 
         Args:
             model: The graph.
             plan: How to run it; kept as `plan`.
+            trace: A folder for what ONNX Runtime tells of its runs: the graph that it made of this one as
+                `executed.onnx`, and its profile, whose path `native.end_profiling()` returns.
 
         Raises:
             ModelLoadError: ONNX Runtime refuses the graph.
@@ -104,6 +107,7 @@ class Session:
                 remedy="Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'.",
             )
         self.plan = plan
+        self._trace = trace
         try:
             self.native, self.kernels = self._created(ort, plan, model)
         except Exception as error:
@@ -149,9 +153,12 @@ class Session:
             provider_options=[{"device_id": str(plan.device_id)} if plan.provider == "cuda" else {}],
         )
 
-    @staticmethod
-    def _options(ort: ModuleType, plan: Plan, model: ModelFile) -> Any:
+    def _options(self, ort: ModuleType, plan: Plan, model: ModelFile) -> Any:
         options = ort.SessionOptions()
+        if self._trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._trace / "profile")
+            options.optimized_model_filepath = str(self._trace / "executed.onnx")
         options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY

@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 
 import pytest
 
@@ -70,3 +71,46 @@ def test_bench_errors(run, exported, arguments, problem):
     assert result.code == 2
     assert problem in result.err
     assert "fix: " in result.err
+
+
+def test_bench_writes_a_page(run, folder, exported):
+    quick = ("--seconds", "0.02", "--rounds", "2", "-b", "1,2", "--html", "page.html")
+    result = run("bench", exported.model, "--module", "nets.py:Small", "-w", exported.weights, *quick)
+    assert result.code == 0
+    page = (folder / "page.html").read_text()
+    for words in (
+        "Small",
+        "as PyTorch exports it",
+        "BatchNormalization",
+        "the compiled file",
+        'id="roofline"',
+    ):
+        assert words in page
+
+
+def test_bench_writes_a_page_without_the_module(run, folder, exported):
+    quick = ("--seconds", "0.02", "--rounds", "1", "-b", "1", "--html", "page.html")
+    assert run("bench", exported.model, *quick).code == 0
+    page = (folder / "page.html").read_text()
+    assert "the compiled file" in page
+    assert "as PyTorch exports it" not in page
+
+
+@pytest.mark.parametrize("place", ["missing/page.html", "."])
+def test_bench_refuses_a_page_that_cannot_be_written_before_it_measures(run, folder, exported, place):
+    result = run("bench", exported.model, "--html", place)
+    assert result.code == 2
+    assert f"--html {place} cannot be written" in result.err
+    assert "fix: " in result.err
+
+
+def test_bench_says_what_a_page_needs_before_it_measures(run, folder, exported, monkeypatch):
+    for module in ("nncompile.bench.html", "nncompile.bench.plots"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr("nncompile.bench.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("bench", exported.model, "--html", "page.html")
+    assert result.code == 1
+    assert "needs matplotlib, which is not installed" in result.err
+    assert "pip install 'nncompile[bench" in result.err
+    assert not (folder / "page.html").exists()

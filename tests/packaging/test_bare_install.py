@@ -127,3 +127,12 @@ def test_the_command_line_without_torch(bare, artifact, arguments, code, text):
     assert finished.returncode == code
     assert text in finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_the_templates_of_pages_are_in_the_wheel(bare):
+    code = (
+        "from importlib.resources import files; "
+        "print(*sorted(file.name for file in files('nncompile.bench').joinpath('templates').iterdir()))"
+    )
+    finished = subprocess.run([bare, "-I", "-c", code], check=True, capture_output=True, text=True)
+    assert finished.stdout.split() == ["report.css", "report.html.j2"]
