@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nncompile.bench import plots, report
 from nncompile.bench.results import BenchReport
+from nncompile.bench.sections import sections
 
 if TYPE_CHECKING:
     from nncompile.bench.drawing import Drawing
@@ -48,6 +49,7 @@ def page(found: BenchReport, graphs: dict[str, Drawing] | None = None) -> str:
         open_up_to=_OPEN_UP_TO,
         columns=columns,
         rows=rows,
+        sections=sections(found),
         remarks=report.remarks(found),
         method=report.method(found),
         estimate=report.estimate,

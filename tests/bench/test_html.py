@@ -8,6 +8,9 @@ import pytest
 from pages import BATCHES, ENGINES, HOSTILE, drawing, report
 
 from nncompile.bench.html import page
+from nncompile.bench.results import Absent, Cold
+from nncompile.bench.scenarios import Scenario, ScenarioReport, ScenarioRow
+from nncompile.bench.statistics import Estimate
 
 GRAPHS = {"PyTorch's export": drawing(200), "Compiled": drawing(20)}
 
@@ -131,6 +134,19 @@ def test_without_a_roofline_and_graphs():
     assert [svg["id"] for svg in read.named("svg")] == ["latency", "throughput"]
     assert read.named("details") == []
     assert "of the limit" not in read.text
+
+
+def test_a_scenario_and_fresh_processes_have_tables_of_their_own():
+    found = report(batches=(1,))
+    served = ScenarioRow("nncompile", 1, 500, found.rows[0].latency, 100.0, Estimate(1.5, 1.4, 1.6), True)
+    asked = ScenarioReport(Scenario("server", 100.0), (served,))
+    fresh = Cold("nncompile", 1, 2.5, 0.25, 0.003, 123.0)
+    failed = Absent("eager", "it ended with code 1.")
+    read = Reader(page(dataclasses.replace(found, scenario=asked, cold=(fresh,), not_cold=(failed,))))
+    assert len(read.named("table")) == 3
+    for words in ("Poisson arrivals, 100 queries/s", "p99 within 15 ms", "a fresh process each", "peak MiB"):
+        assert words in read.text
+    assert "it ended with code 1." in read.text
 
 
 def test_when_ours_was_rejected_there_are_no_cards():
