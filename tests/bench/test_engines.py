@@ -13,7 +13,7 @@ from nncompile.bench.engines import NAMES, EngineError, Subject, nncompile_tuned
 from nncompile.bench.engines.nncompile import Compiled
 from nncompile.bench.engines.onnxruntime import Plain
 from nncompile.bench.inputs import make_feed
-from nncompile_runtime import NncompileError
+from nncompile_runtime import NncompileError, Predictor
 
 
 @pytest.fixture
@@ -217,13 +217,13 @@ def test_a_module_is_exported_once(lenet, subject_of):
 
 
 def test_openvino_computes_in_float32_with_the_threads_given(lenet, subject_of):
-    subject = subject_of(lenet.path, lenet.module, threads=2)
+    subject = subject_of(lenet.path, lenet.module, threads=1)
     with opened("openvino", subject) as engine:
         engine.run(subject.example)
         (request,) = engine._requests.values()
         model = request.get_compiled_model()
         assert model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
-        assert model.get_property("INFERENCE_NUM_THREADS") == 2
+        assert model.get_property("INFERENCE_NUM_THREADS") == engine.threads == 1
 
 
 def test_ncnn_runs_a_batch_alike_in_all_ways(lenet, subject_of):
@@ -290,3 +290,23 @@ def test_no_batch_is_run_uncompiled(lenet, subject_of, monkeypatch):
         engine.run(make_feed(subject.signature, 2))
         with pytest.raises(Exception, match="recompile_limit"):
             engine.run(make_feed(subject.signature, 3))
+
+
+def test_without_tuning_the_tuned_engine_is_left_out(lenet, subject_of, monkeypatch):
+    monkeypatch.delattr(Predictor, "tune", raising=False)
+    with (
+        pytest.raises(EngineError, match=r"cannot tune a model: Predictor has no tune\(\)"),
+        open_engine("nncompile-tuned", subject_of(lenet.path)),
+    ):
+        pass
+
+
+def test_a_copy_of_its_own_is_tuned(lenet, subject_of, monkeypatch):
+    tuned = []
+    monkeypatch.setattr(Predictor, "tune", lambda self, seconds: tuned.append((self, seconds)), raising=False)
+    subject = subject_of(lenet.path)
+    with open_engine("nncompile-tuned", subject) as engine:
+        ((predictor, seconds),) = tuned
+        assert seconds == nncompile_tuned.SECONDS
+        assert predictor is not subject.predictor
+        assert engine.compile_seconds > 0

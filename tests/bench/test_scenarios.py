@@ -100,6 +100,12 @@ def test_a_server_holds_while_99_of_100_answers_are_within_the_bound(time):
     assert rows["slow"].ratio.value == 1
 
 
+def test_it_is_the_99th_percentile_that_must_hold(time):
+    row = served(time, 100.0, slow=7 * MILLISECOND)["slow"]
+    assert row.latency.p50 < 15_000 < row.latency.p99
+    assert not row.held
+
+
 def test_an_overloaded_server_answers_no_more_than_it_can(time):
     rows = served(time, 100.0, slow=20 * MILLISECOND)
     assert rows["slow"].samples_per_second == pytest.approx(50, rel=0.05)
