@@ -31,6 +31,14 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
             title = f"## Times as fast as {yardstick}: {engine}"
             sections += [title, grid.ratios(reports, engine, yardstick)]
     sections += [f"## Median microseconds of one call: {' / '.join(engines)}", grid.medians(reports, engines)]
+    if any_report.roofline is not None:
+        said = (
+            f"{report.ceilings_line(any_report.roofline.ceilings)} The share is of the least time that the "
+            "network's operations take there, or its weights, inputs and outputs. Winograd's algorithm does "
+            "with fewer operations than are counted."
+        )
+        for engine in ours:
+            sections += [f"## Share of what the machine allows: {engine}", said, grid.shares(reports, engine)]
     sections += [
         "## `predict` over the bare call of its session",
         "Alternating calls on one session; the aim is at most 5 µs.",

@@ -35,8 +35,9 @@ def test_the_page_holds_every_network_and_why_one_is_left_out(invoke, tmp_path):
     assert result.exit_code == 0, result.output
     text = page.read_text()
     assert "| network | batch 1 | batch 2 |" in text
-    assert text.count("| lenet5 |") == 5 + 3
+    assert text.count("| lenet5 |") == 6 + 3
     assert "## Times as fast as the best peer: nncompile" in text
+    assert "## Share of what the machine allows: nncompile\n\nLimit: " in text
     assert "- big: not measured: this network needs timm: pip install timm" in text
     assert "Machine: " in text
     data = json.loads(result.stdout)
