@@ -154,12 +154,16 @@ class Builder {
       if (here(work) && kept_[size_t(work.y)].kept) stage_->exits.push_back({work.y, -1});
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      const Place& place = kept_[size_t(value)];
-      const int root = place.alias < 0 ? value : place.alias;
-      bool made_here = root < int(program_.inputs.size());
-      for (const Work& work : works_) made_here = made_here || (here(work) && work.y == root);
-      if (made_here && !kept_[size_t(root)].kept) stage_->exits.push_back({root, int(i)});
+      const int its = root(value);
+      bool made_here = its < int(program_.inputs.size());
+      for (const Work& work : works_) made_here = made_here || (here(work) && work.y == its);
+      if (made_here && !kept_[size_t(its)].kept) stage_->exits.push_back({its, int(i)});
     }
+  }
+
+  int root(int value) const {
+    const int alias = kept_[size_t(value)].alias;
+    return alias < 0 ? value : alias;
   }
 
   void assign_offsets() {
@@ -169,7 +173,7 @@ class Builder {
     for (const Work& work : works_) {
       if (!here(work)) continue;
       ++step;
-      for (const int x : work.reads) last[size_t(x)] = step;
+      for (const int x : work.reads) last[size_t(root(x))] = step;
       first[size_t(work.y)] = last[size_t(work.y)] = step;
     }
     for (const auto& exit : stage_->exits) last[size_t(exit.value)] = step + 1;
@@ -192,6 +196,8 @@ class Builder {
       stage_->arena_floats = std::max(stage_->arena_floats, offset + floats(v));
       placed.push_back(v);
     }
+    for (size_t v = 0; v < program_.shapes.size(); ++v)
+      stage_->places[v].offset = stage_->places[size_t(root(int(v)))].offset;
   }
 
   size_t floats(size_t value) const { return stage_->places[value].elements() * V; }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from eager import Kind
 from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import BATCHES, THREADS, examples, graphs, layers
@@ -35,3 +36,15 @@ def test_an_input_that_is_returned(build, batch):
     np.testing.assert_array_equal(first, x)
     np.testing.assert_array_equal(second, x)
     np.testing.assert_allclose(result, region.eager(x).outputs[1], **EXACT)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 16, 33])
+def test_two_columns_by_another_name(build, batch):
+    """A flattened pixel is the same floats under another number, also for what reads it in lanes."""
+    region = Region((1, 12, 12))
+    weight = np.arange(54).reshape(6, 1, 3, 3) / 54
+    first, second = (region.flatten(region.global_average(region.conv(0, sign * weight))) for sign in (1, -1))
+    region.output(region.activation(region.add(first, second), Kind.SIGMOID)).output(second)
+    inputs = region.random_inputs(batch)
+    got = run(session(region.model(), build, exact=True), inputs)
+    assert_close(got, region.eager(*inputs), exact=True)
