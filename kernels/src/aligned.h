@@ -1,6 +1,7 @@
 // Floats on a boundary of 64 bytes, with room behind them for a vector that starts at the last one.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -17,6 +18,13 @@ class AlignedFloats {
     data_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
     if (!data_) throw std::bad_alloc();
     for (size_t i = count; i < bytes / sizeof(float); ++i) data_.get()[i] = 0.0f;
+  }
+  // A copy; zeros where `from` is null.
+  AlignedFloats(const float* from, size_t count) : AlignedFloats(count) {
+    if (from)
+      std::copy_n(from, count, data());
+    else
+      std::fill_n(data(), count, 0.0f);
   }
 
   float* data() { return data_.get(); }

@@ -16,13 +16,11 @@ class Depthwise : public Step {
         epilogue_(epilogue),
         shape_(program.shapes[size_t(y)]),
         weights_(size_t(window_.kh) * size_t(window_.kw) * size_t(shape_.c)),
-        bias_(size_t(shape_.c)) {
-    const float* weight = program.weights[size_t(conv.weight)].data;
+        bias_(program.bias_of(conv), size_t(shape_.c)) {
+    const float* weight = program.weight_of(conv).data;
     const size_t c = size_t(shape_.c), taps = size_t(window_.kh) * size_t(window_.kw);
-    for (size_t channel = 0; channel < c; ++channel) {
+    for (size_t channel = 0; channel < c; ++channel)
       for (size_t tap = 0; tap < taps; ++tap) weights_[tap * c + channel] = weight[channel * taps + tap];
-      bias_[channel] = conv.bias < 0 ? 0.0f : program.weights[size_t(conv.bias)].data[channel];
-    }
   }
 
   int units() const override { return shape_.h; }

@@ -14,8 +14,8 @@ class Conv : public Step {
         epilogue_(epilogue),
         in_(program.shapes[size_t(x_)]),
         out_(program.shapes[size_t(y)]),
-        panels_(out_.c, size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), bias_of(program, conv),
-                Weights{program.weights[size_t(conv.weight)].data, in_.c, window_.kh, window_.kw}) {}
+        panels_(out_.c, size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), program.bias_of(conv),
+                Weights{program.weight_of(conv).data, in_.c, window_.kh, window_.kw}) {}
 
   int units() const override { return out_.h; }
   double flops() const override { return 2.0 * double(out_.size()) * window_.kh * window_.kw * in_.c; }
@@ -56,9 +56,6 @@ class Conv : public Step {
       return data[((size_t(k) * size_t(channels) + c) * size_t(kh) + row) * size_t(kw) + column];
     }
   };
-  static const float* bias_of(const Program& program, const Instruction& conv) {
-    return conv.bias < 0 ? nullptr : program.weights[size_t(conv.bias)].data;
-  }
 
   int x_, y_;
   Window window_;
@@ -77,8 +74,8 @@ class Linear : public Step {
         epilogue_(epilogue),
         in_(int(flattened.size())),
         out_(program.shapes[size_t(y)].c),
-        panels_(out_, flattened.size(), linear.bias < 0 ? nullptr : program.weights[size_t(linear.bias)].data,
-                Weights{program.weights[size_t(linear.weight)].data, flattened, linear.transposed, size_t(out_)}) {}
+        panels_(out_, flattened.size(), program.bias_of(linear),
+                Weights{program.weight_of(linear).data, flattened, linear.transposed, size_t(out_)}) {}
 
   int units() const override { return int(panels_.blocks().size()); }
   double flops() const override { return 2.0 * in_ * out_; }

@@ -26,10 +26,8 @@ class Winograd : public Step {
         epilogue_(epilogue),
         in_(program.shapes[size_t(x_)]),
         out_(program.shapes[size_t(y)]),
-        weight_(program.weights[size_t(conv.weight)].data),
-        bias_(size_t(out_.c)) {
-    for (int k = 0; k < out_.c; ++k)
-      bias_[size_t(k)] = conv.bias < 0 ? 0.0f : program.weights[size_t(conv.bias)].data[k];
+        weight_(program.weight_of(conv).data),
+        bias_(program.bias_of(conv), size_t(out_.c)) {
     const std::vector<float> u = transform_weights<R>(weight_, in_.c, out_.c);
     const size_t pairs = size_t(in_.c) * size_t(out_.c), c = size_t(in_.c);
     for (size_t position = 0; position < kPositions; ++position) {

@@ -8,10 +8,6 @@
 namespace nncompile {
 namespace {
 
-const float* bias_of(const Program& program, const Instruction& conv) {
-  return conv.bias < 0 ? nullptr : program.weights[size_t(conv.bias)].data;
-}
-
 template <int V>
 void set_epilogue(LaneJob& job, const Epilogue& epilogue) {
   job.curve = is_bounds(epilogue.activation) ? nullptr : &epilogue.activation;
@@ -29,8 +25,8 @@ class LaneConv : public LaneStep<V> {
         window_(work.instruction->window),
         epilogue_(work.epilogue),
         channels_(depthwise_ ? 1 : program.shapes[size_t(x_)].c),
-        bias_(bias_of(program, *work.instruction)) {
-    const float* data = program.weights[size_t(work.instruction->weight)].data;
+        bias_(program.bias_of(*work.instruction)) {
+    const float* data = program.weight_of(*work.instruction).data;
     const size_t c = size_t(channels_), kh = size_t(window_.kh), kw = size_t(window_.kw);
     const auto weight = [=](int k, size_t i) {
       return data[((size_t(k) * c + i % c) * kh + i / c / kw) * kw + i / c % kw];

@@ -93,6 +93,11 @@ struct Program {
   std::vector<Weight> weights;
 
   int value_of(int instruction) const { return int(inputs.size()) + instruction; }
+  const Weight& weight_of(const Instruction& layer) const { return weights[size_t(layer.weight)]; }
+  // Null where the layer has none.
+  const float* bias_of(const Instruction& layer) const {
+    return layer.bias < 0 ? nullptr : weights[size_t(layer.bias)].data;
+  }
 };
 
 // Reads the attributes of a node and checks every number in them against the weights.
