@@ -1,6 +1,7 @@
 // Depthwise convolution: each channel with its own kernel, channels in the lanes.
 #include "activation.h"
 #include "aligned.h"
+#include "conv_weights.h"
 #include "layers.h"
 #include "lines.h"
 
@@ -17,10 +18,9 @@ class Depthwise : public Step {
         shape_(program.shapes[size_t(y)]),
         weights_(size_t(window_.kh) * size_t(window_.kw) * size_t(shape_.c)),
         bias_(program.bias_of(conv), size_t(shape_.c)) {
-    const float* weight = program.weight_of(conv).data;
-    const size_t c = size_t(shape_.c), taps = size_t(window_.kh) * size_t(window_.kw);
-    for (size_t channel = 0; channel < c; ++channel)
-      for (size_t tap = 0; tap < taps; ++tap) weights_[tap * c + channel] = weight[channel * taps + tap];
+    const ConvWeights weight(program.weight_of(conv));
+    for (size_t tap = 0, to = 0; tap < weight.lines(); ++tap)
+      for (int channel = 0; channel < shape_.c; ++channel) weights_[to++] = weight(channel, tap);
   }
 
   int units() const override { return shape_.h; }

@@ -1,4 +1,5 @@
 // Convolution and linear layers as they are defined, on NHWC data.
+#include "conv_weights.h"
 #include "layers.h"
 #include "tile.h"
 
@@ -15,7 +16,7 @@ class Conv : public Step {
         in_(program.shapes[size_t(x_)]),
         out_(program.shapes[size_t(y)]),
         panels_(out_.c, size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), program.bias_of(conv),
-                Weights{program.weight_of(conv).data, in_.c, window_.kh, window_.kw}) {}
+                ConvWeights(program.weight_of(conv))) {}
 
   int units() const override { return out_.h; }
   double flops() const override { return 2.0 * double(out_.size()) * window_.kh * window_.kw * in_.c; }
@@ -47,16 +48,6 @@ class Conv : public Step {
   }
 
  private:
-  struct Weights {
-    const float* data;
-    int channels, kh, kw;
-    float operator()(int k, size_t i) const {
-      const size_t c = i % size_t(channels), column = i / size_t(channels) % size_t(kw),
-                   row = i / size_t(channels) / size_t(kw);
-      return data[((size_t(k) * size_t(channels) + c) * size_t(kh) + row) * size_t(kw) + column];
-    }
-  };
-
   int x_, y_;
   Window window_;
   Epilogue epilogue_;

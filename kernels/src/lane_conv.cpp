@@ -2,6 +2,7 @@
 //
 // Winograd's algorithm was tried here too: for the few channels of the networks that fit, its transforms cost what
 // the products save (LeNet5 level, LeNet with 3x3 kernels 1.5 times the time).
+#include "conv_weights.h"
 #include "lane_product.h"
 #include "lane_steps.h"
 
@@ -26,17 +27,13 @@ class LaneConv : public LaneStep<V> {
         epilogue_(work.epilogue),
         channels_(depthwise_ ? 1 : program.shapes[size_t(x_)].c),
         bias_(program.bias_of(*work.instruction)) {
-    const float* data = program.weight_of(*work.instruction).data;
-    const size_t c = size_t(channels_), kh = size_t(window_.kh), kw = size_t(window_.kw);
-    const auto weight = [=](int k, size_t i) {
-      return data[((size_t(k) * c + i % c) * kh + i / c / kw) * kw + i / c % kw];
-    };
+    const ConvWeights weight(program.weight_of(*work.instruction));
     const int outputs = program.shapes[size_t(y_)].c;
     if (depthwise_)
       for (int k = 0; k < outputs; ++k)
-        weights_.emplace_back(1, kh * kw, [&](int, size_t i) { return weight(k, i); });
+        weights_.emplace_back(1, weight.lines(), [&](int, size_t i) { return weight(k, i); });
     else
-      weights_.emplace_back(outputs, kh * kw * c, weight);
+      weights_.emplace_back(outputs, weight.lines(), weight);
   }
 
   void run(const LaneArena<V>& arena) const override {
