@@ -89,15 +89,23 @@ struct Bounds {
   float low = -__builtin_inff(), high = __builtin_inff();
 };
 
-inline bool is_bounds(const Activation& activation) {
-  return activation.kind == Kind::kNone || activation.kind == Kind::kRelu || activation.kind == Kind::kClip;
-}
-
-inline Bounds bounds_of(const Activation& activation) {
-  Bounds bounds;
-  if (activation.kind == Kind::kRelu) bounds.low = 0.0f;
-  if (activation.kind == Kind::kClip) bounds = {activation.first, activation.second};
-  return bounds;
+// A job's activation as `bounds`, or as `curve` where it is more than that.
+template <class Job>
+inline void set_activation(Job& job, const Activation& activation) {
+  job.curve = nullptr;
+  job.bounds = {};
+  switch (activation.kind) {
+    case Kind::kNone:
+      break;
+    case Kind::kRelu:
+      job.bounds.low = 0.0f;
+      break;
+    case Kind::kClip:
+      job.bounds = {activation.first, activation.second};
+      break;
+    default:
+      job.curve = &activation;
+  }
 }
 
 template <int N>

@@ -9,12 +9,6 @@
 namespace nncompile {
 namespace {
 
-template <int V>
-void set_epilogue(LaneJob& job, const Epilogue& epilogue) {
-  job.curve = is_bounds(epilogue.activation) ? nullptr : &epilogue.activation;
-  job.bounds = is_bounds(epilogue.activation) ? bounds_of(epilogue.activation) : Bounds{};
-}
-
 // Depthwise where groups are not 1: then each output channel reads one input channel.
 template <int V>
 class LaneConv : public LaneStep<V> {
@@ -47,7 +41,7 @@ class LaneConv : public LaneStep<V> {
     job.kw = window_.kw;
     job.channels = channels_;
     job.y_plane = y.plane();
-    set_epilogue<V>(job, epilogue_);
+    set_activation(job, epilogue_.activation);
     for (int g = 0; g < groups(out.c); ++g) {
       const int first = depthwise_ ? g : weights_[0].start(g);
       const int count = depthwise_ ? 1 : weights_[0].start(g + 1) - first;

@@ -21,7 +21,7 @@ struct LaneJob {
   ptrdiff_t y_plane;
   const float* residual;   // null, or as y with planes of its own
   ptrdiff_t residual_plane;
-  const Activation* curve;
+  const Activation* curve;  // null where `bounds` is all
   Bounds bounds;
 };
 

@@ -35,11 +35,6 @@ struct TileJob {
   bool row_end;   // behind the last pixel stands what must not be written
 };
 
-inline void set_activation(TileJob& job, const Activation& activation) {
-  job.curve = is_bounds(activation) ? nullptr : &activation;
-  job.bounds = is_bounds(activation) ? bounds_of(activation) : Bounds{};
-}
-
 using TileFunction = void (*)(const TileJob&);
 
 // The function for tiles of so many pixels by so many vectors of `width` lanes.
