@@ -45,7 +45,7 @@ class Stage : public LaneStage {
     int value, output;  // output -1: to the kept place of the value
   };
 
-  std::vector<LanePlace> places;
+  std::vector<Bordered> places;
   std::vector<LaneStepPtr<V>> steps;
   std::vector<Exit> exits;
   std::vector<int> entries;  // the inputs that are read
@@ -139,14 +139,9 @@ class Builder {
   }
 
   void border(const Work& work) {
-    LanePlace& x = stage_->places[size_t(work.instruction->inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
     const Window& w = work.instruction->window;
-    const int rows = (y.h - 1) * w.sh + w.kh, columns = (y.w - 1) * w.sw + w.kw;
-    x.top = std::max(x.top, w.top);
-    x.left = std::max(x.left, w.left);
-    x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
-    x.right = std::max(x.right, columns - w.left - x.shape.w);
+    stage_->places[size_t(work.instruction->inputs[0])].widen(w, w.rows(y.h), w.columns(y.w));
   }
 
   void find_exits() {
@@ -200,7 +195,7 @@ class Builder {
       stage_->places[v].offset = stage_->places[size_t(root(int(v)))].offset;
   }
 
-  size_t floats(size_t value) const { return stage_->places[value].elements() * V; }
+  size_t floats(size_t value) const { return stage_->places[value].size() * V; }
 
   void add(const Work& work) {
     LaneStepPtr<V> step;

@@ -127,17 +127,13 @@ class Lowering {
 
   // The zeros that a convolution reads around its input; Winograd's tiles may reach further than its windows.
   void border_for(const Work& work) {
-    const Instruction& conv = *work.instruction;
-    Place& x = result_.places[size_t(conv.inputs[0])];
+    Place& x = result_.places[size_t(work.instruction->inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
-    const Window& w = conv.window;
-    const bool winograd = uses_winograd(work);
-    const int rows = winograd ? winograd_extent(y.h, w.kh) : (y.h - 1) * w.sh + w.kh;
-    const int columns = winograd ? winograd_extent(y.w, w.kw) : (y.w - 1) * w.sw + w.kw;
-    x.top = std::max(x.top, w.top);
-    x.left = std::max(x.left, w.left);
-    x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
-    x.right = std::max(x.right, columns - w.left - x.shape.w);
+    const Window& w = work.instruction->window;
+    if (uses_winograd(work))
+      x.widen(w, winograd_extent(y.h, w.kh), winograd_extent(y.w, w.kw));
+    else
+      x.widen(w, w.rows(y.h), w.columns(y.w));
   }
 
   bool uses_winograd(const Work& work) const {

@@ -57,6 +57,10 @@ struct Shape {
 struct Window {
   int kh = 1, kw = 1, sh = 1, sw = 1, top = 0, left = 0, bottom = 0, right = 0;
   bool ceil = false, include_pad = false;
+
+  // How many rows and columns so many outputs read, padding included.
+  int rows(int outputs) const { return (outputs - 1) * sh + kh; }
+  int columns(int outputs) const { return (outputs - 1) * sw + kw; }
 };
 
 // A weight of the graph: its dimensions and its values, which live as long as the session.

@@ -9,18 +9,33 @@
 
 namespace nncompile {
 
-// A value in an arena: channels innermost (NHWC), with a border of zeros as wide as its readers' padding.
-struct Place {
+// A value in an arena, with the zeros around each of its planes that its readers' padding needs.
+struct Bordered {
   Shape shape;
   int top = 0, left = 0, bottom = 0, right = 0;
-  bool kept = false;   // one for each sample of a chunk, not one for the sample at work
-  size_t offset = 0;   // in floats, from the arena's start
-  int alias = -1;      // the place that holds this value's floats
+  size_t offset = 0;  // in floats, from the arena's start
 
-  size_t pitch() const { return size_t(shape.w + left + right) * size_t(shape.c); }
-  size_t size() const { return pitch() * size_t(shape.h + top + bottom); }
-  size_t at(int y, int x) const { return size_t(y + top) * pitch() + size_t(x + left) * size_t(shape.c); }
+  int height() const { return shape.h + top + bottom; }
+  int width() const { return shape.w + left + right; }
+  size_t size() const { return size_t(shape.c) * size_t(width()) * size_t(height()); }
   bool bordered() const { return top || left || bottom || right; }
+
+  // Widens the border for a reader of `rows` x `columns` from the window's padding on.
+  void widen(const Window& window, int rows, int columns) {
+    top = std::max(top, window.top);
+    left = std::max(left, window.left);
+    bottom = std::max(bottom, rows - window.top - shape.h);
+    right = std::max(right, columns - window.left - shape.w);
+  }
+};
+
+// A value with its channels innermost (NHWC).
+struct Place : Bordered {
+  bool kept = false;  // one for each sample of a chunk, not one for the sample at work
+  int alias = -1;     // the place that holds this value's floats
+
+  size_t pitch() const { return size_t(width()) * size_t(shape.c); }
+  size_t at(int y, int x) const { return size_t(y + top) * pitch() + size_t(x + left) * size_t(shape.c); }
 };
 
 // Samples `first` ... of the call's inputs and outputs, at work in one arena.
