@@ -2,8 +2,9 @@
 
 #include <unistd.h>
 
-#include "cost.h"
 #include "aligned.h"
+#include "cost.h"
+#include "first_fit.h"
 #include "lane_steps.h"
 #include "transpose.h"
 
@@ -162,40 +163,24 @@ class Builder {
   }
 
   void assign_offsets() {
-    std::vector<int> first(program_.shapes.size(), -1), last(program_.shapes.size(), -1);
-    int step = 0;
-    for (size_t i = 0; i < program_.inputs.size(); ++i) first[i] = 0;
+    std::vector<Stay> stays(program_.shapes.size());
+    size_t step = 0;
     for (const Work& work : works_) {
       if (!here(work)) continue;
       ++step;
-      for (const int x : work.reads) last[size_t(root(x))] = step;
-      first[size_t(work.y)] = last[size_t(work.y)] = step;
+      for (const int x : work.reads) stays[size_t(root(x))].extend(step);
+      stays[size_t(work.y)].extend(step);
     }
-    for (const auto& exit : stage_->exits) last[size_t(exit.value)] = step + 1;
+    for (const auto& exit : stage_->exits) stays[size_t(exit.value)].extend(step + 1);
     for (size_t i = 0; i < program_.inputs.size(); ++i)
-      if (last[i] >= 0) stage_->entries.push_back(int(i));
-    std::vector<size_t> placed;
-    for (size_t v = 0; v < program_.shapes.size(); ++v) {
-      if (first[v] < 0 || last[v] < 0) continue;
-      std::vector<std::pair<size_t, size_t>> taken;
-      for (const size_t other : placed)
-        if (first[other] <= last[v] && first[v] <= last[other])
-          taken.push_back({stage_->places[other].offset, stage_->places[other].offset + floats(other)});
-      std::sort(taken.begin(), taken.end());
-      size_t offset = 0;
-      for (const auto& [from, to] : taken) {
-        if (offset + floats(v) <= from) break;
-        offset = std::max(offset, to);
+      if (stays[i].needed()) {
+        stays[i].extend(0);
+        stage_->entries.push_back(int(i));
       }
-      stage_->places[v].offset = offset;
-      stage_->arena_floats = std::max(stage_->arena_floats, offset + floats(v));
-      placed.push_back(v);
-    }
-    for (size_t v = 0; v < program_.shapes.size(); ++v)
-      stage_->places[v].offset = stage_->places[size_t(root(int(v)))].offset;
+    for (size_t v = 0; v < stays.size(); ++v) stays[v].floats = stage_->places[v].size() * V;
+    stage_->arena_floats = first_fit(stays);
+    for (size_t v = 0; v < stays.size(); ++v) stage_->places[v].offset = stays[size_t(root(int(v)))].offset;
   }
-
-  size_t floats(size_t value) const { return stage_->places[value].size() * V; }
 
   void add(const Work& work) {
     LaneStepPtr<V> step;

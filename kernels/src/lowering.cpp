@@ -2,6 +2,7 @@
 
 #include "aligned.h"
 #include "cost.h"
+#include "first_fit.h"
 #include "lanes.h"
 #include "work.h"
 
@@ -227,44 +228,18 @@ class Lowering {
     }
   }
 
-  // First fit: a value takes the first gap among those that live at the same time.
+  // A value that is kept for all samples of a chunk is needed by later samples at earlier steps.
   void assign_offsets() {
-    struct Life {
-      size_t first, last;
-    };
-    std::vector<Life> lives(program_.shapes.size(), {~size_t(0), 0});
+    std::vector<Stay> stays(result_.places.size());
     for (size_t s = 0; s < result_.steps.size(); ++s)
       for (const auto* values : {&reads_[s], &writes_[s]})
-        for (const int v : *values) {
-          Life& life = lives[size_t(root(v))];
-          life.first = std::min(life.first, s);
-          life.last = std::max(life.last, s);
-        }
-    std::vector<int> placed;
-    size_t end = 0;
-    for (size_t v = 0; v < program_.shapes.size(); ++v) {
-      Place& place = result_.places[v];
-      const Life& life = lives[v];
-      if (place.alias >= 0 || life.first == ~size_t(0)) continue;
-      const size_t need = footprint(place);
-      std::vector<std::pair<size_t, size_t>> taken;
-      for (const int other : placed) {
-        const Life& its = lives[size_t(other)];
-        const Place& there = result_.places[size_t(other)];
-        const bool apart = !place.kept && !there.kept && (its.last < life.first || life.last < its.first);
-        if (!apart) taken.push_back({there.offset, there.offset + footprint(there)});
-      }
-      std::sort(taken.begin(), taken.end());
-      size_t offset = 0;
-      for (const auto& [from, to] : taken) {
-        if (offset + need <= from) break;
-        offset = std::max(offset, to);
-      }
-      place.offset = offset;
-      end = std::max(end, offset + need);
-      placed.push_back(int(v));
+        for (const int v : *values) stays[size_t(root(v))].extend(s);
+    for (size_t v = 0; v < stays.size(); ++v) {
+      stays[v].floats = footprint(result_.places[v]);
+      if (result_.places[v].kept) stays[v].extend_over_all();
     }
-    result_.arena_floats = end;
+    result_.arena_floats = first_fit(stays);
+    for (size_t v = 0; v < stays.size(); ++v) result_.places[v].offset = stays[v].offset;
   }
 
   // Whether all that goes through sample by sample comes before what goes through in chunks.
