@@ -31,11 +31,10 @@ class Depthwise : public Step {
     const Place& to = frame.place(y_);
     const float* x = frame.data(x_, sample);
     float* y = frame.data(y_, sample);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
+    const Residual residual(frame, epilogue_, sample);
     for (int row = begin; row < end; ++row) {
       const float* line = x + from.at(row * window_.sh - window_.top, -window_.left);
-      const float* rest = other ? residual + other->at(row, 0) : nullptr;
+      const float* rest = residual.at(row, 0);
       float* result = y + to.at(row, 0);
       over_channels(shape_.c, [&](int c, auto width, int count) {
         constexpr int N = decltype(width)::lanes;

@@ -33,15 +33,14 @@ class Conv : public Step {
     job.run = window_.kw * in_.c;
     job.y_pixel = out_.c;
     set_activation(job, epilogue_.activation);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
+    const Residual residual(frame, epilogue_, sample);
     job.residual_pixel = out_.c;
     // Blocks of channels outermost: their weights stay in cache for all rows.
     for (const Block& block : panels_.blocks())
       for (int row = begin; row < end; ++row) {
         job.x = x + from.at(row * window_.sh - window_.top, -window_.left);
         job.y = y + to.at(row, 0);
-        if (other) job.residual = residual + other->at(row, 0);
+        job.residual = residual.at(row, 0);
         panels_.row(block, job, out_.w, true);
       }
     clear_border(to, y, begin, end);
@@ -79,13 +78,13 @@ class Linear : public Step {
     job.rows = 1;
     job.run = in_;
     job.y_pixel = ptrdiff_t(to.size());
-    if (epilogue_.residual >= 0) job.residual_pixel = ptrdiff_t(frame.place(epilogue_.residual).size());
+    const Residual residual(frame, epilogue_, sample);
+    job.residual_pixel = ptrdiff_t(residual.size());
     set_activation(job, epilogue_.activation);
     for (int b = begin; b < end; ++b) {
       job.x = frame.data(x_, sample) + from.at(0, 0);
       job.y = frame.data(y_, sample) + to.at(0, 0);
-      if (epilogue_.residual >= 0)
-        job.residual = frame.data(epilogue_.residual, sample) + frame.place(epilogue_.residual).at(0, 0);
+      job.residual = residual.at(0, 0);
       panels_.row(panels_.blocks()[size_t(b)], job, samples, true);
     }
     if (end == units())

@@ -113,8 +113,7 @@ class Winograd : public Step {
   void transform_output(const Frame& frame, int sample, int first, int tiles, const float* product) const {
     const Place& to = frame.place(y_);
     float* y = frame.data(y_, sample);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
+    const Residual residual(frame, epilogue_, sample);
     const size_t k = size_t(out_.c), plane = size_t(tiles) * k;
     for (int t = 0; t < tiles; ++t) {
       const int row = (first + t) / columns() * kTileOutputs, column = (first + t) % columns() * kTileOutputs;
@@ -142,7 +141,7 @@ class Winograd : public Step {
             if (j >= width) break;
             Vec<V> value = values[j] + bias;
             check += value * 0.0f;
-            if (residual) value += read<V>(residual + other->at(row + i, column + j) + channel, count);
+            if (const float* rest = residual.at(row + i, column + j)) value += read<V>(rest + channel, count);
             write<V>(y + to.at(row + i, column + j) + channel, activate<V>(epilogue_.activation, value), count);
           }
         }
@@ -166,8 +165,7 @@ class Winograd : public Step {
     const Place& to = frame.place(y_);
     const float* x = frame.data(x_, sample);
     float* y = frame.data(y_, sample);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
+    const Residual residual(frame, epilogue_, sample);
     for (int i = row; i < row + height; ++i)
       for (int j = column; j < column + width; ++j)
         for (int k = 0; k < out_.c; ++k) {
@@ -178,7 +176,7 @@ class Winograd : public Step {
               const float* w = weight_ + (size_t(k) * size_t(in_.c) * R + size_t(r)) * R + size_t(s);
               for (int c = 0; c < in_.c; ++c) sum += pixel[c] * w[size_t(c) * R * R];
             }
-          if (residual) sum += residual[other->at(i, j) + size_t(k)];
+          if (const float* rest = residual.at(i, j)) sum += rest[k];
           y[to.at(i, j) + size_t(k)] = activate<4>(epilogue_.activation, broadcast<4>(sum))[0];
         }
   }

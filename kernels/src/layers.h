@@ -11,6 +11,23 @@ struct Epilogue {
   Activation activation;
 };
 
+// The residual of one sample; null where there is none.
+class Residual {
+ public:
+  Residual(const Frame& frame, const Epilogue& epilogue, int sample) {
+    if (epilogue.residual < 0) return;
+    place_ = &frame.place(epilogue.residual);
+    data_ = frame.data(epilogue.residual, sample);
+  }
+
+  const float* at(int y, int x) const { return place_ ? data_ + place_->at(y, x) : nullptr; }
+  size_t size() const { return place_ ? place_->size() : 0; }
+
+ private:
+  const Place* place_ = nullptr;
+  const float* data_ = nullptr;
+};
+
 StepPtr make_load(int input, int value);                             // N x C x H x W of the caller to a place
 StepPtr make_store(int value, int output, const Shape& shape);       // and back
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
