@@ -41,7 +41,7 @@ class Conv : public Step {
         job.x = x + from.at(row * window_.sh - window_.top, -window_.left);
         job.y = y + to.at(row, 0);
         job.residual = residual.at(row, 0);
-        panels_.row(block, job, out_.w, true);
+        panels_.row(block, job, out_.w);
       }
     clear_border(to, y, begin, end);
   }
@@ -85,7 +85,7 @@ class Linear : public Step {
       job.x = frame.data(x_, sample) + from.at(0, 0);
       job.y = frame.data(y_, sample) + to.at(0, 0);
       job.residual = residual.at(0, 0);
-      panels_.row(panels_.blocks()[size_t(b)], job, samples, true);
+      panels_.row(panels_.blocks()[size_t(b)], job, samples);
     }
     if (end == units())
       for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), 0, 1);

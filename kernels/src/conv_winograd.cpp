@@ -105,7 +105,7 @@ class Winograd : public Step {
       for (const Block& block : panels.blocks()) {
         job.x = input + size_t(position) * size_t(tiles) * size_t(in_.c);
         job.y = product + size_t(position) * size_t(tiles) * size_t(out_.c);
-        panels.row(block, job, tiles, true);
+        panels.row(block, job, tiles);
       }
     }
   }

@@ -40,8 +40,6 @@ class Lowering {
 
  private:
   Work* maker(int value) {
-    const int index = value - int(program_.inputs.size());
-    if (index < 0) return nullptr;
     for (Work& work : works_)
       if (work.alive && work.y == value) return &work;
     return nullptr;
@@ -116,10 +114,8 @@ class Lowering {
   bool only_linear_reads(int value) const {
     if (is_output_[size_t(value)]) return false;
     for (const Work& work : works_) {
-      if (!work.alive || work.epilogue.residual == value) {
-        if (work.alive) return false;
-        continue;
-      }
+      if (!work.alive) continue;
+      if (work.epilogue.residual == value) return false;
       for (const int x : work.reads)
         if (x == value && work.instruction->op != Opcode::kLinear) return false;
     }

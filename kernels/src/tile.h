@@ -74,28 +74,18 @@ class Panels {
         }
   }
 
-  int channels() const { return channels_; }
-  int partial() const { return channels_ < width_ ? channels_ : 0; }
   const std::vector<Block>& blocks() const { return blocks_; }
-  const float* weights(const Block& block) const { return packed_.data() + block.weights; }
-  const float* bias(const Block& block) const { return packed_.data() + block.bias; }
 
-  // The widest row of tiles that is not wider than it must be for `pixels` pixels.
-  int tile_pixels(const Block& block, int pixels) const {
-    const int most = max_pixels(block.vectors);
-    const int tiles = (pixels + most - 1) / most;
-    return (pixels + tiles - 1) / tiles;
-  }
   // One row of `pixels` pixels of one block; `job` holds all but what depends on the block and the tile.
-  void row(const Block& block, TileJob job, int pixels, bool row_end) const {
+  void row(const Block& block, TileJob job, int pixels) const {
     const int most = tile_pixels(block, pixels);
-    job.weights = weights(block);
-    job.bias = bias(block);
+    job.weights = packed_.data() + block.weights;
+    job.bias = packed_.data() + block.bias;
     job.start = block.start.data();
-    job.channels = partial();
+    job.channels = channels_ < width_ ? channels_ : 0;
     for (int p = 0; p < pixels; p += most) {
       const int count = std::min(most, pixels - p);
-      job.row_end = row_end && p + count == pixels;
+      job.row_end = p + count == pixels;
       find_tile(width_, block.vectors, count)(job);
       job.x += count * job.pixel;
       job.y += count * job.y_pixel;
@@ -104,6 +94,13 @@ class Panels {
   }
 
  private:
+  // As few tiles as there must be, and as equal as they can be.
+  static int tile_pixels(const Block& block, int pixels) {
+    const int most = max_pixels(block.vectors);
+    const int tiles = (pixels + most - 1) / most;
+    return (pixels + tiles - 1) / tiles;
+  }
+
   // Half-width vectors waste fewer lanes on some channel counts.
   static int choose_width(int channels) {
     int best = kLanes;
