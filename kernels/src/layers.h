@@ -29,7 +29,7 @@ class Residual {
 };
 
 StepPtr make_load(int input, int value);                             // N x C x H x W of the caller to a place
-StepPtr make_store(int value, int output, const Shape& shape);       // and back
+StepPtr make_store(int value, int output);                           // and back
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_depthwise(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
@@ -41,6 +41,6 @@ StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const S
                        const Activation& activation);
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape);
 StepPtr make_softmax(int x, int y, const Shape& shape, bool logarithm);
-StepPtr make_flatten(int x, int y, const Shape& shape);              // to C x H x W order, without a border
+StepPtr make_flatten(int x, int y);                                  // to C x H x W order, without a border
 
 }  // namespace nncompile

@@ -38,6 +38,18 @@ void transpose_plane(const float* x, size_t x_pitch, float* y, size_t y_pitch, i
     transpose_each(x, x_pitch, y, y_pitch, 0, rows, 0, columns);
 }
 
+// Channels from innermost to outermost, without a border.
+void to_planes(const float* x, const Place& from, float* y) {
+  const Shape& shape = from.shape;
+  const size_t plane = size_t(shape.h) * size_t(shape.w);
+  if (plane == 1) {
+    std::memcpy(y, x + from.at(0, 0), shape.size() * sizeof(float));
+    return;
+  }
+  for (int row = 0; row < shape.h; ++row)
+    transpose_plane(x + from.at(row, 0), size_t(shape.c), y + size_t(row) * size_t(shape.w), plane, shape.c, shape.w);
+}
+
 class Load : public Step {
  public:
   Load(int input, int value) : input_(input), value_(value) {}
@@ -64,44 +76,31 @@ class Load : public Step {
 
 class Store : public Step {
  public:
-  Store(int value, int output, const Shape& shape) : value_(value), output_(output), shape_(shape) {}
+  Store(int value, int output) : value_(value), output_(output) {}
 
   void run(const Frame& frame, int sample, int, int, int) const override {
     const Place& from = frame.place(value_);
-    const float* x = frame.data(value_, sample);
-    float* y = frame.outputs[output_] + size_t(frame.first + sample) * shape_.size();
-    const size_t plane = size_t(shape_.h) * size_t(shape_.w);
-    if (plane == 1) {
-      std::memcpy(y, x + from.at(0, 0), shape_.size() * sizeof(float));
-      return;
-    }
-    for (int row = 0; row < shape_.h; ++row)
-      transpose_plane(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
+    float* y = frame.outputs[output_] + size_t(frame.first + sample) * from.shape.size();
+    to_planes(frame.data(value_, sample), from, y);
   }
 
  private:
   int value_, output_;
-  Shape shape_;
 };
 
 class Flatten : public Step {
  public:
-  Flatten(int x, int y, const Shape& shape) : x_(x), y_(y), shape_(shape) {}
+  Flatten(int x, int y) : x_(x), y_(y) {}
 
   void run(const Frame& frame, int sample, int, int, int) const override {
-    const Place& from = frame.place(x_);
     const Place& to = frame.place(y_);
-    const float* x = frame.data(x_, sample);
-    float* y = frame.data(y_, sample) + to.at(0, 0);
-    const size_t plane = size_t(shape_.h) * size_t(shape_.w);
-    for (int row = 0; row < shape_.h; ++row)
-      transpose_plane(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
-    clear_border(to, frame.data(y_, sample), 0, 1);
+    float* y = frame.data(y_, sample);
+    to_planes(frame.data(x_, sample), frame.place(x_), y + to.at(0, 0));
+    clear_border(to, y, 0, 1);
   }
 
  private:
   int x_, y_;
-  Shape shape_;
 };
 
 class Concat : public Step {
@@ -134,10 +133,8 @@ class Concat : public Step {
 }  // namespace
 
 StepPtr make_load(int input, int value) { return std::make_unique<Load>(input, value); }
-StepPtr make_store(int value, int output, const Shape& shape) {
-  return std::make_unique<Store>(value, output, shape);
-}
-StepPtr make_flatten(int x, int y, const Shape& shape) { return std::make_unique<Flatten>(x, y, shape); }
+StepPtr make_store(int value, int output) { return std::make_unique<Store>(value, output); }
+StepPtr make_flatten(int x, int y) { return std::make_unique<Flatten>(x, y); }
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape) {
   return std::make_unique<Concat>(inputs, y, shape);
 }

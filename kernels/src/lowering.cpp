@@ -162,7 +162,7 @@ class Lowering {
     }
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      add(make_store(value, int(i), program_.shapes[size_t(value)]), {value}, {});
+      add(make_store(value, int(i)), {value}, {});
     }
   }
 
@@ -188,7 +188,7 @@ class Lowering {
       case Opcode::kLogSoftmax:
         return make_softmax(instruction.inputs[0], work.y, shape, instruction.op == Opcode::kLogSoftmax);
       case Opcode::kFlatten:
-        return make_flatten(instruction.inputs[0], work.y, shape);
+        return make_flatten(instruction.inputs[0], work.y);
       case Opcode::kActivation:
         return make_pointwise(instruction.op, instruction.inputs, work.y, shape, false, instruction.activation);
       case Opcode::kAdd:
