@@ -60,9 +60,8 @@ class Winograd : public Step {
  private:
   int rows() const { return (out_.h + kTileOutputs - 1) / kTileOutputs; }
   int columns() const { return (out_.w + kTileOutputs - 1) / kTileOutputs; }
-  size_t transformed() const { return round_up(size_t(kPositions) * size_t(band_) * size_t(in_.c)); }
-  size_t products() const { return round_up(size_t(kPositions) * size_t(band_) * size_t(out_.c)); }
-  static size_t round_up(size_t floats) { return (floats + AlignedFloats::kSlack + 15) / 16 * 16; }
+  size_t transformed() const { return AlignedFloats::with_slack(size_t(kPositions) * size_t(band_) * size_t(in_.c)); }
+  size_t products() const { return AlignedFloats::with_slack(size_t(kPositions) * size_t(band_) * size_t(out_.c)); }
 
   void transform_input(const Frame& frame, int sample, int first, int tiles, float* result) const {
     const Place& from = frame.place(x_);

@@ -1,6 +1,7 @@
 // What a convolution costs, in operations of one lane for one sample: how an algorithm is chosen.
 #pragma once
 
+#include "options.h"
 #include "program.h"
 #include "vector.h"
 
@@ -15,8 +16,8 @@ double direct_cost(const Program& program, const Instruction& conv, int y, Layou
 // transformed weights that would be read from memory for every sample.
 double winograd_cost(const Program& program, const Instruction& conv, int y);
 
-inline bool winograd_pays(const Program& program, const Instruction& conv, int y) {
-  return winograd_cost(program, conv, y) < direct_cost(program, conv, y, Layout::kChannels);
+inline bool uses_winograd(const Program& program, const Options& options, const Instruction& conv, int y) {
+  return !options.exact && winograd_cost(program, conv, y) < direct_cost(program, conv, y, Layout::kChannels);
 }
 
 // Winograd's tiles cover multiples of 4 outputs: the rows or columns that they read for `outputs` of them.

@@ -131,7 +131,7 @@ class Builder {
     double channels = 0, samples = 0;
     for (const Work& work : works_) {
       if (!here(work) || work.instruction->op != Opcode::kConv) continue;
-      const bool winograd = !options_.exact && winograd_pays(program_, *work.instruction, work.y);
+      const bool winograd = uses_winograd(program_, options_, *work.instruction, work.y);
       channels += winograd ? winograd_cost(program_, *work.instruction, work.y)
                            : direct_cost(program_, *work.instruction, work.y, Layout::kChannels);
       samples += direct_cost(program_, *work.instruction, work.y, Layout::kSamples);
@@ -157,10 +157,7 @@ class Builder {
     }
   }
 
-  int root(int value) const {
-    const int alias = kept_[size_t(value)].alias;
-    return alias < 0 ? value : alias;
-  }
+  int root(int value) const { return root_of(kept_, value); }
 
   void assign_offsets() {
     std::vector<Stay> stays(program_.shapes.size());

@@ -106,10 +106,7 @@ class Lowering {
     }
   }
 
-  int root(int value) const {
-    const int alias = result_.places[size_t(value)].alias;
-    return alias < 0 ? value : alias;
-  }
+  int root(int value) const { return root_of(result_.places, value); }
 
   bool only_linear_reads(int value) const {
     if (is_output_[size_t(value)]) return false;
@@ -127,14 +124,10 @@ class Lowering {
     Place& x = result_.places[size_t(work.instruction->inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
     const Window& w = work.instruction->window;
-    if (uses_winograd(work))
+    if (uses_winograd(program_, options_, *work.instruction, work.y))
       x.widen(w, winograd_extent(y.h, w.kh), winograd_extent(y.w, w.kw));
     else
       x.widen(w, w.rows(y.h), w.columns(y.w));
-  }
-
-  bool uses_winograd(const Work& work) const {
-    return !options_.exact && winograd_pays(program_, *work.instruction, work.y);
   }
 
   static bool runs_batched(Opcode op) {
@@ -172,7 +165,8 @@ class Lowering {
     switch (instruction.op) {
       case Opcode::kConv:
         if (instruction.groups != 1) return make_depthwise(program_, instruction, work.y, work.epilogue);
-        if (uses_winograd(work)) return make_winograd(program_, instruction, work.y, work.epilogue);
+        if (uses_winograd(program_, options_, instruction, work.y))
+          return make_winograd(program_, instruction, work.y, work.epilogue);
         return make_conv(program_, instruction, work.y, work.epilogue);
       case Opcode::kLinear:
         return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,
@@ -250,8 +244,7 @@ class Lowering {
   }
 
   static size_t footprint(const Place& place) {
-    const size_t floats = place.size() * (place.kept ? kMaxChunk : 1) + AlignedFloats::kSlack;
-    return (floats + 15) / 16 * 16;
+    return AlignedFloats::with_slack(place.size() * (place.kept ? kMaxChunk : 1));
   }
 
   const Program& program_;

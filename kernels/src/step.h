@@ -32,11 +32,17 @@ struct Bordered {
 // A value with its channels innermost (NHWC).
 struct Place : Bordered {
   bool kept = false;  // one for each sample of a chunk, not one for the sample at work
-  int alias = -1;     // the place that holds this value's floats
+  int alias = -1;     // the value whose place holds this one's floats
 
   size_t pitch() const { return size_t(width()) * size_t(shape.c); }
   size_t at(int y, int x) const { return size_t(y + top) * pitch() + size_t(x + left) * size_t(shape.c); }
 };
+
+// The value whose place holds `value`.
+inline int root_of(const std::vector<Place>& places, int value) {
+  const int alias = places[size_t(value)].alias;
+  return alias < 0 ? value : alias;
+}
 
 // Samples `first` ... of the call's inputs and outputs, at work in one arena.
 struct Frame {
@@ -47,10 +53,7 @@ struct Frame {
   float* const* outputs;
   int64_t first = 0;
 
-  const Place& place(int value) const {
-    const Place& own = (*places)[size_t(value)];
-    return own.alias < 0 ? own : (*places)[size_t(own.alias)];
-  }
+  const Place& place(int value) const { return (*places)[size_t(root_of(*places, value))]; }
   float* data(int value, int sample) const {
     const Place& at = place(value);
     return arena + at.offset + (at.kept ? size_t(sample) * at.size() : 0);
