@@ -24,7 +24,7 @@ class Depthwise : public Step {
   }
 
   int units() const override { return shape_.h; }
-  double flops() const override { return 2.0 * double(shape_.size()) * window_.kh * window_.kw; }
+  double cost() const override { return 6.0 * double(shape_.size()) * window_.kh * window_.kw; }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& from = frame.place(x_);

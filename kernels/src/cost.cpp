@@ -7,7 +7,9 @@
 namespace nncompile {
 namespace {
 
-constexpr double kMaxTransformedBytes = 12e6;
+constexpr double kMaxTransformedBytes = 40e6;
+// Weights beyond what a second-level cache holds beside the activations of a sample.
+constexpr double kStreamedBytes = 1e6, kStreamedShare = 4;
 // An operation of a transform, with its loads and stores, against one of a product; measured.
 constexpr double kTransformWeight = 3;
 
@@ -41,9 +43,17 @@ double winograd_cost(const Program& program, const Instruction& conv, int y) {
   const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
   const double points = w.kh + 3;
   if (conv.groups != 1 || w.kh != w.kw || (w.kh != 3 && w.kh != 5) || w.sh != 1 || w.sw != 1 ||
-      points * points * in.c * out.c * 4 > kMaxTransformedBytes)
+      points * points * in.c * out.c * sizeof(float) > kMaxTransformedBytes)
     return std::numeric_limits<double>::infinity();
   return w.kh == 3 ? winograd<3>(in, out) : winograd<5>(in, out);
+}
+
+bool streams_weights(const Program& program, const Options& options, const Instruction& conv, int y) {
+  const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
+  const int more = uses_winograd(program, options, conv, y) ? kTileOutputs - 1 : 0;
+  const double taps = double(conv.window.kh + more) * (conv.window.kw + more);
+  const double weights = taps * in.c / conv.groups * out.c * sizeof(float);
+  return weights > kStreamedBytes && weights > kStreamedShare * double(in.size() + out.size()) * sizeof(float);
 }
 
 }  // namespace nncompile

@@ -9,11 +9,6 @@ void Stay::extend(size_t step) {
   last = std::max(last, step);
 }
 
-void Stay::extend_over_all() {
-  first = 0;
-  last = ~size_t(0);
-}
-
 size_t first_fit(std::vector<Stay>& stays) {
   size_t end = 0;
   for (auto stay = stays.begin(); stay != stays.end(); ++stay) {

@@ -14,7 +14,6 @@ struct Stay {
 
   bool needed() const { return first <= last; }
   void extend(size_t step);
-  void extend_over_all();
 };
 
 // A value takes the first gap among those before it that stay at the same time. Returns the arena's floats.

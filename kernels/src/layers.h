@@ -28,10 +28,11 @@ class Residual {
   const float* data_ = nullptr;
 };
 
-StepPtr make_load(int input, int value);                             // N x C x H x W of the caller to a place
+StepPtr make_load(int input, int value, const Shape& shape);         // N x C x H x W of the caller to a place
 StepPtr make_store(int value, int output);                           // and back
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
-StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue,
+                      bool streamed);
 StepPtr make_depthwise(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_linear(const Program& program, const Instruction& linear, const Shape& flattened, int y,
                     const Epilogue& epilogue);

@@ -50,16 +50,22 @@ void to_planes(const float* x, const Place& from, float* y) {
     transpose_plane(x + from.at(row, 0), size_t(shape.c), y + size_t(row) * size_t(shape.w), plane, shape.c, shape.w);
 }
 
+// An element's way between the layouts takes as long as so many operations of a product.
+constexpr double kCostOfMoving = 40;
+
 class Load : public Step {
  public:
-  Load(int input, int value) : input_(input), value_(value) {}
+  Load(int input, int value, const Shape& shape) : input_(input), value_(value), shape_(shape) {}
 
-  void run(const Frame& frame, int sample, int, int, int) const override {
+  int units() const override { return shape_.h; }
+  double cost() const override { return kCostOfMoving * double(shape_.size()); }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& to = frame.place(value_);
     const size_t plane = size_t(to.shape.h) * size_t(to.shape.w);
     const float* x = frame.inputs[input_] + size_t(frame.first + sample) * to.shape.size();
     float* y = frame.data(value_, sample);
-    for (int row = 0; row < to.shape.h; ++row) {
+    for (int row = begin; row < end; ++row) {
       const float* from = x + size_t(row) * size_t(to.shape.w);
       float* line = y + to.at(row, 0);
       if (to.shape.c == 1)
@@ -67,11 +73,12 @@ class Load : public Step {
       else
         transpose_plane(from, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
     }
-    clear_border(to, y, 0, to.shape.h);
+    clear_border(to, y, begin, end);
   }
 
  private:
   int input_, value_;
+  Shape shape_;
 };
 
 class Store : public Step {
@@ -107,6 +114,7 @@ class Concat : public Step {
  public:
   Concat(const std::vector<int>& inputs, int y, const Shape& shape) : inputs_(inputs), y_(y), shape_(shape) {}
   int units() const override { return shape_.h; }
+  double cost() const override { return 8.0 * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& to = frame.place(y_);
@@ -132,7 +140,7 @@ class Concat : public Step {
 
 }  // namespace
 
-StepPtr make_load(int input, int value) { return std::make_unique<Load>(input, value); }
+StepPtr make_load(int input, int value, const Shape& shape) { return std::make_unique<Load>(input, value, shape); }
 StepPtr make_store(int value, int output) { return std::make_unique<Store>(value, output); }
 StepPtr make_flatten(int x, int y) { return std::make_unique<Flatten>(x, y); }
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape) {

@@ -9,6 +9,9 @@
 namespace nncompile {
 namespace {
 
+// Fewer samples at once where what convolutions make must be kept for all of them.
+constexpr int kStreamedChunk = 8;
+
 class Lowering {
  public:
   Lowering(const Program& program, const Options& options) : program_(program), options_(options) {
@@ -130,6 +133,11 @@ class Lowering {
       x.widen(w, w.rows(y.h), w.columns(y.w));
   }
 
+  bool streamed(const Work& work) const {
+    return work.instruction->op == Opcode::kConv && work.instruction->groups == 1 &&
+           streams_weights(program_, options_, *work.instruction, work.y);
+  }
+
   static bool runs_batched(Opcode op) {
     return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kMultiply || op == Opcode::kActivation ||
            op == Opcode::kSoftmax || op == Opcode::kLogSoftmax;
@@ -140,13 +148,14 @@ class Lowering {
     for (Work& work : works_) {
       bool all = runs_batched(work.instruction->op);
       for (const int x : work.reads) all = all && batched[size_t(root(x))];
-      work.batched = work.instruction->op == Opcode::kLinear || all;
+      work.batched = work.instruction->op == Opcode::kLinear || streamed(work) || all;
+      if (work.alive && streamed(work)) result_.chunk = kStreamedChunk;
       if (work.alive) batched[size_t(work.y)] = work.batched;
     }
   }
 
   void make_steps() {
-    for (size_t i = 0; i < program_.inputs.size(); ++i) add(make_load(int(i), int(i)), {}, {int(i)});
+    for (size_t i = 0; i < program_.inputs.size(); ++i) add(make_load(int(i), int(i), program_.shapes[i]), {}, {int(i)});
     for (const Work& work : works_) {
       if (!work.alive) continue;
       StepPtr step = make(work);
@@ -166,7 +175,7 @@ class Lowering {
       case Opcode::kConv:
         if (instruction.groups != 1) return make_depthwise(program_, instruction, work.y, work.epilogue);
         if (uses_winograd(program_, options_, instruction, work.y))
-          return make_winograd(program_, instruction, work.y, work.epilogue);
+          return make_winograd(program_, instruction, work.y, work.epilogue, streamed(work));
         return make_conv(program_, instruction, work.y, work.epilogue);
       case Opcode::kLinear:
         return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,
@@ -218,15 +227,23 @@ class Lowering {
     }
   }
 
-  // A value that is kept for all samples of a chunk is needed by later samples at earlier steps.
+  // Whether two steps take turns, sample by sample.
+  bool together(size_t a, size_t b) const {
+    return !result_.steps[a]->batched && result_.steps[a]->segment == result_.steps[b]->segment;
+  }
+
+  // A value that is kept for all samples of a chunk stays as long as the segments that make and read it.
   void assign_offsets() {
     std::vector<Stay> stays(result_.places.size());
     for (size_t s = 0; s < result_.steps.size(); ++s)
       for (const auto* values : {&reads_[s], &writes_[s]})
         for (const int v : *values) stays[size_t(root(v))].extend(s);
     for (size_t v = 0; v < stays.size(); ++v) {
-      stays[v].floats = footprint(result_.places[v]);
-      if (result_.places[v].kept) stays[v].extend_over_all();
+      Stay& stay = stays[v];
+      stay.floats = footprint(result_.places[v]);
+      if (!result_.places[v].kept || !stay.needed()) continue;
+      while (stay.first > 0 && together(stay.first - 1, stay.first)) --stay.first;
+      while (stay.last + 1 < result_.steps.size() && together(stay.last, stay.last + 1)) ++stay.last;
     }
     result_.arena_floats = first_fit(stays);
     for (size_t v = 0; v < stays.size(); ++v) result_.places[v].offset = stays[v].offset;
@@ -243,8 +260,8 @@ class Lowering {
     return true;
   }
 
-  static size_t footprint(const Place& place) {
-    return AlignedFloats::with_slack(place.size() * (place.kept ? kMaxChunk : 1));
+  size_t footprint(const Place& place) const {
+    return AlignedFloats::with_slack(place.size() * (place.kept ? size_t(result_.chunk) : 1));
   }
 
   const Program& program_;

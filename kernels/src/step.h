@@ -9,6 +9,8 @@
 
 namespace nncompile {
 
+inline constexpr int kMaxChunk = 32;  // samples that share one reading of a layer's weights
+
 // A value in an arena, with the zeros around each of its planes that its readers' padding needs.
 struct Bordered {
   Shape shape;
@@ -67,7 +69,8 @@ class Step {
   // is given one sample at a time.
   virtual void run(const Frame& frame, int sample, int samples, int begin, int end) const = 0;
   virtual int units() const { return 1; }
-  virtual double flops() const { return 0; }
+  // Of a sample, in operations of a matrix product that would take as long; measured.
+  virtual double cost() const { return 0; }
   virtual size_t scratch() const { return 0; }  // floats for each thread
   bool batched = false;
   int segment = 0;

@@ -43,13 +43,13 @@ TileFunction find_tile(int width, int vectors, int pixels);
 // The channels of a layer, cut into blocks, with its weights in the order in which tiles read them.
 class Panels {
  public:
-  // `weight(k, i)` is the weight of output channel k and line i of `lines` (rows * run).
+  // `weight(k, i)` is the weight of output channel k and line i of `lines` (rows * run); rows are mostly `pixels`
+  // long.
   template <class Weight>
-  Panels(int channels, size_t lines, const float* bias, const Weight& weight) : channels_(channels) {
-    width_ = choose_width(channels);
+  Panels(int channels, int pixels, size_t lines, const float* bias, const Weight& weight)
+      : channels_(channels), width_(choose_width(channels)) {
     const int vectors = (channels + width_ - 1) / width_;
-    const int most = kRegisters >= 32 ? 4 : 2;
-    const int count = (vectors + most - 1) / most;
+    const int count = choose_blocks(vectors, pixels);
     size_t floats = 0;
     for (int b = 0, v = 0; b < count; ++b) {
       Block block;
@@ -111,7 +111,24 @@ class Panels {
     return best;
   }
 
-  int channels_, width_ = kLanes;
+  // The cut with the fewest loads for each multiplication: wide blocks leave few registers for pixels.
+  static int choose_blocks(int vectors, int pixels) {
+    const auto loads = [&](int count) {
+      const int widest = (vectors + count - 1) / count, most = max_pixels(widest);
+      const double across = double(pixels) / ((pixels + most - 1) / most);
+      return double(count) / vectors + 1 / across;
+    };
+    const int widest = kRegisters >= 32 ? kMaxVectors : 2;
+    const int fewest = (vectors + widest - 1) / widest;
+    int best = fewest;
+    for (int narrower = widest - 1; narrower > 1; --narrower) {
+      const int count = (vectors + narrower - 1) / narrower;
+      if (loads(count) < loads(best)) best = count;
+    }
+    return best;
+  }
+
+  int channels_, width_;
   std::vector<Block> blocks_;
   AlignedFloats packed_;
 };
