@@ -167,8 +167,9 @@ class Winograd : public Step {
             if (j >= width) break;
             Vec<V> value = values[j] + bias;
             check += value * 0.0f;
-            if (const float* rest = residual.at(at.row + i, at.column + j)) value += read<V>(rest + begin + channel, count);
-            write<V>(y + to.at(at.row + i, at.column + j) + channel, activate<V>(epilogue_.activation, value), count);
+            const int row = at.row + i, column = at.column + j;
+            if (const float* rest = residual.at(row, column)) value += read<V>(rest + begin + channel, count);
+            write<V>(y + to.at(row, column) + channel, activate<V>(epilogue_.activation, value), count);
           }
         }
         finite = finite && all_zero<V>(check, count);

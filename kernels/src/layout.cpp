@@ -38,15 +38,15 @@ void transpose_plane(const float* x, size_t x_pitch, float* y, size_t y_pitch, i
     transpose_each(x, x_pitch, y, y_pitch, 0, rows, 0, columns);
 }
 
-// Channels from innermost to outermost, without a border.
-void to_planes(const float* x, const Place& from, float* y) {
+// Rows `begin` ... `end` - 1: channels from innermost to outermost, without a border.
+void to_planes(const float* x, const Place& from, float* y, int begin, int end) {
   const Shape& shape = from.shape;
   const size_t plane = size_t(shape.h) * size_t(shape.w);
   if (plane == 1) {
     std::memcpy(y, x + from.at(0, 0), shape.size() * sizeof(float));
     return;
   }
-  for (int row = 0; row < shape.h; ++row)
+  for (int row = begin; row < end; ++row)
     transpose_plane(x + from.at(row, 0), size_t(shape.c), y + size_t(row) * size_t(shape.w), plane, shape.c, shape.w);
 }
 
@@ -83,16 +83,20 @@ class Load : public Step {
 
 class Store : public Step {
  public:
-  Store(int value, int output) : value_(value), output_(output) {}
+  Store(int value, int output, const Shape& shape) : value_(value), output_(output), shape_(shape) {}
 
-  void run(const Frame& frame, int sample, int, int, int) const override {
+  int units() const override { return shape_.h; }
+  double cost() const override { return kCostOfMoving * double(shape_.size()); }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& from = frame.place(value_);
     float* y = frame.outputs[output_] + size_t(frame.first + sample) * from.shape.size();
-    to_planes(frame.data(value_, sample), from, y);
+    to_planes(frame.data(value_, sample), from, y, begin, end);
   }
 
  private:
   int value_, output_;
+  Shape shape_;
 };
 
 class Flatten : public Step {
@@ -102,7 +106,8 @@ class Flatten : public Step {
   void run(const Frame& frame, int sample, int, int, int) const override {
     const Place& to = frame.place(y_);
     float* y = frame.data(y_, sample);
-    to_planes(frame.data(x_, sample), frame.place(x_), y + to.at(0, 0));
+    const Place& from = frame.place(x_);
+    to_planes(frame.data(x_, sample), from, y + to.at(0, 0), 0, from.shape.h);
     clear_border(to, y, 0, 1);
   }
 
@@ -141,7 +146,9 @@ class Concat : public Step {
 }  // namespace
 
 StepPtr make_load(int input, int value, const Shape& shape) { return std::make_unique<Load>(input, value, shape); }
-StepPtr make_store(int value, int output) { return std::make_unique<Store>(value, output); }
+StepPtr make_store(int value, int output, const Shape& shape) {
+  return std::make_unique<Store>(value, output, shape);
+}
 StepPtr make_flatten(int x, int y) { return std::make_unique<Flatten>(x, y); }
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape) {
   return std::make_unique<Concat>(inputs, y, shape);

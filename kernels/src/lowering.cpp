@@ -164,7 +164,7 @@ class Lowering {
     }
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      add(make_store(value, int(i)), {value}, {});
+      add(make_store(value, int(i), result_.places[size_t(root(value))].shape), {value}, {});
     }
   }
 
