@@ -1,9 +1,14 @@
-"""What the fuzz test calls a finding: a pass that is dropped, and one whose damage a later pass hides."""
+"""What the fuzz test calls a finding: a pass that is dropped, and one whose damage a later pass hides.
+
+A network that PyTorch itself refuses is none, and must not be made.
+"""
 
 import onnx_ir as ir
 import pytest
 import torch
-from random_networks import Made, Network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_networks import Made, Network, _linears
 from test_fuzz import check
 from torch import nn
 
@@ -45,3 +50,10 @@ def test_a_pass_whose_damage_another_repairs(made, monkeypatch):
     monkeypatch.setattr(passes, "PIPELINE", (*passes.PIPELINE, times(2), times(0.5)))
     with pytest.raises(AssertionError, match="after times-2"):
         check(made)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.data())
+def test_linear_layers_on_every_place_take_what_they_are_given(data):
+    width, places = data.draw(st.integers(1, 9)), (7,)
+    nn.Sequential(*_linears(data.draw, width, places)).eval()(torch.zeros(2, *places, width))
