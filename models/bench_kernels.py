@@ -10,17 +10,29 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import typer
 
-from models.bench_passes import LARGER, YARDSTICK, Variant, captured_and_exported, compiled, environment
+from models._benchmark import (
+    Networks,
+    Output,
+    Rounds,
+    Seconds,
+    chosen,
+    environment,
+    fail,
+    method,
+    refuse_unwritable,
+    say,
+    schedule_of,
+    write,
+)
+from models.bench_passes import LARGER, YARDSTICK, Variant, captured_and_exported, compiled
 from models.zoo import ZOO, Entry
-from nncompile.bench.correctness import TOLERANCES, rejected
+from nncompile.bench.correctness import rejected
 from nncompile.bench.engines import Engine
 from nncompile.bench.engines.onnxruntime import Plain
 from nncompile.bench.inputs import make_feed
@@ -138,51 +150,33 @@ def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
     ]
     if gaps:
         sections += ["## Not measured", "\n".join(gaps)]
-    sections += ["## How", environment(), f"Kernels: {installed_library().note}.", _method(schedule)]
+    sections += ["## How", environment(), f"Kernels: {installed_library().note}.", method(schedule)]
     return "\n\n".join(sections) + "\n"
 
 
-def _method(schedule: Schedule) -> str:
-    rtol, atol = TOLERANCES["float32"]
-    return (
-        f"Method: {schedule.rounds} rounds in one process, each with every engine in rotating order: a pause "
-        f"of {schedule.pause:g} s, {schedule.warmup:g} s of calls that are not counted, "
-        f"{schedule.seconds / schedule.rounds:g} s (at least {schedule.minimum_calls} calls) that are. A "
-        f"ratio is that of the median times in the same round, the median over the rounds; in brackets its "
-        f"bootstrap 95 % interval. A variant is timed only if it answers like plain ONNX Runtime (rtol "
-        f"{rtol:g}, atol {atol:g})."
-    )
-
-
+EVERY = ",".join(NETWORKS)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    networks: Annotated[str, typer.Option(help="Networks, comma-separated.")] = ",".join(NETWORKS),
-    seconds: Annotated[float, typer.Option(help="Timed seconds of each variant at each batch.")] = 1.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")] = 10,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
-    ] = None,
+    networks: Networks = EVERY,
+    seconds: Seconds = 1.0,
+    rounds: Rounds = 10,
+    output: Output = None,
 ) -> None:
     """Measure the native kernels and write a page of ratios to plain ONNX Runtime."""
-    names = [name.strip() for name in networks.split(",") if name.strip()]
-    unknown = [name for name in names if name not in NETWORKS]
-    if unknown or installed_library().path is None:
-        what = f"no network is called {unknown[0]!r}: choose from {', '.join(NETWORKS)}" if unknown else ""
-        typer.echo(f"error: {what or installed_library().note}", err=True)
-        raise typer.Exit(2 if unknown else 1)
-    schedule = Schedule(rounds=rounds, seconds=seconds)
+    names, schedule = chosen(networks, NETWORKS), schedule_of(rounds, seconds)
+    refuse_unwritable(output)
+    if installed_library().path is None:
+        fail(installed_library().note, 1)
     results: list[Result] = []
-    for name in names:
-        typer.echo(f"{name} ...", err=True)
+    for number, name in enumerate(names, 1):
+        say(f"{number}/{len(names)} {name} ...")
         results += bench(name, NETWORKS[name][1], schedule)
-    text = page(results, peak_gflops(), schedule)
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+    if not results:
+        fail("nothing was measured", 1)
+    write(page(results, peak_gflops(), schedule), output)
 
 
 if __name__ == "__main__":
