@@ -1,4 +1,4 @@
-"""What the native kernels are worth: `predict` with and without them, against plain ONNX Runtime.
+"""What the native kernels are worth and cost: time, memory and error of `predict` with and without them.
 
 Weights are random, of one seed: they change no time. From the repository root, on an idle machine, in about
 fifteen minutes:
@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 import typer
 
+from models import kernel_memory, winograd_error
 from models._benchmark import (
     Networks,
     Output,
@@ -31,6 +32,8 @@ from models._benchmark import (
     write,
 )
 from models.bench_passes import LARGER, YARDSTICK, Variant, captured_and_exported, compiled
+from models.kernel_memory import Memory
+from models.winograd_error import LAYERS, Error
 from models.zoo import ZOO, Entry
 from nncompile.bench.correctness import rejected
 from nncompile.bench.engines import Engine
@@ -96,6 +99,15 @@ def bench(name: str, batches: Sequence[int], schedule: Schedule) -> list[Result]
     return results
 
 
+def memory(name: str, batch: int) -> list[Memory]:
+    """What a network takes with the kernels and without; empty where the system does not tell."""
+    entry, _ = NETWORKS[name]
+    captured, _ = captured_and_exported(entry.build, entry.input_shape)
+    data, _ = compiled(captured)
+    found = (kernel_memory.measure(data, batch, native=native) for native in (True, False))
+    return [one for one in found if one is not None]
+
+
 def peak_gflops(seconds: float = 1.0) -> float:
     """The rate of a large matrix product of numpy's BLAS: what this machine's processors can do together."""
     size, best = 1536, float("inf")
@@ -108,8 +120,14 @@ def peak_gflops(seconds: float = 1.0) -> float:
     return 2 * size**3 / best
 
 
-def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
-    """The table, and how it was measured."""
+def page(
+    results: Sequence[Result],
+    memories: Mapping[tuple[str, int], Sequence[Memory]],
+    errors: Sequence[Error],
+    peak: float,
+    schedule: Schedule,
+) -> str:
+    """The tables, and how they were measured."""
     columns = [
         "network",
         "batch",
@@ -150,6 +168,19 @@ def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
     ]
     if gaps:
         sections += ["## Not measured", "\n".join(gaps)]
+    if memories:
+        sections += [
+            "## Memory",
+            "Resident memory in MiB of a process that loads the network and calls it once, less what its "
+            "imports take; *plain* without the kernels.",
+            kernel_memory.table(memories),
+        ]
+    sections += [
+        "## Errors",
+        f"Largest error of a convolution of {', '.join(str(n) for n, _ in LAYERS)} channels against float64, "
+        "as a share of max |y| / of max (|x| * |w|), the largest sum of absolute values.",
+        winograd_error.table(errors),
+    ]
     sections += ["## How", environment(), f"Kernels: {installed_library().note}.", method(schedule)]
     return "\n\n".join(sections) + "\n"
 
@@ -176,7 +207,12 @@ def main(
         results += bench(name, NETWORKS[name][1], schedule)
     if not results:
         fail("nothing was measured", 1)
-    write(page(results, peak_gflops(), schedule), output)
+    say("memory ...")
+    memories = {(name, max(LARGE)): memory(name, max(LARGE)) for name in names if name in LARGER}
+    say("errors ...")
+    errors = winograd_error.measure()
+    known = {key: both for key, both in memories.items() if both}
+    write(page(results, known, errors, peak_gflops(), schedule), output)
 
 
 if __name__ == "__main__":

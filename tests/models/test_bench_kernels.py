@@ -7,9 +7,11 @@ import pytest
 from torch import nn
 from typer.testing import CliRunner
 
-from models import bench_kernels
+from models import bench_kernels, winograd_error
 from models.bench_kernels import KERNELS, PLANS, Result, bench, page, peak_gflops
 from models.bench_passes import YARDSTICK, captured_and_exported
+from models.kernel_memory import STATM, Memory
+from models.winograd_error import Error
 from models.zoo import Entry
 from nncompile.bench.statistics import Estimate
 from nncompile.bench.timing import Schedule
@@ -18,6 +20,14 @@ from nncompile_runtime.kernels import Library, installed_library
 pytest.importorskip("nncompile_kernels", reason="nncompile-kernels is not installed")
 
 INSTANT = Schedule(rounds=2, seconds=0.004, warmup=0.001, pause=0.0)
+
+
+ERRORS = [
+    Error(inputs, kernel, plan, 2e-6, 1e-6)
+    for inputs in winograd_error.INPUTS
+    for kernel in winograd_error.KERNELS
+    for plan in winograd_error.PLANS
+]
 
 
 class Tiny(nn.Sequential):
@@ -101,7 +111,7 @@ def test_a_plan_with_wrong_answers_is_not_timed(monkeypatch):
     assert set(found.ratios) == {"exact", "plain"}
     assert found.rejected.keys() == {KERNELS}
     assert found.gflops == 0
-    text = page([found], 100.0, INSTANT)
+    text = page([found], {}, ERRORS, 100.0, INSTANT)
     assert "- tiny, batch 1, kernels: it disagrees with onnxruntime" in text
 
 
@@ -118,22 +128,52 @@ def test_a_row_of_the_page():
         gflops=150.0,
         rejected={"plain": "fails: oh"},
     )
-    text = page([found], 200.0, INSTANT)
+    memories = {("net", 16): (Memory(100.2, 120.0), Memory(90.0, 150.6))}
+    text = page([found], memories, ERRORS, 200.0, INSTANT)
     assert "| net | 64 | 9,000 | 4,500 | 2.00 [1.90, 2.10] | 1.25 | - | 150 | 75% |" in text
     assert "- net, batch 64, plain: it fails: oh" in text
     assert "200 GFLOP/s" in text
+    assert "| net | 16 | 100 | 120 | 90 | 151 |" in text
+    assert (
+        "| normal | 2.0e-06 / 1.0e-06 | 2.0e-06 / 1.0e-06 | 2.0e-06 / 1.0e-06 | 2.0e-06 / 1.0e-06 |" in text
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.skipif(not STATM.exists(), reason="the system does not tell how much memory a process has")
+def test_memory_is_that_of_a_call():
+    """Of 600 samples the inner values alone take 600 * 16 * 16 * 16 * 4 bytes without the kernels."""
+    few, many = bench_kernels.memory("tiny", 1), bench_kernels.memory("tiny", 600)
+    assert all(0 < one.loaded <= one.used for one in (*few, *many))
+    assert many[1].used > many[1].loaded + 9
+    assert few[1].used < few[1].loaded + 5
+
+
+def test_errors(monkeypatch):
+    """Winograd's is the larger for values about 0, and both are float32's."""
+    monkeypatch.setattr(winograd_error, "LAYERS", ((16, 14),))
+    found = {(one.inputs, one.kernel, one.plan): one for one in winograd_error.measure()}
+    assert len(found) == len(winograd_error.INPUTS) * 4
+    for kernel in (3, 5):
+        fast, direct = (found["normal", kernel, plan] for plan in ("Winograd", "as defined"))
+        assert 1e-5 > fast.of_sum > 2 * direct.of_sum > 1e-8
+        assert fast.of_output > fast.of_sum
 
 
 @pytest.mark.usefixtures("tiny")
 def test_the_command_writes_a_page_and_says_how_far_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_kernels, "peak_gflops", lambda: 100.0)
+    monkeypatch.setattr(bench_kernels, "LARGER", {"tiny": ...})
+    monkeypatch.setattr(bench_kernels, "memory", lambda name, batch: [Memory(1, 2), Memory(3, 4)])
+    monkeypatch.setattr(winograd_error, "measure", lambda: ERRORS)
     target = tmp_path / "kernels.md"
     result = invoke("--networks", "tiny", "-o", str(target))
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert result.stderr.splitlines()[0] == "1/1 tiny ..."
     text = target.read_text()
-    assert text.count("| tiny |") == 2
+    assert text.count("| tiny |") == 3
+    assert "| tiny | 16 | 1 | 2 | 3 | 4 |" in text
     assert "Machine: " in text
     assert "Method: 2 rounds" in text
 
