@@ -5,6 +5,7 @@ A network that PyTorch itself refuses is none, and must not be made.
 
 import onnx_ir as ir
 import pytest
+import test_fuzz
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,3 +58,21 @@ def test_a_pass_whose_damage_another_repairs(made, monkeypatch):
 def test_linear_layers_on_every_place_take_what_they_are_given(data):
     width, places = data.draw(st.integers(1, 9)), (7,)
     nn.Sequential(*_linears(data.draw, width, places)).eval()(torch.zeros(2, *places, width))
+
+
+def test_a_finding_is_repeated_when_the_time_is_up(made, monkeypatch):
+    """Hypothesis runs it again to shrink it; passing then, it would be called flaky."""
+
+    def fails(_):
+        raise ZeroDivisionError
+
+    for name, value in {"STOP": 0.0, "findings": [], "check": fails, "note": str, "event": str}.items():
+        monkeypatch.setattr(test_fuzz, name, value)
+    run = test_fuzz.test_a_random_network.hypothesis.inner_test
+    run(made)
+    monkeypatch.setattr(test_fuzz, "STOP", float("inf"))
+    with pytest.raises(ZeroDivisionError):
+        run(made)
+    monkeypatch.setattr(test_fuzz, "STOP", 0.0)
+    with pytest.raises(ZeroDivisionError):
+        run(made)
