@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from eager import Kind
 from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import BATCHES, THREADS, examples, graphs, layers
 from regions import EXACT, Region, assert_close, run, session
+
+from nncompile.passes.region_program import Kind
 
 
 @examples(150)
@@ -48,3 +49,22 @@ def test_two_columns_by_another_name(build, batch):
     inputs = region.random_inputs(batch)
     got = run(session(region.model(), build, exact=True), inputs)
     assert_close(got, region.eager(*inputs), exact=True)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 5, 16, 17, 40])
+def test_depthwise_of_3x3(build, channels, stride):
+    """Its results come two rows of four at a time: every remainder of both, with a residual and a border."""
+    random = np.random.default_rng(channels)
+    weight, bias = random.standard_normal((channels, 1, 3, 3)), random.standard_normal(channels)
+    for height in (1, 2, 3, 4):
+        for width in (1, 2, 4, 7, 9):
+            region = Region((channels, height, width))
+            y = region.conv(0, weight, bias, stride, (1, 1, 1, 1), groups=channels)
+            other = region.max_pool(0, (1, 1), stride)
+            y = region.activation(region.add(y, other), Kind.SIGMOID)
+            y = region.conv(y, weight, None, (1, 1), (1, 1, 1, 1), groups=channels)
+            region.output(y)
+            inputs = region.random_inputs(2)
+            got = run(session(region.model(), build, exact=True), inputs)
+            assert_close(got, region.eager(*inputs))

@@ -6,10 +6,11 @@ algorithm runs where channels are in the lanes only, so that the layouts may dif
 
 import numpy as np
 import pytest
-from eager import Kind
 from hypothesis import given
 from random_regions import examples, graphs, layers
 from regions import Region, run, session
+
+from nncompile.passes.region_program import Kind
 
 ACTIVATIONS = {
     Kind.RELU: (),

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from eager import Kind
 from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import THREADS, examples
 from regions import Region, assert_close, run, session
 from test_same_bits import assert_same_bits
+
+from nncompile.passes.region_program import Kind
 
 CHANNELS = 520  # weights of 1.08 MB in a kernel of 1x1
 
@@ -19,7 +20,7 @@ def normal(*shape):
 
 
 def convolution(inputs, outputs, kernel, plane, stride=(1, 1)):
-    """With a border to read and one to leave, a bias, a residual, and an activation that makes 0 something else."""
+    """With a border to read and one to leave, a bias, a residual, and an activation that moves 0."""
     region = Region((inputs, *plane))
     pads = (kernel // 2,) * 4
     y = region.conv(0, normal(outputs, inputs, kernel, kernel), normal(outputs, 1)[:, 0], stride, pads)
