@@ -116,9 +116,10 @@ def append_manifest(model: bytes, manifest: Manifest) -> bytes:
             f"The manifest would be {len(text)} bytes; only {manifests.MAX_MANIFEST_BYTES} can be read.",
             remedy="Give fewer or shorter labels.",
         )
-    with_manifest = model + _entry(MANIFEST_KEY, text)
-    digest = hashlib.sha256(with_manifest).hexdigest().encode()
-    return with_manifest + _entry(DIGEST_KEY, digest)
+    entry = _entry(MANIFEST_KEY, text)
+    digest = hashlib.sha256(model)
+    digest.update(entry)
+    return b"".join((model, entry, _entry(DIGEST_KEY, digest.hexdigest().encode())))
 
 
 def replace_manifest(data: bytes, manifest: Manifest) -> bytes:
