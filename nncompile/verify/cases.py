@@ -34,7 +34,8 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
     """The user's example, seeded normal values, values of large range, and constants.
 
     With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size. The
-    example occurs as it is and at batch 1; once where the batch is fixed, and at batch 1 alone where its 1, 2, 3 or 8 rows are all the same.
+    example occurs as it is and at batch 1: once where the batch is fixed, and at batch 1 alone where its 1,
+    2, 3 or 8 rows are all the same.
     Integer and boolean inputs are rows of the example: only the module knows what others would mean
     (an index into a table, a mask that hides a whole row).
     """
