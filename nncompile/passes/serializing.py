@@ -59,7 +59,7 @@ def _emptied(graph: ir.Graph) -> Iterator[dict[str, memoryview]]:
     try:
         for name, tensor in large.items():
             array = np.ascontiguousarray(tensor.numpy())
-            weights[name] = memoryview(array.reshape(-1).view(np.uint8))
+            weights[name] = array.reshape(-1).view(np.uint8).data
             graph.initializers[name].const_value = ir.Tensor(
                 np.empty(0, array.dtype),
                 dtype=tensor.dtype,
