@@ -36,10 +36,11 @@ class Winograd : public Step {
     band_ = int(std::max<size_t>((streamed ? kStreamedBandFloats : kBandFloats) / tile, 8));
     band_ = std::min(band_, tiles() * (streamed ? kMaxChunk : 1));
     const std::vector<float> u = transform_weights<R>(weight_, in_.c, out_.c);
-    const size_t pairs = size_t(in_.c) * size_t(out_.c), c = size_t(in_.c);
+    const size_t inputs = size_t(in_.c), outputs = size_t(out_.c);
     for (size_t position = 0; position < kPositions; ++position) {
-      const float* its = u.data() + position * pairs;
-      panels_.emplace_back(out_.c, band_, c, nullptr, [its, c](int k, size_t i) { return its[size_t(k) * c + i]; });
+      const float* its = u.data() + position * inputs * outputs;
+      panels_.emplace_back(out_.c, band_, inputs, nullptr,
+                           [its, outputs](int k, size_t i) { return its[i * outputs + size_t(k)]; });
     }
   }
 

@@ -62,16 +62,16 @@ class Panels {
       blocks_.push_back(block);
     }
     packed_ = AlignedFloats(floats);
-    for (const Block& block : blocks_)
-      for (int v = 0; v < block.vectors; ++v)
-        for (int lane = 0; lane < width_; ++lane) {
-          const int k = block.start[size_t(v)] + lane;
-          const size_t column = size_t(v) * size_t(width_) + size_t(lane);
-          const size_t line = size_t(block.vectors) * size_t(width_);
-          packed_[block.bias + column] = bias && k < channels ? bias[k] : 0.0f;
-          for (size_t i = 0; i < lines; ++i)
-            packed_[block.weights + i * line + column] = k < channels ? weight(k, i) : 0.0f;
-        }
+    for (const Block& block : blocks_) {
+      const auto pack = [&](float* to, const auto& number) {
+        for (int v = 0; v < block.vectors; ++v)
+          for (int k = block.start[size_t(v)], end = k + width_; k < end; ++k) *to++ = k < channels ? number(k) : 0.0f;
+      };
+      pack(packed_.data() + block.bias, [bias](int k) { return bias ? bias[k] : 0.0f; });
+      const size_t line = size_t(block.vectors) * size_t(width_);
+      for (size_t i = 0; i < lines; ++i)
+        pack(packed_.data() + block.weights + i * line, [&](int k) { return weight(k, i); });
+    }
   }
 
   const std::vector<Block>& blocks() const { return blocks_; }
