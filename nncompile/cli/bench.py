@@ -9,7 +9,7 @@ import typer
 
 from nncompile.cli import console
 from nncompile.cli.source import Arguments, Weights, load_source
-from nncompile.cli.usage import UsageError, wrong_usage
+from nncompile.cli.usage import UsageError, whole_numbers, wrong_usage
 
 if TYPE_CHECKING:
     from nncompile.bench.results import BenchReport
@@ -42,7 +42,7 @@ def bench(
     from nncompile.bench.engines import check_names
     from nncompile.bench.timing import Schedule
 
-    batches = _batches(batch_size)
+    batches = whole_numbers(batch_size, "--batch-size", f"-b {_DEFAULT_BATCHES}")
     if not seconds > 0:
         raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
     schedule = Schedule(rounds=rounds, seconds=seconds)
@@ -63,15 +63,6 @@ def bench(
         console.print_json(to_json(report))
     else:
         console.out.print(as_table(report))
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(
-            f"--batch-size {text!r} is no list of batch sizes.", remedy=f"For example: -b {_DEFAULT_BATCHES}."
-        )
-    return tuple(map(int, parts))
 
 
 def _run(

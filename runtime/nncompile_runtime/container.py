@@ -13,8 +13,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nncompile_runtime import manifest as manifests
 from nncompile_runtime.errors import ModelLoadError, NncompileError
@@ -138,6 +139,23 @@ def replace_manifest(data: bytes, manifest: Manifest) -> bytes:
     """
     entries = [start for start, key, _ in _metadata(data) if key == MANIFEST_KEY]
     return append_manifest(data[: entries[0]] if entries else data, manifest)
+
+
+def with_plans(file: ModelFile, key: str, plans: dict[str, Any]) -> ModelFile:
+    """The same model with plans kept for one machine; one that has no manifest stays as it is.
+
+    Args:
+        file: The model.
+        key: Of the machine and device (`plan.key`).
+        plans: By smallest batch (`plan.stored_form`).
+    """
+    if file.manifest is None:
+        return file
+    kept = {name: one for name, one in file.manifest.plans.items() if name != key}
+    while len(kept) >= manifests.MAX_MACHINES:
+        del kept[next(iter(kept))]
+    manifest = file.manifest.model_copy(update={"plans": {**kept, key: plans}})
+    return replace(file, data=replace_manifest(file.data, manifest), manifest=manifest)
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
