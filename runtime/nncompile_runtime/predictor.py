@@ -74,17 +74,17 @@ class Predictor:
         Raises:
             InputError: An input does not fit; the message says which, what it expects, what it got.
         """
-        if len(args) == 1 and not kwargs:
-            x = args[0]
+        if len(args) + len(kwargs) == 1:
+            x: Any = args[0] if args else kwargs.get(self._argument)
             if type(x) is np.ndarray:
                 run = self._accepted.get(x.shape)
                 if run is not None and x.dtype == self._dtype:
                     return self._nest(run({self._name: x}))
             elif is_tensor(x):
                 run = self._accepted.get(x.shape)
-                array = None if run is None else self._array_of(x)
+                array = self._memory_of(x) if run is not None else None
                 if run is not None and array is not None:
-                    return self._nest(self._as_tensors(run({self._name: array}), x.device))
+                    return self._nest(self._as_tensors(run({self._name: array}), None))
         feed, tensor = self._bind(args, kwargs)
         run = self._regimes.runner(batching.batch_of(self._signature, feed))
         outputs = run(feed)
@@ -244,12 +244,13 @@ class Predictor:
         Predictor.__init__(self, model, device=state["device"], plan=state["plan"])
 
     def _as_tensors(self, outputs: list[Any], device: Any) -> list[Any]:
+        """Tensors on a device, of the dtypes that `outputs` lists; None is the CPU."""
         torch = sys.modules["torch"]
         tensors = [torch.from_numpy(y) for y in outputs]
         if self._narrow:
             narrow = [torch.bfloat16 if spec.dtype == "bfloat16" else None for spec in self.outputs]
             return [y.to(device, dtype=dtype) for y, dtype in zip(tensors, narrow, strict=True)]
-        return tensors if device.type == "cpu" else [y.to(device) for y in tensors]
+        return tensors if device is None else [y.to(device) for y in tensors]
 
     def _rows_independent(self) -> bool:
         manifest = self._file.manifest
@@ -263,14 +264,14 @@ class Predictor:
         structures = [argument.structure for argument in self._signature.arguments]
         plain = len(structures) == 1 and isinstance(structures[0], TensorLeaf)
         spec = self._signature.inputs[0] if plain else None
-        self._name = spec.name if spec else ""
+        self._name, self._argument = (spec.name, self._signature.arguments[0].name) if spec else ("", "")
         self._dtype = spec.array_dtype if spec else None
         self._narrow = any(spec.dtype == "bfloat16" for spec in self.outputs)
         self._accepted: dict[tuple[int, ...], Runner] = {}
         self._regimes = regimes
 
     def _accept(self, feed: Mapping[str, Array], run: Runner) -> None:
-        """Remember that this shape of a single plain input was checked; each call still looks at its dtype."""
+        """Remember the shape of a single plain input as checked; each call still looks at its dtype."""
         accepted = self._accepted
         if self._dtype is None:
             return
@@ -278,9 +279,9 @@ class Predictor:
             accepted.clear()
         accepted[feed[self._name].shape] = run
 
-    def _array_of(self, tensor: Any) -> Array | None:
+    def _memory_of(self, tensor: Any) -> Array | None:
         """The memory of a plain tensor of the right dtype; None for any that `InputBinder` must look at."""
-        if tensor.device.type != "cpu" or tensor.layout is not sys.modules["torch"].strided:
+        if not tensor.is_cpu:
             return None
         try:
             array: Array = tensor.numpy(force=True)

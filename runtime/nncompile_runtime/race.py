@@ -115,13 +115,15 @@ def race(
     rounds: dict[Name, tuple[float, ...]] = {}
     yardstick: dict[Name, tuple[float, ...]] = {}
     calls: dict[Name, tuple[float, ...]] = {}
+    end = clock() + seconds
     for rung in range(rungs):
+        share = max(0.0, end - clock()) / (rungs - rung)
         pauses = _PAUSE * sum(entrants[name].spins for name in alive)
         count = _EARLY_ROUNDS
         if rung == rungs - 1:  # as many rounds as leave half of the time for calls
-            affordable = seconds / rungs / (2 * pauses) if pauses else _MOST_LAST_ROUNDS
+            affordable = share / (2 * pauses) if pauses else _MOST_LAST_ROUNDS
             count = int(min(_MOST_LAST_ROUNDS, max(_FEWEST_LAST_ROUNDS, affordable)))
-        block = max(_SHORTEST_BLOCK, (seconds / rungs / count - pauses) / len(alive))
+        block = max(_SHORTEST_BLOCK, (share / count - pauses) / len(alive))
         taken = _rung({name: entrants[name] for name in alive}, count, block, clock, sleep)
         for name, blocks in taken.items():
             rounds[name] = tuple(float(np.median(one)) for one in blocks)

@@ -69,6 +69,7 @@ class Regimes:
         self.sessions = sessions
         self._starts, self._chosen = list(self.plans), list(self.plans.values())
         self._signature, self._rows_independent = signature, rows_independent
+        self._opened: list[Session | None] = [None] * len(self._chosen)
 
     @property
     def first(self) -> Plan:
@@ -77,16 +78,26 @@ class Regimes:
 
     def plan(self, batch: int) -> Plan:
         """The plan that serves a batch; an empty one counts as 1."""
-        return self._chosen[max(0, bisect_right(self._starts, batch) - 1)]
+        return self._chosen[self._number(batch)]
 
     def runner(self, batch: int) -> Runner:
         """A function from a checked feed of `batch` rows to the graph's outputs."""
-        plan = self.plan(batch)
-        session = self.sessions.get(plan)
+        number = self._number(batch)
+        plan, session = self._chosen[number], self._session(number)
         cut = plan.micro_batch if self._rows_independent else None
         if batch > 0 and (cut is None or (batch <= cut and plan.workers == 1)):
             return session.run
         return partial(_run_cut, session, self._signature, cut, plan.workers)
+
+    def _number(self, batch: int) -> int:
+        return max(0, bisect_right(self._starts, batch) - 1)
+
+    def _session(self, number: int) -> Session:
+        """Of the regime of that number; looked up once, because a plan is slow to compare."""
+        session = self._opened[number]
+        if session is None:
+            session = self._opened[number] = self.sessions.get(self._chosen[number])
+        return session
 
 
 def _run_cut(

@@ -33,7 +33,7 @@ BATCHES = (1, 8, 64, 256)
 Progress = Callable[[str, float], None]
 """Told what is done next, and which share of the work is behind it (0 to 1)."""
 
-_SHARES = {"ways": 0.4, "options": 0.4, "between": 0.2}
+_BETWEEN = 0.1  # share of the time for the batches between the measured ones
 _AFFORDABLE = 50  # a batch that was not asked for is measured where so many calls fit into its time
 
 
@@ -144,19 +144,20 @@ def tune(
     asked = _checked(seconds, batches, subject.signature)
     timing = partial(race, clock=clock, sleep=sleep)
     begin = clock()
-    share = seconds / len(asked)
+    end = begin + seconds * (1 - _BETWEEN)
     regimes: list[Regime] = []
     left_out: list[int] = []
     trial = _Trial(subject, sizes or {})
     for number, batch in enumerate(asked):
+        share = max(0.0, end - clock()) / (len(asked) - number)
         if batches is None and regimes and _one_call(trial, batch, clock) * _AFFORDABLE > share:
             left_out = list(asked[number:])
             break
         tell = _teller(progress, batch, number, len(asked))
-        regimes.append(_tuned(trial, batch, share, timing, tell))
+        regimes.append(_tuned(trial, batch, clock() + share, timing, tell, clock))
     if progress is not None:
         progress("between the measured batches", 0.95)
-    plans = _between(trial, regimes, seconds * _SHARES["between"], timing)
+    plans = _between(trial, regimes, seconds * _BETWEEN, timing)
     return Tuning(plans, subject.yardstick, tuple(regimes), tuple(left_out), clock() - begin)
 
 
@@ -201,7 +202,12 @@ class _Trial:
 
 
 def _tuned(
-    trial: _Trial, batch: int, seconds: float, timing: Callable[..., Race[Plan]], tell: Progress
+    trial: _Trial,
+    batch: int,
+    end: float,
+    timing: Callable[..., Race[Plan]],
+    tell: Progress,
+    clock: Callable[[], float],
 ) -> Regime:
     subject = trial.subject
     rejected: dict[Plan, str] = {}
@@ -211,15 +217,17 @@ def _tuned(
     entrants = trial.enter([*kept, *tried], batch, rejected)
     kept = [plan for plan in kept if plan in entrants]
     tell(f"{len(entrants)} ways to share the work", 0.0)
-    first = timing(entrants, kept, seconds * _SHARES["ways"])
+    first = timing(entrants, kept, max(0.0, end - clock()) / 2)
     best = min(first.finalists, key=lambda plan: float(np.median(first.rounds[plan])))
     convolutions = "Conv" in subject.model.facts.operators and not (best.native and native)
+    entrants.clear()  # with the losers' sessions
     trial.sessions.keep([*kept, best])
     entrants = trial.enter([*kept, best, *variations(best, convolutions=convolutions)], batch, rejected)
     kept = [plan for plan in kept if plan in entrants]
     tell(f"{len(entrants)} settings of {best}", 0.5)
-    last = timing(entrants, kept, seconds * _SHARES["options"])
+    last = timing(entrants, kept, max(0.0, end - clock()))
     chosen = last.winner
+    entrants.clear()
     trial.sessions.keep([*kept, chosen])
     return Regime(batch, chosen, _table(first, last, chosen, rejected))
 
