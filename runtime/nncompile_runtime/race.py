@@ -23,7 +23,7 @@ CONFIDENCE = 0.95
 _RESAMPLES, _SEED = 2000, 20240501
 _EARLY_ROUNDS, _FEWEST_LAST_ROUNDS, _MOST_LAST_ROUNDS = 3, 7, 15
 _FINALISTS = 2  # that reach the last rung beside those that are always kept
-_PAUSE = 0.05  # seconds after which an idle worker of ONNX Runtime spins no longer (measured)
+_PAUSE = 0.05  # seconds for which an idle worker of ONNX Runtime spins on (nncompile/bench/timing.py)
 _SHORTEST_BLOCK = 0.001
 
 

@@ -47,7 +47,7 @@ class Tried:
             was not timed.
         p50: Seconds of a call, the median; 0 where it was not timed.
         p99: Seconds of a call, the 99th percentile.
-        outcome: `chosen`, `not faster beyond the noise`, `dropped early`, or why it was not timed.
+        outcome: `chosen`, `lost the last rung`, `dropped early`, or why it was not timed.
     """
 
     plan: Plan
@@ -242,7 +242,7 @@ def _table(
         compared = run.to_yardstick(plan)
         outcome = "dropped early"
         if plan in last.finalists:
-            outcome = "chosen" if plan == chosen else "not faster beyond the noise"
+            outcome = "chosen" if plan == chosen else "lost the last rung"
         table.append(Tried(plan, compared, run.percentile(plan, 50), run.percentile(plan, 99), outcome))
     return (*table, *(Tried(plan, None, 0.0, 0.0, why) for plan, why in rejected.items()))
 
@@ -287,11 +287,13 @@ def _checked(seconds: float, batches: Sequence[int] | None, signature: Signature
 
 
 def _one_call(trial: _Trial, batch: int, clock: Callable[[], float]) -> float:
-    """Seconds of one call under the yardstick, the first."""
+    """Seconds of the fastest of three calls under the yardstick."""
     call = trial.call(trial.subject.yardstick, batch)
-    start = clock()
-    call()
-    return clock() - start
+    moments = [clock()]
+    for _ in range(3):
+        call()
+        moments.append(clock())
+    return min(end - start for start, end in pairwise(moments))
 
 
 def _teller(progress: Progress | None, batch: int, number: int, total: int) -> Progress:

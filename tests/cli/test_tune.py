@@ -1,4 +1,4 @@
-"""`nncompile tune`, `export --tune` and `compile(tune=True)`: what is kept in the file, and what is not touched."""
+"""`nncompile tune`, `export --tune`, `compile(tune=True)`: what the file keeps, and what stays as it was."""
 
 import json
 import shutil

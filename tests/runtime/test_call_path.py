@@ -1,4 +1,4 @@
-"""`predict` checks a shape once; what may change between two calls is looked at in each. Regimes; many callers."""
+"""`predict` checks a shape once and what may change in every call; regimes; many callers at once."""
 
 from __future__ import annotations
 
