@@ -239,3 +239,21 @@ def test_a_worker_that_fails_is_the_callers_error() -> None:
         with pytest.raises(InputError, match="It broke"):
             net(floats(8, 4))
     np.testing.assert_array_equal(net(floats(8, 4)), 2 * floats(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "pieces"), [(2, [1, 1]), (6, [2, 2, 2]), (7, [1, 3, 3]), (13, [1, 4, 4, 4])]
+)
+def test_pieces_are_smaller_where_a_worker_would_else_have_none(
+    size: int, pieces: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    original = Session.run_into
+
+    def spy(self: Session, feed: Any, outputs: Any) -> None:
+        ran.append(len(feed["x"]))
+        original(self, feed, outputs)
+
+    monkeypatch.setattr(Session, "run_into", spy)
+    doubling(plan=Plan(micro_batch=4, workers=3))(floats(size, 4))
+    assert sorted(ran) == pieces
