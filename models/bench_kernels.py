@@ -1,4 +1,4 @@
-"""What the native kernels are worth: `predict` with and without them, against plain ONNX Runtime.
+"""What the native kernels are worth and cost: time, memory and error of `predict` with and without them.
 
 Weights are random, of one seed: they change no time. From the repository root, on an idle machine, in about
 fifteen minutes:
@@ -10,17 +10,32 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import typer
 
-from models.bench_passes import LARGER, YARDSTICK, Variant, captured_and_exported, compiled, environment
+from models import kernel_memory, winograd_error
+from models._benchmark import (
+    Networks,
+    Output,
+    Rounds,
+    Seconds,
+    chosen,
+    environment,
+    fail,
+    method,
+    refuse_unwritable,
+    say,
+    schedule_of,
+    write,
+)
+from models.bench_passes import LARGER, YARDSTICK, Variant, captured_and_exported, compiled
+from models.kernel_memory import Memory
+from models.winograd_error import LAYERS, Error
 from models.zoo import ZOO, Entry
-from nncompile.bench.correctness import TOLERANCES, rejected
+from nncompile.bench.correctness import rejected
 from nncompile.bench.engines import Engine
 from nncompile.bench.engines.onnxruntime import Plain
 from nncompile.bench.inputs import make_feed
@@ -84,6 +99,15 @@ def bench(name: str, batches: Sequence[int], schedule: Schedule) -> list[Result]
     return results
 
 
+def memory(name: str, batch: int) -> list[Memory]:
+    """What a network takes with the kernels and without; empty where the system does not tell."""
+    entry, _ = NETWORKS[name]
+    captured, _ = captured_and_exported(entry.build, entry.input_shape)
+    data, _ = compiled(captured)
+    found = (kernel_memory.measure(data, batch, native=native) for native in (True, False))
+    return [one for one in found if one is not None]
+
+
 def peak_gflops(seconds: float = 1.0) -> float:
     """The rate of a large matrix product of numpy's BLAS: what this machine's processors can do together."""
     size, best = 1536, float("inf")
@@ -96,8 +120,14 @@ def peak_gflops(seconds: float = 1.0) -> float:
     return 2 * size**3 / best
 
 
-def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
-    """The table, and how it was measured."""
+def page(
+    results: Sequence[Result],
+    memories: Mapping[tuple[str, int], Sequence[Memory]],
+    errors: Sequence[Error],
+    peak: float,
+    schedule: Schedule,
+) -> str:
+    """The tables, and how they were measured."""
     columns = [
         "network",
         "batch",
@@ -138,51 +168,51 @@ def page(results: Sequence[Result], peak: float, schedule: Schedule) -> str:
     ]
     if gaps:
         sections += ["## Not measured", "\n".join(gaps)]
-    sections += ["## How", environment(), f"Kernels: {installed_library().note}.", _method(schedule)]
+    if memories:
+        sections += [
+            "## Memory",
+            "Resident memory in MiB of a process that loads the network and calls it once, less what its "
+            "imports take; *plain* without the kernels.",
+            kernel_memory.table(memories),
+        ]
+    sections += [
+        "## Errors",
+        f"Largest error of a convolution of {', '.join(str(n) for n, _ in LAYERS)} channels against float64, "
+        "as a share of max |y| / of max (|x| * |w|), the largest sum of absolute values.",
+        winograd_error.table(errors),
+    ]
+    sections += ["## How", environment(), f"Kernels: {installed_library().note}.", method(schedule)]
     return "\n\n".join(sections) + "\n"
 
 
-def _method(schedule: Schedule) -> str:
-    rtol, atol = TOLERANCES["float32"]
-    return (
-        f"Method: {schedule.rounds} rounds in one process, each with every engine in rotating order: a pause "
-        f"of {schedule.pause:g} s, {schedule.warmup:g} s of calls that are not counted, "
-        f"{schedule.seconds / schedule.rounds:g} s (at least {schedule.minimum_calls} calls) that are. A "
-        f"ratio is that of the median times in the same round, the median over the rounds; in brackets its "
-        f"bootstrap 95 % interval. A variant is timed only if it answers like plain ONNX Runtime (rtol "
-        f"{rtol:g}, atol {atol:g})."
-    )
-
-
+EVERY = ",".join(NETWORKS)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    networks: Annotated[str, typer.Option(help="Networks, comma-separated.")] = ",".join(NETWORKS),
-    seconds: Annotated[float, typer.Option(help="Timed seconds of each variant at each batch.")] = 1.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")] = 10,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
-    ] = None,
+    networks: Networks = EVERY,
+    seconds: Seconds = 1.0,
+    rounds: Rounds = 10,
+    output: Output = None,
 ) -> None:
     """Measure the native kernels and write a page of ratios to plain ONNX Runtime."""
-    names = [name.strip() for name in networks.split(",") if name.strip()]
-    unknown = [name for name in names if name not in NETWORKS]
-    if unknown or installed_library().path is None:
-        what = f"no network is called {unknown[0]!r}: choose from {', '.join(NETWORKS)}" if unknown else ""
-        typer.echo(f"error: {what or installed_library().note}", err=True)
-        raise typer.Exit(2 if unknown else 1)
-    schedule = Schedule(rounds=rounds, seconds=seconds)
+    names, schedule = chosen(networks, NETWORKS), schedule_of(rounds, seconds)
+    refuse_unwritable(output)
+    if installed_library().path is None:
+        fail(installed_library().note, 1)
     results: list[Result] = []
-    for name in names:
-        typer.echo(f"{name} ...", err=True)
+    for number, name in enumerate(names, 1):
+        say(f"{number}/{len(names)} {name} ...")
         results += bench(name, NETWORKS[name][1], schedule)
-    text = page(results, peak_gflops(), schedule)
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+    if not results:
+        fail("nothing was measured", 1)
+    say("memory ...")
+    memories = {(name, max(LARGE)): memory(name, max(LARGE)) for name in names if name in LARGER}
+    say("errors ...")
+    errors = winograd_error.measure()
+    known = {key: both for key, both in memories.items() if both}
+    write(page(results, known, errors, peak_gflops(), schedule), output)
 
 
 if __name__ == "__main__":

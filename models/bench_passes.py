@@ -6,25 +6,36 @@ change no time. From the repository root, on an idle machine:
     python -m models.bench_passes -o docs/passes.md
 """
 
-import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import torch
 import typer
 from torch import nn
 
 from models import zoo
+from models._benchmark import (
+    Networks,
+    Output,
+    Rounds,
+    Seconds,
+    chosen,
+    environment,
+    fail,
+    method,
+    refuse_unwritable,
+    say,
+    schedule_of,
+    write,
+)
 from models.bench import parse_batches
 from models.squeeze_excite import SEResNet18
 from models.zoo import ZOO, Entry
 from nncompile import NncompileError, artifact, passes, verify
-from nncompile.bench.correctness import TOLERANCES, rejected
+from nncompile.bench.correctness import rejected
 from nncompile.bench.engines import Array, Engine, Feed
 from nncompile.bench.engines.exporting import export
 from nncompile.bench.engines.onnxruntime import Plain
@@ -37,7 +48,7 @@ from nncompile.capture import capture
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 from nncompile_runtime import container
-from nncompile_runtime.machine import installed_onnxruntime, this_machine
+from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.plan import default_plan
 from nncompile_runtime.predictor import Predictor
@@ -228,91 +239,47 @@ def page(found: Sequence[Ablation], skipped: Mapping[str, str], schedule: Schedu
             gaps.append(f"{one.network}, batch {one.batch}, {what}: it {why}")
     if gaps:
         sections += ["## Not measured", "\n".join(f"- {gap}" for gap in gaps)]
-    sections += ["## How", environment(), _method(schedule)]
+    sections += ["## How", environment(), method(schedule)]
     return "\n\n".join(sections) + "\n"
 
 
-def environment() -> str:
-    """The machine and the versions, in a sentence."""
-    machine = this_machine()
-    flags = ", ".join(machine.vector_flags) or "no vector extensions"
-    versions = {"python": platform.python_version()}
-    versions |= {
-        package: metadata.version(package) for package in ("nncompile", "torch", "onnxscript", "numpy")
-    }
-    listed = ", ".join(
-        f"{package} {version}" for package, version in (versions | installed_onnxruntime()).items()
-    )
-    return f"Machine: {machine.cpu} ({flags}), {machine.processors} processors. Versions: {listed}."
-
-
-def _method(schedule: Schedule) -> str:
-    rtol, atol = TOLERANCES["float32"]
-    return (
-        f"Method: {schedule.rounds} rounds in one process. Each gives plain ONNX Runtime (default options) "
-        f"and every variant of nncompile (`predict`), in rotating order, a pause of {schedule.pause:g} s, "
-        f"{schedule.warmup:g} s of calls that are not counted, and {schedule.seconds / schedule.rounds:g} s "
-        f"(at least {schedule.minimum_calls} calls) that are. A ratio is that of the median times in the "
-        f"same round, the median over the rounds; in brackets its bootstrap 95 % interval. A variant is "
-        f"timed only if it answers like plain ONNX Runtime (rtol {rtol:g}, atol {atol:g})."
-    )
-
-
+EVERY = ",".join(NETWORKS)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    networks: Annotated[str, typer.Option(help="Networks, comma-separated.")] = ",".join(NETWORKS),
+    networks: Networks = EVERY,
     batches: Annotated[str, typer.Option("--batches", "-b", help="Batch sizes, comma-separated.")] = "1,64",
-    seconds: Annotated[float, typer.Option(help="Timed seconds of each variant at each batch.")] = 1.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")] = 10,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
-    ] = None,
+    seconds: Seconds = 1.0,
+    rounds: Rounds = 10,
+    output: Output = None,
 ) -> None:
     """Leave out one pass after the other and write a page of ratios to plain ONNX Runtime."""
-    names = [name.strip() for name in networks.split(",") if name.strip()]
-    for name in names:
-        if name not in NETWORKS:
-            _fail(f"no network is called {name!r}: choose from {', '.join(NETWORKS)}", 2)
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        _fail(f"cannot write {output}: name a file in a folder that exists", 2)
+    names, schedule = chosen(networks, NETWORKS), schedule_of(rounds, seconds)
+    refuse_unwritable(output)
     try:
-        sizes, schedule = parse_batches(batches), Schedule(rounds=rounds, seconds=seconds)
-    except (NncompileError, ValueError) as error:
-        _fail(str(error), 2)
+        sizes = parse_batches(batches)
+    except ValueError as error:
+        fail(str(error), 2)
     found: list[Ablation] = []
     skipped: dict[str, str] = {}
     failed = False
     for number, name in enumerate(names, 1):
         for batch in sizes:
-            _say(f"{number}/{len(names)} {name}, batch {batch} ...")
+            say(f"{number}/{len(names)} {name}, batch {batch} ...")
             try:
                 found.append(ablate(name, batch, schedule))
             except (ImportError, NncompileError) as error:
-                _say(f"{name}: not measured: {error}")
+                say(f"{name}: not measured: {error}")
                 skipped[name] = str(error)
                 failed = failed or isinstance(error, NncompileError)
                 break
     if not found:
-        _fail("nothing was measured", 1)
-    text = page(found, skipped, schedule)
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+        fail("nothing was measured", 1)
+    write(page(found, skipped, schedule), output)
     if failed:
         raise typer.Exit(1)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ class CompiledModel(Predictor):
         """Run an artifact.
 
         Args:
-            data: The artifact.
+            data: The artifact, as it was just built.
             name: The module's class name, for messages.
             report: What the compile did.
             session: The one in which the graph was verified; another is opened where it does not serve.
         """
-        super().__init__(container.parse(data, name), session=session)
+        super().__init__(container.parse(data, name, made_here=True), session=session)
         self.report = report
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -39,6 +39,7 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
     preprocess: ImagePreprocessing | None = None,
     labels: Sequence[str] | None = None,
     verify: bool = True,
+    tune: bool = False,
     progress: bool = False,
 ) -> CompiledModel:
     """Compile a module for inference: capture, optimise, verify against eager PyTorch.
@@ -59,6 +60,8 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         preprocess: How an image file becomes an input, kept in the artifact.
         labels: Class names by index, kept in the artifact.
         verify: Whether to compare with eager PyTorch; without it, the artifact says so.
+        tune: Whether to measure plans on this machine afterwards, for about 10 seconds, and keep the
+            best in the artifact; see `CompiledModel.tune`.
         progress: Whether to show the phases on stderr, where that is a terminal.
 
     Raises:
@@ -80,7 +83,13 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         labels=None if labels is None else tuple(labels),
         verify=verify,
     )
-    return compile_with(module, example_inputs, example_kwargs, options, Phases(shown=progress))
+    phases = Phases(shown=progress)
+    model = compile_with(module, example_inputs, example_kwargs, options, phases)
+    if tune:
+        with phases:
+            phases.start("tune")
+            model.tune()
+    return model
 
 
 def compile_with(

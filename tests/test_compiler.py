@@ -165,7 +165,7 @@ def test_the_report_as_text(model):
     text = str(model.report)
     assert re.search(r"^fold-batch-norm +1 changes +\d+ -> \d+ +nodes$", text, re.MULTILINE)
     assert "nothing to do: " in text
-    assert "verified against eager PyTorch in float64: 6 inputs, batches 1, 2, 3, 8" in text
+    assert "verified against eager PyTorch in float64: 5 inputs, batches 1, 2, 3, 8" in text
     assert "output: largest error " in text
     assert "top-1 agreement 100.0%" in text
     assert "DROPPED" not in text

@@ -1,6 +1,8 @@
 // The activations, on vectors. NaN goes through all of them, as in PyTorch.
 #pragma once
 
+#include <initializer_list>
+
 #include "program.h"
 #include "vector.h"
 
@@ -13,26 +15,36 @@ inline Vec<N> same_bits(IntVec<N> value) {
   return result;
 }
 
+template <int N>
+inline Vec<N> line(Vec<N> x, float slope, float shift) {
+  return fused<N>(x, broadcast<N>(slope), broadcast<N>(shift));
+}
+
+// The highest power's coefficient first.
+template <int N>
+inline Vec<N> polynomial(Vec<N> x, std::initializer_list<float> coefficients) {
+  auto next = coefficients.begin();
+  Vec<N> sum = broadcast<N>(*next);
+  while (++next != coefficients.end()) sum = fused<N>(sum, x, broadcast<N>(*next));
+  return sum;
+}
+
 // exp(x) within 2 units in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r) by the polynomial of
 // Cephes (Moshier, "expf"). Below -87.3 the answer is 0 (no denormal numbers), above 88.7 infinity.
 template <int N>
 inline Vec<N> exponential(Vec<N> x) {
   const Vec<N> clipped = at_most<N>(at_least<N>(x, -87.33654f), 88.72283f);
-  const Vec<N> shifted = clipped * 1.44269504f + 12582912.0f;  // rounds to the nearest integer
-  const Vec<N> n = shifted - 12582912.0f;
-  const Vec<N> r = (clipped - n * 0.693359375f) - n * -2.12194440e-4f;
-  Vec<N> p = broadcast<N>(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  const Vec<N> n = line<N>(clipped, 1.44269504f, 12582912.0f) - 12582912.0f;  // rounded to an integer
+  const Vec<N> most = fused<N>(n, broadcast<N>(-0.693359375f), clipped);
+  const Vec<N> r = fused<N>(n, broadcast<N>(2.12194440e-4f), most);
+  const Vec<N> p = polynomial<N>(r, {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
+                                     1.6666665459e-1f, 5.0000001201e-1f});
+  const Vec<N> q = fused<N>(p * r, r, r) + 1.0f;
   // 2^n in two steps, since n may be 128
   const IntVec<N> exponent = __builtin_convertvector(n, IntVec<N>);
   const IntVec<N> half = exponent >> 1;
   const IntVec<N> low = (half + 127) << 23, high = (exponent - half + 127) << 23;
-  Vec<N> y = p * same_bits<N>(low) * same_bits<N>(high);
+  Vec<N> y = q * same_bits<N>(low) * same_bits<N>(high);
   y = (x < -87.33654f) ? Vec<N>{} : y;
   y = (x > 88.72283f) ? broadcast<N>(__builtin_inff()) : y;
   return (x != x) ? x : y;
@@ -47,13 +59,10 @@ template <int N>
 inline Vec<N> tanh(Vec<N> x) {
   // Near 0 the quotient loses digits; there the polynomial of Cephes (tanhf).
   const Vec<N> square = x * x;
-  Vec<N> p = broadcast<N>(-5.70498872745e-3f);
-  p = p * square + 2.06390887954e-2f;
-  p = p * square + -5.37397155531e-2f;
-  p = p * square + 1.33314422036e-1f;
-  p = p * square + -3.33332819422e-1f;
-  const Vec<N> near = p * square * x + x;
-  const Vec<N> far = 1.0f - 2.0f / (exponential<N>(x + x) + 1.0f);
+  const Vec<N> p = polynomial<N>(square, {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f,
+                                          1.33314422036e-1f, -3.33332819422e-1f});
+  const Vec<N> near = fused<N>(p * square, x, x);
+  const Vec<N> far = 1.0f - 2.0f / (exponential<N>(2.0f * x) + 1.0f);
   return ((x < 0.625f) & (x > -0.625f)) ? near : far;
 }
 
@@ -71,7 +80,7 @@ inline Vec<N> activate(const Activation& activation, Vec<N> x) {
     case Kind::kSilu:
       return x / (1.0f + exponential<N>(-x));
     case Kind::kHardSwish: {
-      const Vec<N> gate = at_most<N>(at_least<N>(x * (1.0f / 6.0f) + 0.5f, 0.0f), 1.0f);
+      const Vec<N> gate = at_most<N>(at_least<N>(line<N>(x, 1.0f / 6.0f, 0.5f), 0.0f), 1.0f);
       return x * gate;
     }
     case Kind::kSigmoid:
@@ -79,7 +88,7 @@ inline Vec<N> activate(const Activation& activation, Vec<N> x) {
     case Kind::kTanh:
       return tanh<N>(x);
     case Kind::kHardSigmoid:
-      return at_most<N>(at_least<N>(x * activation.first + activation.second, 0.0f), 1.0f);
+      return at_most<N>(at_least<N>(line<N>(x, activation.first, activation.second), 0.0f), 1.0f);
   }
   return x;
 }
@@ -89,15 +98,23 @@ struct Bounds {
   float low = -__builtin_inff(), high = __builtin_inff();
 };
 
-inline bool is_bounds(const Activation& activation) {
-  return activation.kind == Kind::kNone || activation.kind == Kind::kRelu || activation.kind == Kind::kClip;
-}
-
-inline Bounds bounds_of(const Activation& activation) {
-  Bounds bounds;
-  if (activation.kind == Kind::kRelu) bounds.low = 0.0f;
-  if (activation.kind == Kind::kClip) bounds = {activation.first, activation.second};
-  return bounds;
+// A job's activation as `bounds`, or as `curve` where it is more than that.
+template <class Job>
+inline void set_activation(Job& job, const Activation& activation) {
+  job.curve = nullptr;
+  job.bounds = {};
+  switch (activation.kind) {
+    case Kind::kNone:
+      break;
+    case Kind::kRelu:
+      job.bounds.low = 0.0f;
+      break;
+    case Kind::kClip:
+      job.bounds = {activation.first, activation.second};
+      break;
+    default:
+      job.curve = &activation;
+  }
 }
 
 template <int N>

@@ -1,6 +1,7 @@
 // Depthwise convolution: each channel with its own kernel, channels in the lanes.
 #include "activation.h"
 #include "aligned.h"
+#include "conv_weights.h"
 #include "layers.h"
 #include "lines.h"
 
@@ -16,35 +17,37 @@ class Depthwise : public Step {
         epilogue_(epilogue),
         shape_(program.shapes[size_t(y)]),
         weights_(size_t(window_.kh) * size_t(window_.kw) * size_t(shape_.c)),
-        bias_(size_t(shape_.c)) {
-    const float* weight = program.weights[size_t(conv.weight)].data;
-    const size_t c = size_t(shape_.c), taps = size_t(window_.kh) * size_t(window_.kw);
-    for (size_t channel = 0; channel < c; ++channel) {
-      for (size_t tap = 0; tap < taps; ++tap) weights_[tap * c + channel] = weight[channel * taps + tap];
-      bias_[channel] = conv.bias < 0 ? 0.0f : program.weights[size_t(conv.bias)].data[channel];
-    }
+        bias_(program.bias_of(conv), size_t(shape_.c)) {
+    const ConvWeights weight(program.weight_of(conv));
+    for (size_t tap = 0, to = 0; tap < weight.lines(); ++tap)
+      for (int channel = 0; channel < shape_.c; ++channel) weights_[to++] = weight(channel, tap);
   }
 
   int units() const override { return shape_.h; }
-  double flops() const override { return 2.0 * double(shape_.size()) * window_.kh * window_.kw; }
+  double cost() const override { return 6.0 * double(shape_.size()) * window_.kh * window_.kw; }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& from = frame.place(x_);
     const Place& to = frame.place(y_);
     const float* x = frame.data(x_, sample);
     float* y = frame.data(y_, sample);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
-    for (int row = begin; row < end; ++row) {
-      const float* line = x + from.at(row * window_.sh - window_.top, -window_.left);
-      const float* rest = other ? residual + other->at(row, 0) : nullptr;
-      float* result = y + to.at(row, 0);
+    const Residual residual(frame, epilogue_, sample);
+    const bool three = window_.kh == 3 && window_.kw == 3 && window_.sh == window_.sw && window_.sw <= 2 &&
+                       shape_.c >= 4;
+    for (int row = begin, rows; row < end; row += rows) {
+      rows = three && window_.sh == 1 && row + 1 < end ? 2 : 1;
+      Rows at{x + from.at(row * window_.sh - window_.top, -window_.left), from.pitch(), {}, {}};
+      for (int q = 0; q < rows; ++q) at.y[q] = y + to.at(row + q, 0), at.residual[q] = residual.at(row + q, 0);
       over_channels(shape_.c, [&](int c, auto width, int count) {
         constexpr int N = decltype(width)::lanes;
-        int column = 0;
-        for (; column + kPixels <= shape_.w; column += kPixels)
-          pixels<N, kPixels>(line, from.pitch(), rest, result, column, c, count);
-        for (; column < shape_.w; ++column) pixels<N, 1>(line, from.pitch(), rest, result, column, c, count);
+        if (!three)
+          any_window<N>(at, c, count);
+        else if (window_.sh == 2)
+          three_by_three<N, 1, 2>(at, c);
+        else if (rows == 2)
+          three_by_three<N, 2, 1>(at, c);
+        else
+          three_by_three<N, 1, 1>(at, c);
       });
     }
     clear_border(to, y, begin, end);
@@ -53,27 +56,86 @@ class Depthwise : public Step {
  private:
   static constexpr int kPixels = 4;
 
+  // The first pixel of one or two rows of results, and what the first window reads.
+  struct Rows {
+    const float* x;
+    size_t pitch;
+    float* y[2];
+    const float* residual[2];
+  };
+
+  template <int N>
+  void any_window(const Rows& at, int c, int count) const {
+    int column = 0;
+    for (; column + kPixels <= shape_.w; column += kPixels) any_pixels<N, kPixels>(at, column, c, count);
+    for (; column < shape_.w; ++column) any_pixels<N, 1>(at, column, c, count);
+  }
+
   template <int N, int P>
-  void pixels(const float* line, size_t pitch, const float* residual, float* result, int column, int c,
-              int count) const {
+  void any_pixels(const Rows& at, int column, int c, int count) const {
     const size_t channels = size_t(shape_.c), step = size_t(window_.sw) * channels;
-    const float* x = line + size_t(column) * step + c;
+    const float* x = at.x + size_t(column) * step + c;
     const float* w = weights_.data() + c;
     Vec<N> sum[P];
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) sum[p] = load<N>(bias_.data() + c);
-    for (int i = 0; i < window_.kh; ++i, x += pitch)
+    for (int i = 0; i < window_.kh; ++i, x += at.pitch)
       for (int j = 0; j < window_.kw; ++j, w += channels) {
         const Vec<N> weight = load<N>(w);
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p)
           sum[p] += read<N>(x + size_t(j) * channels + size_t(p) * step, count) * weight;
       }
+    finish<N, P>(sum, at, 0, column, c, count);
+  }
+
+  // Q rows at once, with the weights in registers: what several windows read is read once.
+  template <int N, int Q, int S>
+  void three_by_three(const Rows& at, int c) const {
+    Vec<N> weights[9];
+#pragma GCC unroll 9
+    for (int tap = 0; tap < 9; ++tap) weights[tap] = load<N>(weights_.data() + tap * shape_.c + c);
+    int column = 0;
+    for (; column + kPixels <= shape_.w; column += kPixels) three_pixels<N, Q, kPixels, S>(at, weights, column, c);
+    for (; column < shape_.w; ++column) three_pixels<N, Q, 1, S>(at, weights, column, c);
+  }
+
+  template <int N, int Q, int P, int S>
+  void three_pixels(const Rows& at, const Vec<N> (&weights)[9], int column, int c) const {
+    constexpr int kColumns = (P - 1) * S + 3;
+    const size_t channels = size_t(shape_.c);
+    const float* x = at.x + size_t(column) * S * channels + c;
+    Vec<N> sum[Q][P];
+#pragma GCC unroll 2
+    for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) sum[q][p] = load<N>(bias_.data() + c);
+#pragma GCC unroll 4
+    for (int i = 0; i < (Q - 1) * S + 3; ++i, x += at.pitch) {
+      Vec<N> values[kColumns];
+#pragma GCC unroll 9
+      for (int j = 0; j < kColumns; ++j) values[j] = load<N>(x + size_t(j) * channels);
+#pragma GCC unroll 2
+      for (int q = 0; q < Q; ++q) {
+        const int r = i - q * S;
+        if (r < 0 || r > 2) continue;
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; ++j)
+#pragma GCC unroll 4
+          for (int p = 0; p < P; ++p) sum[q][p] += values[p * S + j] * weights[r * 3 + j];
+      }
+    }
+#pragma GCC unroll 2
+    for (int q = 0; q < Q; ++q) finish<N, P>(sum[q], at, q, column, c, 0);
+  }
+
+  template <int N, int P>
+  void finish(Vec<N> (&sum)[P], const Rows& at, int q, int column, int c, int count) const {
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      const size_t at = size_t(column + p) * channels + size_t(c);
-      if (residual) sum[p] += read<N>(residual + at, count);
-      write<N>(result + at, activate<N>(epilogue_.activation, sum[p]), count);
+      const size_t offset = size_t(column + p) * size_t(shape_.c) + size_t(c);
+      if (at.residual[q]) sum[p] += read<N>(at.residual[q] + offset, count);
+      write<N>(at.y[q] + offset, activate<N>(epilogue_.activation, sum[p]), count);
     }
   }
 

@@ -1,4 +1,5 @@
 // Convolution and linear layers as they are defined, on NHWC data.
+#include "conv_weights.h"
 #include "layers.h"
 #include "tile.h"
 
@@ -14,17 +15,22 @@ class Conv : public Step {
         epilogue_(epilogue),
         in_(program.shapes[size_t(x_)]),
         out_(program.shapes[size_t(y)]),
-        panels_(out_.c, size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), bias_of(program, conv),
-                Weights{program.weights[size_t(conv.weight)].data, in_.c, window_.kh, window_.kw}) {}
+        pointwise_(window_.kh == 1 && window_.kw == 1 && window_.sh == 1 && window_.sw == 1 && out_.h == in_.h &&
+                   out_.w == in_.w),
+        panels_(out_.c, pointwise_ ? out_.h * out_.w : out_.w,
+                size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), program.bias_of(conv),
+                ConvWeights(program.weight_of(conv))) {}
 
-  int units() const override { return out_.h; }
-  double flops() const override { return 2.0 * double(out_.size()) * window_.kh * window_.kw * in_.c; }
+  // Unit u is row u % height of block u / height: threads that share a sample share its weights too.
+  int units() const override { return int(panels_.blocks().size()) * out_.h; }
+  double cost() const override { return 2.0 * double(out_.size()) * window_.kh * window_.kw * in_.c; }
 
-  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+  void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     const Place& from = frame.place(x_);
     const Place& to = frame.place(y_);
-    const float* x = frame.data(x_, sample);
-    float* y = frame.data(y_, sample);
+    // Pixels that follow one another without a border are one long row, through all samples.
+    const bool flat = pointwise_ && !from.bordered() && !to.bordered() &&
+                      (epilogue_.residual < 0 || !frame.place(epilogue_.residual).bordered());
     TileJob job{};
     job.pixel = ptrdiff_t(window_.sw) * in_.c;
     job.pitch = ptrdiff_t(from.pitch());
@@ -32,38 +38,33 @@ class Conv : public Step {
     job.run = window_.kw * in_.c;
     job.y_pixel = out_.c;
     set_activation(job, epilogue_.activation);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
     job.residual_pixel = out_.c;
-    // Blocks of channels outermost: their weights stay in cache for all rows.
-    for (const Block& block : panels_.blocks())
-      for (int row = begin; row < end; ++row) {
-        job.x = x + from.at(row * window_.sh - window_.top, -window_.left);
-        job.y = y + to.at(row, 0);
-        if (other) job.residual = residual + other->at(row, 0);
-        panels_.row(block, job, out_.w, true);
+    // Blocks of channels outermost: their weights stay in cache for all rows of all samples.
+    for (int unit = begin, rows; unit < end; unit += rows) {
+      const int first = unit % out_.h;
+      rows = std::min(end - unit, out_.h - first);
+      const Block& block = panels_.blocks()[size_t(unit / out_.h)];
+      const int rows_at_once = flat ? rows : 1, samples_at_once = flat && rows == out_.h ? samples : 1;
+      for (int s = sample; s < sample + samples; s += samples_at_once) {
+        const Residual residual(frame, epilogue_, s);
+        for (int row = first; row < first + rows; row += rows_at_once) {
+          job.x = frame.data(x_, s) + from.at(row * window_.sh - window_.top, -window_.left);
+          job.y = frame.data(y_, s) + to.at(row, 0);
+          job.residual = residual.at(row, 0);
+          panels_.row(block, job, samples_at_once * rows_at_once * out_.w);
+        }
       }
-    clear_border(to, y, begin, end);
+    }
+    if (end == units())
+      for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), 0, out_.h);
   }
 
  private:
-  struct Weights {
-    const float* data;
-    int channels, kh, kw;
-    float operator()(int k, size_t i) const {
-      const size_t c = i % size_t(channels), column = i / size_t(channels) % size_t(kw),
-                   row = i / size_t(channels) / size_t(kw);
-      return data[((size_t(k) * size_t(channels) + c) * size_t(kh) + row) * size_t(kw) + column];
-    }
-  };
-  static const float* bias_of(const Program& program, const Instruction& conv) {
-    return conv.bias < 0 ? nullptr : program.weights[size_t(conv.bias)].data;
-  }
-
   int x_, y_;
   Window window_;
   Epilogue epilogue_;
   Shape in_, out_;
+  bool pointwise_;
   Panels panels_;
 };
 
@@ -77,11 +78,11 @@ class Linear : public Step {
         epilogue_(epilogue),
         in_(int(flattened.size())),
         out_(program.shapes[size_t(y)].c),
-        panels_(out_, flattened.size(), linear.bias < 0 ? nullptr : program.weights[size_t(linear.bias)].data,
-                Weights{program.weights[size_t(linear.weight)].data, flattened, linear.transposed, size_t(out_)}) {}
+        panels_(out_, kMaxChunk, flattened.size(), program.bias_of(linear),
+                Weights{program.weight_of(linear).data, flattened, linear.transposed, size_t(out_)}) {}
 
   int units() const override { return int(panels_.blocks().size()); }
-  double flops() const override { return 2.0 * in_ * out_; }
+  double cost() const override { return 2.0 * in_ * out_; }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     const Place& from = frame.place(x_);
@@ -91,14 +92,14 @@ class Linear : public Step {
     job.rows = 1;
     job.run = in_;
     job.y_pixel = ptrdiff_t(to.size());
-    if (epilogue_.residual >= 0) job.residual_pixel = ptrdiff_t(frame.place(epilogue_.residual).size());
+    const Residual residual(frame, epilogue_, sample);
+    job.residual_pixel = ptrdiff_t(residual.size());
     set_activation(job, epilogue_.activation);
     for (int b = begin; b < end; ++b) {
       job.x = frame.data(x_, sample) + from.at(0, 0);
       job.y = frame.data(y_, sample) + to.at(0, 0);
-      if (epilogue_.residual >= 0)
-        job.residual = frame.data(epilogue_.residual, sample) + frame.place(epilogue_.residual).at(0, 0);
-      panels_.row(panels_.blocks()[size_t(b)], job, samples, true);
+      job.residual = residual.at(0, 0);
+      panels_.row(panels_.blocks()[size_t(b)], job, samples);
     }
     if (end == units())
       for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), 0, 1);

@@ -1,5 +1,6 @@
 // Convolution of 3x3 or 5x5 and stride 1 by Winograd's algorithm: 4x4 outputs a tile, 2.25 times 36 or 64
 // multiplications for 144 or 400.
+#include <utility>
 #include <vector>
 
 #include "layers.h"
@@ -10,8 +11,9 @@
 namespace nncompile {
 namespace {
 
-// A band of tiles is transformed, multiplied and transformed back while it is in the second-level cache.
-constexpr size_t kBandFloats = 96 * 1024;
+// A band of tiles is transformed, multiplied and transformed back while it is in the second-level cache; where the
+// weights are what is large, more tiles share each reading of them.
+constexpr size_t kBandFloats = 96 * 1024, kStreamedBandFloats = 1280 * 1024;
 
 template <int R>
 class Winograd : public Step {
@@ -19,60 +21,74 @@ class Winograd : public Step {
   static constexpr int kPositions = N * N;
 
  public:
-  Winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue)
+  // `streamed`: the weights come from memory, so threads share a sample by channels and samples are taken together.
+  Winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue, bool streamed)
       : x_(conv.inputs[0]),
         y_(y),
         window_(conv.window),
         epilogue_(epilogue),
         in_(program.shapes[size_t(x_)]),
         out_(program.shapes[size_t(y)]),
-        weight_(program.weights[size_t(conv.weight)].data),
-        bias_(size_t(out_.c)) {
-    for (int k = 0; k < out_.c; ++k)
-      bias_[size_t(k)] = conv.bias < 0 ? 0.0f : program.weights[size_t(conv.bias)].data[k];
-    const std::vector<float> u = transform_weights<R>(weight_, in_.c, out_.c);
-    const size_t pairs = size_t(in_.c) * size_t(out_.c), c = size_t(in_.c);
-    for (size_t position = 0; position < kPositions; ++position) {
-      const float* its = u.data() + position * pairs;
-      panels_.emplace_back(out_.c, c, nullptr, [its, c](int k, size_t i) { return its[size_t(k) * c + i]; });
-    }
+        streamed_(streamed),
+        weight_(program.weight_of(conv).data),
+        bias_(program.bias_of(conv), size_t(out_.c)) {
     const size_t tile = size_t(kPositions) * size_t(in_.c + out_.c);
-    band_ = int(std::max<size_t>(kBandFloats / tile, 8));
-    band_ = std::min(band_, rows() * columns());
+    band_ = int(std::max<size_t>((streamed ? kStreamedBandFloats : kBandFloats) / tile, 8));
+    band_ = std::min(band_, tiles() * (streamed ? kMaxChunk : 1));
+    const std::vector<float> u = transform_weights<R>(weight_, in_.c, out_.c);
+    const size_t inputs = size_t(in_.c), outputs = size_t(out_.c);
+    for (size_t position = 0; position < kPositions; ++position) {
+      const float* its = u.data() + position * inputs * outputs;
+      panels_.emplace_back(out_.c, band_, inputs, nullptr,
+                           [its, outputs](int k, size_t i) { return its[i * outputs + size_t(k)]; });
+    }
   }
 
-  int units() const override { return rows(); }
-  double flops() const override { return 2.0 * double(out_.size()) * R * R * in_.c / 4; }
+  int units() const override { return streamed_ ? int(panels_[0].blocks().size()) : tiles(); }
+  double cost() const override { return 2.0 * double(out_.size()) * R * R * in_.c / 4; }
   size_t scratch() const override { return transformed() + products(); }
 
-  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+  void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     float* transformed_input = frame.scratch;
     float* product = frame.scratch + transformed();
-    const int last = end * columns();
-    for (int first = begin * columns(); first < last; first += band_) {
-      const int tiles = std::min(band_, last - first);
-      transform_input(frame, sample, first, tiles, transformed_input);
-      multiply(transformed_input, product, tiles);
-      transform_output(frame, sample, first, tiles, product);
+    Band band{};
+    band.block_end = streamed_ ? end : int(panels_[0].blocks().size());
+    if (streamed_) band.block = begin;
+    const int last = sample * tiles() + (streamed_ ? samples * tiles() : end);
+    for (band.first = sample * tiles() + (streamed_ ? 0 : begin); band.first < last; band.first += band.tiles) {
+      band.tiles = std::min(band_, last - band.first);
+      transform_input(frame, band, transformed_input);
+      multiply(band, transformed_input, product);
+      transform_output(frame, band, product);
     }
-    const int row = begin * kTileOutputs, stop = std::min(end * kTileOutputs, out_.h);
-    clear_border(frame.place(y_), frame.data(y_, sample), row, stop);
+    if (end == units())
+      for (int s = sample; s < sample + samples; ++s) clear_border(frame.place(y_), frame.data(y_, s), 0, out_.h);
   }
 
  private:
-  int rows() const { return (out_.h + kTileOutputs - 1) / kTileOutputs; }
-  int columns() const { return (out_.w + kTileOutputs - 1) / kTileOutputs; }
-  size_t transformed() const { return round_up(size_t(kPositions) * size_t(band_) * size_t(in_.c)); }
-  size_t products() const { return round_up(size_t(kPositions) * size_t(band_) * size_t(out_.c)); }
-  static size_t round_up(size_t floats) { return (floats + AlignedFloats::kSlack + 15) / 16 * 16; }
+  // Tiles `first` ... of a chunk, counted through its samples, and the blocks of output channels to compute.
+  struct Band {
+    int first, tiles, block, block_end;
+  };
+  struct Tile {
+    int sample, row, column;  // of its first output
+  };
 
-  void transform_input(const Frame& frame, int sample, int first, int tiles, float* result) const {
+  int columns() const { return (out_.w + kTileOutputs - 1) / kTileOutputs; }
+  int tiles() const { return (out_.h + kTileOutputs - 1) / kTileOutputs * columns(); }
+  Tile tile(int index) const {
+    const int inside = index % tiles();
+    return {index / tiles(), inside / columns() * kTileOutputs, inside % columns() * kTileOutputs};
+  }
+  size_t transformed() const { return AlignedFloats::with_slack(size_t(kPositions) * size_t(band_) * size_t(in_.c)); }
+  size_t products() const { return AlignedFloats::with_slack(size_t(kPositions) * size_t(band_) * size_t(out_.c)); }
+
+  void transform_input(const Frame& frame, const Band& band, float* result) const {
     const Place& from = frame.place(x_);
-    const float* x = frame.data(x_, sample);
-    const size_t c = size_t(in_.c), plane = size_t(tiles) * c;
-    for (int t = 0; t < tiles; ++t) {
-      const int row = (first + t) / columns(), column = (first + t) % columns();
-      const float* corner = x + from.at(row * kTileOutputs - window_.top, column * kTileOutputs - window_.left);
+    const size_t c = size_t(in_.c), plane = size_t(band.tiles) * c;
+    for (int t = 0; t < band.tiles; ++t) {
+      const Tile at = tile(band.first + t);
+      const float* corner = frame.data(x_, at.sample) + from.at(at.row - window_.top, at.column - window_.left);
       float* to = result + size_t(t) * c;
       over_channels(in_.c, [&](int channel, auto width, int count) {
         constexpr int V = decltype(width)::lanes;
@@ -95,7 +111,7 @@ class Winograd : public Step {
     }
   }
 
-  void multiply(const float* input, float* product, int tiles) const {
+  void multiply(const Band& band, const float* input, float* product) const {
     TileJob job{};
     set_activation(job, {});
     job.pixel = in_.c;
@@ -104,26 +120,34 @@ class Winograd : public Step {
     job.y_pixel = out_.c;
     for (int position = 0; position < kPositions; ++position) {
       const Panels& panels = panels_[size_t(position)];
-      for (const Block& block : panels.blocks()) {
-        job.x = input + size_t(position) * size_t(tiles) * size_t(in_.c);
-        job.y = product + size_t(position) * size_t(tiles) * size_t(out_.c);
-        panels.row(block, job, tiles, true);
+      for (int b = band.block; b < band.block_end; ++b) {
+        job.x = input + size_t(position) * size_t(band.tiles) * size_t(in_.c);
+        job.y = product + size_t(position) * size_t(band.tiles) * size_t(out_.c);
+        panels.row(panels.blocks()[size_t(b)], job, band.tiles);
       }
     }
   }
 
-  void transform_output(const Frame& frame, int sample, int first, int tiles, const float* product) const {
+  // The output channels of blocks `begin` ... `end` - 1.
+  std::pair<int, int> channels(int begin, int end) const {
+    const std::vector<Block>& blocks = panels_[0].blocks();
+    const auto start = [&](int b) { return b < int(blocks.size()) ? blocks[size_t(b)].start[0] : out_.c; };
+    return {start(begin), start(end)};
+  }
+
+  void transform_output(const Frame& frame, const Band& band, const float* product) const {
     const Place& to = frame.place(y_);
-    float* y = frame.data(y_, sample);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
-    const size_t k = size_t(out_.c), plane = size_t(tiles) * k;
-    for (int t = 0; t < tiles; ++t) {
-      const int row = (first + t) / columns() * kTileOutputs, column = (first + t) % columns() * kTileOutputs;
-      const int height = std::min(kTileOutputs, out_.h - row), width = std::min(kTileOutputs, out_.w - column);
-      const float* m = product + size_t(t) * k;
+    const size_t plane = size_t(band.tiles) * size_t(out_.c);
+    const auto [begin, end] = channels(band.block, band.block_end);
+    for (int t = 0; t < band.tiles; ++t) {
+      const Tile at = tile(band.first + t);
+      const int height = std::min(kTileOutputs, out_.h - at.row), width = std::min(kTileOutputs, out_.w - at.column);
+      const Residual residual(frame, epilogue_, at.sample);
+      float* y = frame.data(y_, at.sample) + begin;
+      const float* m = product + size_t(t) * size_t(out_.c) + begin;
+      const float* biases = bias_.data() + begin;
       bool finite = true;
-      over_channels(out_.c, [&](int channel, auto lanes, int count) {
+      over_channels(end - begin, [&](int channel, auto lanes, int count) {
         constexpr int V = decltype(lanes)::lanes;
         Vec<V> half[kTileOutputs][N];
         for (int j = 0; j < N; ++j) {
@@ -134,7 +158,7 @@ class Winograd : public Step {
 #pragma GCC unroll 4
           for (int i = 0; i < kTileOutputs; ++i) half[i][j] = t1[i];
         }
-        const Vec<V> bias = load<V>(bias_.data() + channel);
+        const Vec<V> bias = load<V>(biases + channel);
         Vec<V> check{};
         for (int i = 0; i < height; ++i) {
           Vec<V> values[kTileOutputs];
@@ -144,13 +168,14 @@ class Winograd : public Step {
             if (j >= width) break;
             Vec<V> value = values[j] + bias;
             check += value * 0.0f;
-            if (residual) value += read<V>(residual + other->at(row + i, column + j) + channel, count);
-            write<V>(y + to.at(row + i, column + j) + channel, activate<V>(epilogue_.activation, value), count);
+            const int row = at.row + i, column = at.column + j;
+            if (const float* rest = residual.at(row, column)) value += read<V>(rest + begin + channel, count);
+            write<V>(y + to.at(row, column) + channel, activate<V>(epilogue_.activation, value), count);
           }
         }
         finite = finite && all_zero<V>(check, count);
       });
-      if (!finite) direct(frame, sample, row, column, height, width);
+      if (!finite) direct(frame, at, begin, end);
     }
   }
 
@@ -163,16 +188,15 @@ class Winograd : public Step {
 
   // Infinity and NaN spread over a whole tile, and large numbers may overflow in it: such a tile is computed as
   // convolution is defined.
-  void direct(const Frame& frame, int sample, int row, int column, int height, int width) const {
+  void direct(const Frame& frame, const Tile& tile, int begin, int end) const {
     const Place& from = frame.place(x_);
     const Place& to = frame.place(y_);
-    const float* x = frame.data(x_, sample);
-    float* y = frame.data(y_, sample);
-    const Place* other = epilogue_.residual < 0 ? nullptr : &frame.place(epilogue_.residual);
-    const float* residual = other ? frame.data(epilogue_.residual, sample) : nullptr;
-    for (int i = row; i < row + height; ++i)
-      for (int j = column; j < column + width; ++j)
-        for (int k = 0; k < out_.c; ++k) {
+    const float* x = frame.data(x_, tile.sample);
+    float* y = frame.data(y_, tile.sample);
+    const Residual residual(frame, epilogue_, tile.sample);
+    for (int i = tile.row; i < std::min(tile.row + kTileOutputs, out_.h); ++i)
+      for (int j = tile.column; j < std::min(tile.column + kTileOutputs, out_.w); ++j)
+        for (int k = begin; k < end; ++k) {
           float sum = bias_.data()[k];
           for (int r = 0; r < R; ++r)
             for (int s = 0; s < R; ++s) {
@@ -180,7 +204,7 @@ class Winograd : public Step {
               const float* w = weight_ + (size_t(k) * size_t(in_.c) * R + size_t(r)) * R + size_t(s);
               for (int c = 0; c < in_.c; ++c) sum += pixel[c] * w[size_t(c) * R * R];
             }
-          if (residual) sum += residual[other->at(i, j) + size_t(k)];
+          if (const float* rest = residual.at(i, j)) sum += rest[k];
           y[to.at(i, j) + size_t(k)] = activate<4>(epilogue_.activation, broadcast<4>(sum))[0];
         }
   }
@@ -189,6 +213,7 @@ class Winograd : public Step {
   Window window_;
   Epilogue epilogue_;
   Shape in_, out_;
+  bool streamed_;
   const float* weight_;
   AlignedFloats bias_;
   std::vector<Panels> panels_;
@@ -197,9 +222,10 @@ class Winograd : public Step {
 
 }  // namespace
 
-StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue) {
-  if (conv.window.kh == 3) return std::make_unique<Winograd<3>>(program, conv, y, epilogue);
-  return std::make_unique<Winograd<5>>(program, conv, y, epilogue);
+StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue,
+                      bool streamed) {
+  if (conv.window.kh == 3) return std::make_unique<Winograd<3>>(program, conv, y, epilogue, streamed);
+  return std::make_unique<Winograd<5>>(program, conv, y, epilogue, streamed);
 }
 
 }  // namespace nncompile

@@ -2,21 +2,12 @@
 //
 // Winograd's algorithm was tried here too: for the few channels of the networks that fit, its transforms cost what
 // the products save (LeNet5 level, LeNet with 3x3 kernels 1.5 times the time).
+#include "conv_weights.h"
 #include "lane_product.h"
 #include "lane_steps.h"
 
 namespace nncompile {
 namespace {
-
-const float* bias_of(const Program& program, const Instruction& conv) {
-  return conv.bias < 0 ? nullptr : program.weights[size_t(conv.bias)].data;
-}
-
-template <int V>
-void set_epilogue(LaneJob& job, const Epilogue& epilogue) {
-  job.curve = is_bounds(epilogue.activation) ? nullptr : &epilogue.activation;
-  job.bounds = is_bounds(epilogue.activation) ? bounds_of(epilogue.activation) : Bounds{};
-}
 
 // Depthwise where groups are not 1: then each output channel reads one input channel.
 template <int V>
@@ -29,18 +20,14 @@ class LaneConv : public LaneStep<V> {
         window_(work.instruction->window),
         epilogue_(work.epilogue),
         channels_(depthwise_ ? 1 : program.shapes[size_t(x_)].c),
-        bias_(bias_of(program, *work.instruction)) {
-    const float* data = program.weights[size_t(work.instruction->weight)].data;
-    const size_t c = size_t(channels_), kh = size_t(window_.kh), kw = size_t(window_.kw);
-    const auto weight = [=](int k, size_t i) {
-      return data[((size_t(k) * c + i % c) * kh + i / c / kw) * kw + i / c % kw];
-    };
+        bias_(program.bias_of(*work.instruction)) {
+    const ConvWeights weight(program.weight_of(*work.instruction));
     const int outputs = program.shapes[size_t(y_)].c;
     if (depthwise_)
       for (int k = 0; k < outputs; ++k)
-        weights_.emplace_back(1, kh * kw, [&](int, size_t i) { return weight(k, i); });
+        weights_.emplace_back(1, weight.lines(), [&](int, size_t i) { return weight(k, i); });
     else
-      weights_.emplace_back(outputs, kh * kw * c, weight);
+      weights_.emplace_back(outputs, weight.lines(), weight);
   }
 
   void run(const LaneArena<V>& arena) const override {
@@ -54,7 +41,7 @@ class LaneConv : public LaneStep<V> {
     job.kw = window_.kw;
     job.channels = channels_;
     job.y_plane = y.plane();
-    set_epilogue<V>(job, epilogue_);
+    set_activation(job, epilogue_.activation);
     for (int g = 0; g < groups(out.c); ++g) {
       const int first = depthwise_ ? g : weights_[0].start(g);
       const int count = depthwise_ ? 1 : weights_[0].start(g + 1) - first;

@@ -21,7 +21,7 @@ struct LaneJob {
   ptrdiff_t y_plane;
   const float* residual;   // null, or as y with planes of its own
   ptrdiff_t residual_plane;
-  const Activation* curve;
+  const Activation* curve;  // null where `bounds` is all
   Bounds bounds;
 };
 
@@ -108,7 +108,6 @@ inline int group_count(int count, int most) { return (count + most - 1) / most; 
 // A layer's weights in the order in which lane tiles read them, a group of output channels after the other.
 class LaneWeights {
  public:
-  LaneWeights() = default;
   // `weight(k, i)` is that of output channel k at place i of `lines`: kernel row, column, input channel.
   template <class Weight>
   LaneWeights(int channels, size_t lines, const Weight& weight) : channels_(channels), lines_(lines) {
@@ -124,8 +123,8 @@ class LaneWeights {
   const float* of(int group) const { return packed_.data() + size_t(start(group)) * lines_; }
 
  private:
-  int channels_ = 0;
-  size_t lines_ = 0;
+  int channels_;
+  size_t lines_;
   std::vector<float> packed_;
 };
 

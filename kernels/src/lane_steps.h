@@ -7,21 +7,10 @@
 
 namespace nncompile {
 
-// A value with the zeros around each of its planes that its readers need.
-struct LanePlace {
-  Shape shape;
-  int top = 0, left = 0, bottom = 0, right = 0;
-  size_t offset = 0;
-
-  int width() const { return shape.w + left + right; }
-  int height() const { return shape.h + top + bottom; }
-  size_t elements() const { return size_t(shape.c) * size_t(width()) * size_t(height()); }
-};
-
 template <int V>
 struct LaneView {
   float* data;
-  const LanePlace* place;
+  const Bordered* place;
 
   ptrdiff_t pitch() const { return ptrdiff_t(place->width()) * V; }
   ptrdiff_t plane() const { return pitch() * place->height(); }
@@ -33,10 +22,10 @@ struct LaneView {
 template <int V>
 struct LaneArena {
   float* data;
-  const std::vector<LanePlace>* places;
+  const std::vector<Bordered>* places;
 
   LaneView<V> view(int value) const {
-    const LanePlace& place = (*places)[size_t(value)];
+    const Bordered& place = (*places)[size_t(value)];
     return {data + place.offset, &place};
   }
 };
@@ -61,7 +50,7 @@ LaneStepPtr<V> make_lane_pointwise(const Program& program, const Work& work);
 // Zeros around every plane.
 template <int V>
 inline void clear_lane_border(const LaneView<V>& view) {
-  const LanePlace& place = *view.place;
+  const Bordered& place = *view.place;
   const ptrdiff_t pitch = view.pitch();
   for (int c = 0; c < place.shape.c; ++c) {
     float* plane = view.data + c * view.plane();

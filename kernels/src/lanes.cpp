@@ -2,8 +2,9 @@
 
 #include <unistd.h>
 
-#include "cost.h"
 #include "aligned.h"
+#include "cost.h"
+#include "first_fit.h"
 #include "lane_steps.h"
 #include "transpose.h"
 
@@ -45,7 +46,7 @@ class Stage : public LaneStage {
     int value, output;  // output -1: to the kept place of the value
   };
 
-  std::vector<LanePlace> places;
+  std::vector<Bordered> places;
   std::vector<LaneStepPtr<V>> steps;
   std::vector<Exit> exits;
   std::vector<int> entries;  // the inputs that are read
@@ -130,7 +131,7 @@ class Builder {
     double channels = 0, samples = 0;
     for (const Work& work : works_) {
       if (!here(work) || work.instruction->op != Opcode::kConv) continue;
-      const bool winograd = !options_.exact && winograd_pays(program_, *work.instruction, work.y);
+      const bool winograd = uses_winograd(program_, options_, *work.instruction, work.y);
       channels += winograd ? winograd_cost(program_, *work.instruction, work.y)
                            : direct_cost(program_, *work.instruction, work.y, Layout::kChannels);
       samples += direct_cost(program_, *work.instruction, work.y, Layout::kSamples);
@@ -139,14 +140,9 @@ class Builder {
   }
 
   void border(const Work& work) {
-    LanePlace& x = stage_->places[size_t(work.instruction->inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
     const Window& w = work.instruction->window;
-    const int rows = (y.h - 1) * w.sh + w.kh, columns = (y.w - 1) * w.sw + w.kw;
-    x.top = std::max(x.top, w.top);
-    x.left = std::max(x.left, w.left);
-    x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
-    x.right = std::max(x.right, columns - w.left - x.shape.w);
+    stage_->places[size_t(work.instruction->inputs[0])].widen(w, w.rows(y.h), w.columns(y.w));
   }
 
   void find_exits() {
@@ -154,47 +150,34 @@ class Builder {
       if (here(work) && kept_[size_t(work.y)].kept) stage_->exits.push_back({work.y, -1});
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      const Place& place = kept_[size_t(value)];
-      const int root = place.alias < 0 ? value : place.alias;
-      bool made_here = root < int(program_.inputs.size());
-      for (const Work& work : works_) made_here = made_here || (here(work) && work.y == root);
-      if (made_here && !kept_[size_t(root)].kept) stage_->exits.push_back({root, int(i)});
+      const int its = root(value);
+      bool made_here = its < int(program_.inputs.size());
+      for (const Work& work : works_) made_here = made_here || (here(work) && work.y == its);
+      if (made_here && !kept_[size_t(its)].kept) stage_->exits.push_back({its, int(i)});
     }
   }
 
+  int root(int value) const { return root_of(kept_, value); }
+
   void assign_offsets() {
-    std::vector<int> first(program_.shapes.size(), -1), last(program_.shapes.size(), -1);
-    int step = 0;
-    for (size_t i = 0; i < program_.inputs.size(); ++i) first[i] = 0;
+    std::vector<Stay> stays(program_.shapes.size());
+    size_t step = 0;
     for (const Work& work : works_) {
       if (!here(work)) continue;
       ++step;
-      for (const int x : work.reads) last[size_t(x)] = step;
-      first[size_t(work.y)] = last[size_t(work.y)] = step;
+      for (const int x : work.reads) stays[size_t(root(x))].extend(step);
+      stays[size_t(work.y)].extend(step);
     }
-    for (const auto& exit : stage_->exits) last[size_t(exit.value)] = step + 1;
+    for (const auto& exit : stage_->exits) stays[size_t(exit.value)].extend(step + 1);
     for (size_t i = 0; i < program_.inputs.size(); ++i)
-      if (last[i] >= 0) stage_->entries.push_back(int(i));
-    std::vector<size_t> placed;
-    for (size_t v = 0; v < program_.shapes.size(); ++v) {
-      if (first[v] < 0 || last[v] < 0) continue;
-      std::vector<std::pair<size_t, size_t>> taken;
-      for (const size_t other : placed)
-        if (first[other] <= last[v] && first[v] <= last[other])
-          taken.push_back({stage_->places[other].offset, stage_->places[other].offset + floats(other)});
-      std::sort(taken.begin(), taken.end());
-      size_t offset = 0;
-      for (const auto& [from, to] : taken) {
-        if (offset + floats(v) <= from) break;
-        offset = std::max(offset, to);
+      if (stays[i].needed()) {
+        stays[i].extend(0);
+        stage_->entries.push_back(int(i));
       }
-      stage_->places[v].offset = offset;
-      stage_->arena_floats = std::max(stage_->arena_floats, offset + floats(v));
-      placed.push_back(v);
-    }
+    for (size_t v = 0; v < stays.size(); ++v) stays[v].floats = stage_->places[v].size() * V;
+    stage_->arena_floats = first_fit(stays);
+    for (size_t v = 0; v < stays.size(); ++v) stage_->places[v].offset = stays[size_t(root(int(v)))].offset;
   }
-
-  size_t floats(size_t value) const { return stage_->places[value].elements() * V; }
 
   void add(const Work& work) {
     LaneStepPtr<V> step;

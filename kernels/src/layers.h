@@ -11,10 +11,28 @@ struct Epilogue {
   Activation activation;
 };
 
-StepPtr make_load(int input, int value);                             // N x C x H x W of the caller to a place
-StepPtr make_store(int value, int output, const Shape& shape);       // and back
+// The residual of one sample; null where there is none.
+class Residual {
+ public:
+  Residual(const Frame& frame, const Epilogue& epilogue, int sample) {
+    if (epilogue.residual < 0) return;
+    place_ = &frame.place(epilogue.residual);
+    data_ = frame.data(epilogue.residual, sample);
+  }
+
+  const float* at(int y, int x) const { return place_ ? data_ + place_->at(y, x) : nullptr; }
+  size_t size() const { return place_ ? place_->size() : 0; }
+
+ private:
+  const Place* place_ = nullptr;
+  const float* data_ = nullptr;
+};
+
+StepPtr make_load(int input, int value, const Shape& shape);         // N x C x H x W of the caller to a place
+StepPtr make_store(int value, int output, const Shape& shape);       // and back, from a place of that shape
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
-StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue,
+                      bool streamed);
 StepPtr make_depthwise(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_linear(const Program& program, const Instruction& linear, const Shape& flattened, int y,
                     const Epilogue& epilogue);
@@ -24,6 +42,6 @@ StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const S
                        const Activation& activation);
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape);
 StepPtr make_softmax(int x, int y, const Shape& shape, bool logarithm);
-StepPtr make_flatten(int x, int y, const Shape& shape);              // to C x H x W order, without a border
+StepPtr make_flatten(int x, int y);                                  // to C x H x W order, without a border
 
 }  // namespace nncompile

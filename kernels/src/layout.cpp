@@ -38,16 +38,34 @@ void transpose_plane(const float* x, size_t x_pitch, float* y, size_t y_pitch, i
     transpose_each(x, x_pitch, y, y_pitch, 0, rows, 0, columns);
 }
 
+// Rows `begin` ... `end` - 1: channels from innermost to outermost, without a border.
+void to_planes(const float* x, const Place& from, float* y, int begin, int end) {
+  const Shape& shape = from.shape;
+  const size_t plane = size_t(shape.h) * size_t(shape.w);
+  if (plane == 1) {
+    std::memcpy(y, x + from.at(0, 0), shape.size() * sizeof(float));
+    return;
+  }
+  for (int row = begin; row < end; ++row)
+    transpose_plane(x + from.at(row, 0), size_t(shape.c), y + size_t(row) * size_t(shape.w), plane, shape.c, shape.w);
+}
+
+// An element's way between the layouts takes as long as so many operations of a product.
+constexpr double kCostOfMoving = 40;
+
 class Load : public Step {
  public:
-  Load(int input, int value) : input_(input), value_(value) {}
+  Load(int input, int value, const Shape& shape) : input_(input), value_(value), shape_(shape) {}
 
-  void run(const Frame& frame, int sample, int, int, int) const override {
+  int units() const override { return shape_.h; }
+  double cost() const override { return kCostOfMoving * double(shape_.size()); }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& to = frame.place(value_);
     const size_t plane = size_t(to.shape.h) * size_t(to.shape.w);
     const float* x = frame.inputs[input_] + size_t(frame.first + sample) * to.shape.size();
     float* y = frame.data(value_, sample);
-    for (int row = 0; row < to.shape.h; ++row) {
+    for (int row = begin; row < end; ++row) {
       const float* from = x + size_t(row) * size_t(to.shape.w);
       float* line = y + to.at(row, 0);
       if (to.shape.c == 1)
@@ -55,28 +73,25 @@ class Load : public Step {
       else
         transpose_plane(from, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
     }
-    clear_border(to, y, 0, to.shape.h);
+    clear_border(to, y, begin, end);
   }
 
  private:
   int input_, value_;
+  Shape shape_;
 };
 
 class Store : public Step {
  public:
   Store(int value, int output, const Shape& shape) : value_(value), output_(output), shape_(shape) {}
 
-  void run(const Frame& frame, int sample, int, int, int) const override {
+  int units() const override { return shape_.h; }
+  double cost() const override { return kCostOfMoving * double(shape_.size()); }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& from = frame.place(value_);
-    const float* x = frame.data(value_, sample);
-    float* y = frame.outputs[output_] + size_t(frame.first + sample) * shape_.size();
-    const size_t plane = size_t(shape_.h) * size_t(shape_.w);
-    if (plane == 1) {
-      std::memcpy(y, x + from.at(0, 0), shape_.size() * sizeof(float));
-      return;
-    }
-    for (int row = 0; row < shape_.h; ++row)
-      transpose_plane(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
+    float* y = frame.outputs[output_] + size_t(frame.first + sample) * from.shape.size();
+    to_planes(frame.data(value_, sample), from, y, begin, end);
   }
 
  private:
@@ -86,28 +101,25 @@ class Store : public Step {
 
 class Flatten : public Step {
  public:
-  Flatten(int x, int y, const Shape& shape) : x_(x), y_(y), shape_(shape) {}
+  Flatten(int x, int y) : x_(x), y_(y) {}
 
   void run(const Frame& frame, int sample, int, int, int) const override {
-    const Place& from = frame.place(x_);
     const Place& to = frame.place(y_);
-    const float* x = frame.data(x_, sample);
-    float* y = frame.data(y_, sample) + to.at(0, 0);
-    const size_t plane = size_t(shape_.h) * size_t(shape_.w);
-    for (int row = 0; row < shape_.h; ++row)
-      transpose_plane(x + from.at(row, 0), size_t(shape_.c), y + size_t(row) * size_t(shape_.w), plane, shape_.c, shape_.w);
-    clear_border(to, frame.data(y_, sample), 0, 1);
+    float* y = frame.data(y_, sample);
+    const Place& from = frame.place(x_);
+    to_planes(frame.data(x_, sample), from, y + to.at(0, 0), 0, from.shape.h);
+    clear_border(to, y, 0, 1);
   }
 
  private:
   int x_, y_;
-  Shape shape_;
 };
 
 class Concat : public Step {
  public:
   Concat(const std::vector<int>& inputs, int y, const Shape& shape) : inputs_(inputs), y_(y), shape_(shape) {}
   int units() const override { return shape_.h; }
+  double cost() const override { return 8.0 * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& to = frame.place(y_);
@@ -133,11 +145,11 @@ class Concat : public Step {
 
 }  // namespace
 
-StepPtr make_load(int input, int value) { return std::make_unique<Load>(input, value); }
+StepPtr make_load(int input, int value, const Shape& shape) { return std::make_unique<Load>(input, value, shape); }
 StepPtr make_store(int value, int output, const Shape& shape) {
   return std::make_unique<Store>(value, output, shape);
 }
-StepPtr make_flatten(int x, int y, const Shape& shape) { return std::make_unique<Flatten>(x, y, shape); }
+StepPtr make_flatten(int x, int y) { return std::make_unique<Flatten>(x, y); }
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape) {
   return std::make_unique<Concat>(inputs, y, shape);
 }

@@ -2,11 +2,15 @@
 
 #include "aligned.h"
 #include "cost.h"
+#include "first_fit.h"
 #include "lanes.h"
 #include "work.h"
 
 namespace nncompile {
 namespace {
+
+// Fewer samples at once where what convolutions make must be kept for all of them.
+constexpr int kStreamedChunk = 8;
 
 class Lowering {
  public:
@@ -39,8 +43,6 @@ class Lowering {
 
  private:
   Work* maker(int value) {
-    const int index = value - int(program_.inputs.size());
-    if (index < 0) return nullptr;
     for (Work& work : works_)
       if (work.alive && work.y == value) return &work;
     return nullptr;
@@ -107,18 +109,13 @@ class Lowering {
     }
   }
 
-  int root(int value) const {
-    const int alias = result_.places[size_t(value)].alias;
-    return alias < 0 ? value : alias;
-  }
+  int root(int value) const { return root_of(result_.places, value); }
 
   bool only_linear_reads(int value) const {
     if (is_output_[size_t(value)]) return false;
     for (const Work& work : works_) {
-      if (!work.alive || work.epilogue.residual == value) {
-        if (work.alive) return false;
-        continue;
-      }
+      if (!work.alive) continue;
+      if (work.epilogue.residual == value) return false;
       for (const int x : work.reads)
         if (x == value && work.instruction->op != Opcode::kLinear) return false;
     }
@@ -127,21 +124,18 @@ class Lowering {
 
   // The zeros that a convolution reads around its input; Winograd's tiles may reach further than its windows.
   void border_for(const Work& work) {
-    const Instruction& conv = *work.instruction;
-    Place& x = result_.places[size_t(conv.inputs[0])];
+    Place& x = result_.places[size_t(work.instruction->inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
-    const Window& w = conv.window;
-    const bool winograd = uses_winograd(work);
-    const int rows = winograd ? winograd_extent(y.h, w.kh) : (y.h - 1) * w.sh + w.kh;
-    const int columns = winograd ? winograd_extent(y.w, w.kw) : (y.w - 1) * w.sw + w.kw;
-    x.top = std::max(x.top, w.top);
-    x.left = std::max(x.left, w.left);
-    x.bottom = std::max(x.bottom, rows - w.top - x.shape.h);
-    x.right = std::max(x.right, columns - w.left - x.shape.w);
+    const Window& w = work.instruction->window;
+    if (uses_winograd(program_, options_, *work.instruction, work.y))
+      x.widen(w, winograd_extent(y.h, w.kh), winograd_extent(y.w, w.kw));
+    else
+      x.widen(w, w.rows(y.h), w.columns(y.w));
   }
 
-  bool uses_winograd(const Work& work) const {
-    return !options_.exact && winograd_pays(program_, *work.instruction, work.y);
+  bool streamed(const Work& work) const {
+    return work.instruction->op == Opcode::kConv && work.instruction->groups == 1 &&
+           streams_weights(program_, options_, *work.instruction, work.y);
   }
 
   static bool runs_batched(Opcode op) {
@@ -154,13 +148,14 @@ class Lowering {
     for (Work& work : works_) {
       bool all = runs_batched(work.instruction->op);
       for (const int x : work.reads) all = all && batched[size_t(root(x))];
-      work.batched = work.instruction->op == Opcode::kLinear || all;
+      work.batched = work.instruction->op == Opcode::kLinear || streamed(work) || all;
+      if (work.alive && streamed(work)) result_.chunk = kStreamedChunk;
       if (work.alive) batched[size_t(work.y)] = work.batched;
     }
   }
 
   void make_steps() {
-    for (size_t i = 0; i < program_.inputs.size(); ++i) add(make_load(int(i), int(i)), {}, {int(i)});
+    for (size_t i = 0; i < program_.inputs.size(); ++i) add(make_load(int(i), int(i), program_.shapes[i]), {}, {int(i)});
     for (const Work& work : works_) {
       if (!work.alive) continue;
       StepPtr step = make(work);
@@ -169,7 +164,7 @@ class Lowering {
     }
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      add(make_store(value, int(i), program_.shapes[size_t(value)]), {value}, {});
+      add(make_store(value, int(i), result_.places[size_t(root(value))].shape), {value}, {});
     }
   }
 
@@ -179,7 +174,8 @@ class Lowering {
     switch (instruction.op) {
       case Opcode::kConv:
         if (instruction.groups != 1) return make_depthwise(program_, instruction, work.y, work.epilogue);
-        if (uses_winograd(work)) return make_winograd(program_, instruction, work.y, work.epilogue);
+        if (uses_winograd(program_, options_, instruction, work.y))
+          return make_winograd(program_, instruction, work.y, work.epilogue, streamed(work));
         return make_conv(program_, instruction, work.y, work.epilogue);
       case Opcode::kLinear:
         return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,
@@ -195,7 +191,7 @@ class Lowering {
       case Opcode::kLogSoftmax:
         return make_softmax(instruction.inputs[0], work.y, shape, instruction.op == Opcode::kLogSoftmax);
       case Opcode::kFlatten:
-        return make_flatten(instruction.inputs[0], work.y, shape);
+        return make_flatten(instruction.inputs[0], work.y);
       case Opcode::kActivation:
         return make_pointwise(instruction.op, instruction.inputs, work.y, shape, false, instruction.activation);
       case Opcode::kAdd:
@@ -231,44 +227,26 @@ class Lowering {
     }
   }
 
-  // First fit: a value takes the first gap among those that live at the same time.
+  // Whether two steps take turns, sample by sample.
+  bool together(size_t a, size_t b) const {
+    return !result_.steps[a]->batched && result_.steps[a]->segment == result_.steps[b]->segment;
+  }
+
+  // A value that is kept for all samples of a chunk stays as long as the segments that make and read it.
   void assign_offsets() {
-    struct Life {
-      size_t first, last;
-    };
-    std::vector<Life> lives(program_.shapes.size(), {~size_t(0), 0});
+    std::vector<Stay> stays(result_.places.size());
     for (size_t s = 0; s < result_.steps.size(); ++s)
       for (const auto* values : {&reads_[s], &writes_[s]})
-        for (const int v : *values) {
-          Life& life = lives[size_t(root(v))];
-          life.first = std::min(life.first, s);
-          life.last = std::max(life.last, s);
-        }
-    std::vector<int> placed;
-    size_t end = 0;
-    for (size_t v = 0; v < program_.shapes.size(); ++v) {
-      Place& place = result_.places[v];
-      const Life& life = lives[v];
-      if (place.alias >= 0 || life.first == ~size_t(0)) continue;
-      const size_t need = footprint(place);
-      std::vector<std::pair<size_t, size_t>> taken;
-      for (const int other : placed) {
-        const Life& its = lives[size_t(other)];
-        const Place& there = result_.places[size_t(other)];
-        const bool apart = !place.kept && !there.kept && (its.last < life.first || life.last < its.first);
-        if (!apart) taken.push_back({there.offset, there.offset + footprint(there)});
-      }
-      std::sort(taken.begin(), taken.end());
-      size_t offset = 0;
-      for (const auto& [from, to] : taken) {
-        if (offset + need <= from) break;
-        offset = std::max(offset, to);
-      }
-      place.offset = offset;
-      end = std::max(end, offset + need);
-      placed.push_back(int(v));
+        for (const int v : *values) stays[size_t(root(v))].extend(s);
+    for (size_t v = 0; v < stays.size(); ++v) {
+      Stay& stay = stays[v];
+      stay.floats = footprint(result_.places[v]);
+      if (!result_.places[v].kept || !stay.needed()) continue;
+      while (stay.first > 0 && together(stay.first - 1, stay.first)) --stay.first;
+      while (stay.last + 1 < result_.steps.size() && together(stay.last, stay.last + 1)) ++stay.last;
     }
-    result_.arena_floats = end;
+    result_.arena_floats = first_fit(stays);
+    for (size_t v = 0; v < stays.size(); ++v) result_.places[v].offset = stays[v].offset;
   }
 
   // Whether all that goes through sample by sample comes before what goes through in chunks.
@@ -282,9 +260,8 @@ class Lowering {
     return true;
   }
 
-  static size_t footprint(const Place& place) {
-    const size_t floats = place.size() * (place.kept ? kMaxChunk : 1) + AlignedFloats::kSlack;
-    return (floats + 15) / 16 * 16;
+  size_t footprint(const Place& place) const {
+    return AlignedFloats::with_slack(place.size() * (place.kept ? size_t(result_.chunk) : 1));
   }
 
   const Program& program_;

@@ -7,12 +7,11 @@
 
 namespace nncompile {
 
-inline constexpr int kMaxChunk = 32;  // samples that share one reading of a linear layer's weights
-
 struct Lowered {
   std::vector<StepPtr> steps;
   std::vector<Place> places;  // of every value
   size_t arena_floats = 0;
+  int chunk = kMaxChunk;  // samples at once in an arena
   std::vector<std::unique_ptr<LaneStage>> lanes;
 };
 

@@ -76,9 +76,6 @@ class Ort {
     return call<28, OrtStatus*>(options, domain);
   }
   OrtStatus* GetTensorMutableData(OrtValue* value, void** out) const { return call<51, OrtStatus*>(value, out); }
-  OrtStatus* GetTensorElementType(const OrtTensorTypeAndShapeInfo* info, int* out) const {
-    return call<60, OrtStatus*>(info, out);
-  }
   OrtStatus* GetDimensionsCount(const OrtTensorTypeAndShapeInfo* info, size_t* out) const {
     return call<61, OrtStatus*>(info, out);
   }
@@ -90,9 +87,6 @@ class Ort {
   }
   OrtStatus* KernelInfoGetAttribute_int64(const OrtKernelInfo* info, const char* name, int64_t* out) const {
     return call<86, OrtStatus*>(info, name, out);
-  }
-  OrtStatus* KernelContext_GetInputCount(const OrtKernelContext* context, size_t* out) const {
-    return call<88, OrtStatus*>(context, out);
   }
   OrtStatus* KernelContext_GetInput(const OrtKernelContext* context, size_t index, const OrtValue** out) const {
     return call<90, OrtStatus*>(context, index, out);

@@ -15,8 +15,8 @@ class Pointwise : public Step {
             const Activation& activation)
       : op_(op), inputs_(inputs), y_(y), shape_(shape), gate_(gate), activation_(activation) {}
 
-  int units() const override { return batched ? 1 : shape_.h; }
-  double flops() const override { return double(shape_.size()); }
+  int units() const override { return shape_.h; }
+  double cost() const override { return 10.0 * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     for (int s = sample; s < sample + samples; ++s) one(frame, s, begin, end);

@@ -127,7 +127,7 @@ class Parser {
         made.bias = weight("a bias", -1);
         made.window = window(false, false);
         made.groups = dimension();
-        const auto& dims = program_.weights[size_t(made.weight)].dims;
+        const auto& dims = program_.weight_of(made).dims;
         if (dims.size() != 4 || dims[2] != made.window.kh || dims[3] != made.window.kw ||
             dims[1] * made.groups != x.c || dims[0] < 1 || dims[0] > kMaxDimension)
           refuse("a convolution's weight does not fit its input");
@@ -162,7 +162,7 @@ class Parser {
         made.weight = weight("a weight");
         made.bias = weight("a bias", -1);
         made.transposed = in_.next("transposed", 0, 1) != 0;
-        const auto& dims = program_.weights[size_t(made.weight)].dims;
+        const auto& dims = program_.weight_of(made).dims;
         if (dims.size() != 2 || x.h != 1 || x.w != 1 || dims[made.transposed ? 1 : 0] != x.c)
           refuse("a linear layer's weight does not fit its input");
         const int64_t out = dims[made.transposed ? 0 : 1];

@@ -57,6 +57,10 @@ struct Shape {
 struct Window {
   int kh = 1, kw = 1, sh = 1, sw = 1, top = 0, left = 0, bottom = 0, right = 0;
   bool ceil = false, include_pad = false;
+
+  // How many rows and columns so many outputs read, padding included.
+  int rows(int outputs) const { return (outputs - 1) * sh + kh; }
+  int columns(int outputs) const { return (outputs - 1) * sw + kw; }
 };
 
 // A weight of the graph: its dimensions and its values, which live as long as the session.
@@ -93,6 +97,11 @@ struct Program {
   std::vector<Weight> weights;
 
   int value_of(int instruction) const { return int(inputs.size()) + instruction; }
+  const Weight& weight_of(const Instruction& layer) const { return weights[size_t(layer.weight)]; }
+  // Null where the layer has none.
+  const float* bias_of(const Instruction& layer) const {
+    return layer.bias < 0 ? nullptr : weights[size_t(layer.bias)].data;
+  }
 };
 
 // Reads the attributes of a node and checks every number in them against the weights.

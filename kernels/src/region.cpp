@@ -5,8 +5,8 @@
 namespace nncompile {
 namespace {
 
-// Below this a step is not worth handing to a second thread: a hand-over costs about 2.4 microseconds.
-constexpr double kMinFlopsToSplit = 1.5e6;
+// Below this, some 9 microseconds, a step is not worth handing to a second thread: that takes about 2.4 of them.
+constexpr double kMinCostToSplit = 1e6;
 
 }  // namespace
 
@@ -16,6 +16,7 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   steps_ = std::move(lowered.steps);
   places_ = std::move(lowered.places);
   lanes_ = std::move(lowered.lanes);
+  chunk_ = lowered.chunk;
   arenas_.resize(lowered.arena_floats);
   size_t scratch = 0;
   for (const auto& stage : lanes_) scratch = std::max(scratch, stage->scratch());
@@ -32,7 +33,7 @@ size_t Region::segment_end(size_t first) const {
 
 void Region::run(int64_t batch, const float* const* inputs, float* const* outputs,
                  const ParallelFor& parallel) const {
-  const int64_t threads = options_.threads;
+  const int64_t threads = options_.threads, at_once = threads * chunk_;
   Frame frame{};
   frame.places = &places_;
   frame.inputs = inputs;
@@ -42,7 +43,7 @@ void Region::run(int64_t batch, const float* const* inputs, float* const* output
     return;
   }
   // As many chunks for every thread, each small enough for an arena.
-  const int64_t rounds = (batch + threads * kMaxChunk - 1) / (threads * kMaxChunk);
+  const int64_t rounds = (batch + at_once - 1) / at_once;
   const int64_t chunks = threads * rounds;
   const auto task = [&](size_t i) {
     const int64_t first = batch * int64_t(i) / chunks, end = batch * (int64_t(i) + 1) / chunks;
@@ -83,7 +84,7 @@ void Region::run_steps_in_parts(Frame frame, int samples, const ParallelFor& par
   frame.scratch = scratch.data();
   const auto run_step = [&](const Step& step, int sample, int count) {
     const int units = step.units();
-    const int parts = step.flops() * count < kMinFlopsToSplit ? 1 : std::min(units, options_.threads);
+    const int parts = step.cost() * count < kMinCostToSplit ? 1 : std::min(units, options_.threads);
     if (parts == 1) {
       step.run(frame, sample, count, 0, units);
       return;

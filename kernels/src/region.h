@@ -32,6 +32,7 @@ class Region {
   Options options_;
   std::vector<Place> places_;
   std::vector<StepPtr> steps_;
+  int chunk_ = 1;
   std::vector<std::unique_ptr<LaneStage>> lanes_;
   mutable IdleFloats arenas_, scratches_;
 };

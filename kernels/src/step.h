@@ -9,19 +9,42 @@
 
 namespace nncompile {
 
-// A value in an arena: channels innermost (NHWC), with a border of zeros as wide as its readers' padding.
-struct Place {
+inline constexpr int kMaxChunk = 32;  // samples that share one reading of a layer's weights
+
+// A value in an arena, with the zeros around each of its planes that its readers' padding needs.
+struct Bordered {
   Shape shape;
   int top = 0, left = 0, bottom = 0, right = 0;
-  bool kept = false;   // one for each sample of a chunk, not one for the sample at work
-  size_t offset = 0;   // in floats, from the arena's start
-  int alias = -1;      // the place that holds this value's floats
+  size_t offset = 0;  // in floats, from the arena's start
 
-  size_t pitch() const { return size_t(shape.w + left + right) * size_t(shape.c); }
-  size_t size() const { return pitch() * size_t(shape.h + top + bottom); }
-  size_t at(int y, int x) const { return size_t(y + top) * pitch() + size_t(x + left) * size_t(shape.c); }
+  int height() const { return shape.h + top + bottom; }
+  int width() const { return shape.w + left + right; }
+  size_t size() const { return size_t(shape.c) * size_t(width()) * size_t(height()); }
   bool bordered() const { return top || left || bottom || right; }
+
+  // Widens the border for a reader of `rows` x `columns` from the window's padding on.
+  void widen(const Window& window, int rows, int columns) {
+    top = std::max(top, window.top);
+    left = std::max(left, window.left);
+    bottom = std::max(bottom, rows - window.top - shape.h);
+    right = std::max(right, columns - window.left - shape.w);
+  }
 };
+
+// A value with its channels innermost (NHWC).
+struct Place : Bordered {
+  bool kept = false;  // one for each sample of a chunk, not one for the sample at work
+  int alias = -1;     // the value whose place holds this one's floats
+
+  size_t pitch() const { return size_t(width()) * size_t(shape.c); }
+  size_t at(int y, int x) const { return size_t(y + top) * pitch() + size_t(x + left) * size_t(shape.c); }
+};
+
+// The value whose place holds `value`.
+inline int root_of(const std::vector<Place>& places, int value) {
+  const int alias = places[size_t(value)].alias;
+  return alias < 0 ? value : alias;
+}
 
 // Samples `first` ... of the call's inputs and outputs, at work in one arena.
 struct Frame {
@@ -32,10 +55,7 @@ struct Frame {
   float* const* outputs;
   int64_t first = 0;
 
-  const Place& place(int value) const {
-    const Place& own = (*places)[size_t(value)];
-    return own.alias < 0 ? own : (*places)[size_t(own.alias)];
-  }
+  const Place& place(int value) const { return (*places)[size_t(root_of(*places, value))]; }
   float* data(int value, int sample) const {
     const Place& at = place(value);
     return arena + at.offset + (at.kept ? size_t(sample) * at.size() : 0);
@@ -49,7 +69,8 @@ class Step {
   // is given one sample at a time.
   virtual void run(const Frame& frame, int sample, int samples, int begin, int end) const = 0;
   virtual int units() const { return 1; }
-  virtual double flops() const { return 0; }
+  // Of a sample, in operations of a matrix product that would take as long; measured.
+  virtual double cost() const { return 0; }
   virtual size_t scratch() const { return 0; }  // floats for each thread
   bool batched = false;
   int segment = 0;

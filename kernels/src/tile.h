@@ -35,11 +35,6 @@ struct TileJob {
   bool row_end;   // behind the last pixel stands what must not be written
 };
 
-inline void set_activation(TileJob& job, const Activation& activation) {
-  job.curve = is_bounds(activation) ? nullptr : &activation;
-  job.bounds = is_bounds(activation) ? bounds_of(activation) : Bounds{};
-}
-
 using TileFunction = void (*)(const TileJob&);
 
 // The function for tiles of so many pixels by so many vectors of `width` lanes.
@@ -48,13 +43,13 @@ TileFunction find_tile(int width, int vectors, int pixels);
 // The channels of a layer, cut into blocks, with its weights in the order in which tiles read them.
 class Panels {
  public:
-  // `weight(k, i)` is the weight of output channel k and line i of `lines` (rows * run).
+  // `weight(k, i)` is the weight of output channel k and line i of `lines` (rows * run); rows are mostly `pixels`
+  // long.
   template <class Weight>
-  Panels(int channels, size_t lines, const float* bias, const Weight& weight) : channels_(channels) {
-    width_ = choose_width(channels);
+  Panels(int channels, int pixels, size_t lines, const float* bias, const Weight& weight)
+      : channels_(channels), width_(choose_width(channels)) {
     const int vectors = (channels + width_ - 1) / width_;
-    const int most = kRegisters >= 32 ? 4 : 2;
-    const int count = (vectors + most - 1) / most;
+    const int count = choose_blocks(vectors, pixels);
     size_t floats = 0;
     for (int b = 0, v = 0; b < count; ++b) {
       Block block;
@@ -67,40 +62,30 @@ class Panels {
       blocks_.push_back(block);
     }
     packed_ = AlignedFloats(floats);
-    for (const Block& block : blocks_)
-      for (int v = 0; v < block.vectors; ++v)
-        for (int lane = 0; lane < width_; ++lane) {
-          const int k = block.start[size_t(v)] + lane;
-          const size_t column = size_t(v) * size_t(width_) + size_t(lane);
-          const size_t line = size_t(block.vectors) * size_t(width_);
-          packed_[block.bias + column] = bias && k < channels ? bias[k] : 0.0f;
-          for (size_t i = 0; i < lines; ++i)
-            packed_[block.weights + i * line + column] = k < channels ? weight(k, i) : 0.0f;
-        }
+    for (const Block& block : blocks_) {
+      const auto pack = [&](float* to, const auto& number) {
+        for (int v = 0; v < block.vectors; ++v)
+          for (int k = block.start[size_t(v)], end = k + width_; k < end; ++k) *to++ = k < channels ? number(k) : 0.0f;
+      };
+      pack(packed_.data() + block.bias, [bias](int k) { return bias ? bias[k] : 0.0f; });
+      const size_t line = size_t(block.vectors) * size_t(width_);
+      for (size_t i = 0; i < lines; ++i)
+        pack(packed_.data() + block.weights + i * line, [&](int k) { return weight(k, i); });
+    }
   }
 
-  int channels() const { return channels_; }
-  int partial() const { return channels_ < width_ ? channels_ : 0; }
   const std::vector<Block>& blocks() const { return blocks_; }
-  const float* weights(const Block& block) const { return packed_.data() + block.weights; }
-  const float* bias(const Block& block) const { return packed_.data() + block.bias; }
 
-  // The widest row of tiles that is not wider than it must be for `pixels` pixels.
-  int tile_pixels(const Block& block, int pixels) const {
-    const int most = max_pixels(block.vectors);
-    const int tiles = (pixels + most - 1) / most;
-    return (pixels + tiles - 1) / tiles;
-  }
   // One row of `pixels` pixels of one block; `job` holds all but what depends on the block and the tile.
-  void row(const Block& block, TileJob job, int pixels, bool row_end) const {
+  void row(const Block& block, TileJob job, int pixels) const {
     const int most = tile_pixels(block, pixels);
-    job.weights = weights(block);
-    job.bias = bias(block);
+    job.weights = packed_.data() + block.weights;
+    job.bias = packed_.data() + block.bias;
     job.start = block.start.data();
-    job.channels = partial();
+    job.channels = channels_ < width_ ? channels_ : 0;
     for (int p = 0; p < pixels; p += most) {
       const int count = std::min(most, pixels - p);
-      job.row_end = row_end && p + count == pixels;
+      job.row_end = p + count == pixels;
       find_tile(width_, block.vectors, count)(job);
       job.x += count * job.pixel;
       job.y += count * job.y_pixel;
@@ -109,6 +94,13 @@ class Panels {
   }
 
  private:
+  // As few tiles as there must be, and as equal as they can be.
+  static int tile_pixels(const Block& block, int pixels) {
+    const int most = max_pixels(block.vectors);
+    const int tiles = (pixels + most - 1) / most;
+    return (pixels + tiles - 1) / tiles;
+  }
+
   // Half-width vectors waste fewer lanes on some channel counts.
   static int choose_width(int channels) {
     int best = kLanes;
@@ -119,7 +111,24 @@ class Panels {
     return best;
   }
 
-  int channels_, width_ = kLanes;
+  // The cut with the fewest loads for each multiplication: wide blocks leave few registers for pixels.
+  static int choose_blocks(int vectors, int pixels) {
+    const auto loads = [&](int count) {
+      const int widest = (vectors + count - 1) / count, most = max_pixels(widest);
+      const double across = double(pixels) / ((pixels + most - 1) / most);
+      return double(count) / vectors + 1 / across;
+    };
+    const int widest = kRegisters >= 32 ? kMaxVectors : 2;
+    const int fewest = (vectors + widest - 1) / widest;
+    int best = fewest;
+    for (int narrower = widest - 1; narrower > 1; --narrower) {
+      const int count = (vectors + narrower - 1) / narrower;
+      if (loads(count) < loads(best)) best = count;
+    }
+    return best;
+  }
+
+  int channels_, width_;
   std::vector<Block> blocks_;
   AlignedFloats packed_;
 };

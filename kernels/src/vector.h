@@ -65,6 +65,26 @@ inline Vec<N> broadcast(float value) {
   return value - Vec<N>{};  // not `+`: -0 + 0 is 0, so the compiler would have to add
 }
 
+// a * b + c, rounded once where the machine can. Where two loops must agree to the bit it is written out, since the
+// compiler joins what multiplications and additions it likes in each.
+template <int N>
+inline Vec<N> fused(Vec<N> a, Vec<N> b, Vec<N> c) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return _mm512_fmadd_ps(a, b, c);
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return _mm256_fmadd_ps(a, b, c);
+  if constexpr (N == 4) return _mm_fmadd_ps(a, b, c);
+#endif
+#if defined(__FP_FAST_FMAF)
+  Vec<N> result;
+  for (int i = 0; i < N; ++i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return result;
+#else
+  return a * b + c;
+#endif
+}
+
 // A lane that is NaN on either side stays NaN, as in PyTorch.
 template <int N>
 inline Vec<N> larger(Vec<N> a, Vec<N> b) {

@@ -9,6 +9,7 @@
 // Computations" (1980).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -96,26 +97,33 @@ std::array<std::array<double, R>, Minimal<R>::kPoints> weight_transform() {
   return g;
 }
 
-// U = G g G^T for every pair of channels: [position][output channel][input channel], from weights [k][c][r][r].
+// U = G g G^T for every pair of channels: [position][input channel][output channel], from weights [k][c][r][r].
 template <int R>
 std::vector<float> transform_weights(const float* weights, int inputs, int outputs) {
-  constexpr size_t n = Minimal<R>::kPoints, r = R;
+  constexpr int n = Minimal<R>::kPoints, lanes = 8;  // output channels at once
+  typedef double Doubles __attribute__((vector_size(lanes * sizeof(double))));
   const auto g = weight_transform<R>();
-  const size_t pairs = size_t(inputs) * size_t(outputs);
-  std::vector<float> u(n * n * pairs);
-  for (size_t pair = 0; pair < pairs; ++pair) {
-    const float* w = weights + pair * r * r;
-    double half[n][r] = {};
-    for (size_t i = 0; i < n; ++i)
-      for (size_t j = 0; j < r; ++j)
-        for (size_t k = 0; k < r; ++k) half[i][j] += g[i][k] * double(w[k * r + j]);
-    for (size_t i = 0; i < n; ++i)
-      for (size_t j = 0; j < n; ++j) {
-        double sum = 0;
-        for (size_t k = 0; k < r; ++k) sum += half[i][k] * g[j][k];
-        u[(i * n + j) * pairs + pair] = float(sum);
+  std::vector<float> u(size_t(n * n) * size_t(inputs) * size_t(outputs));
+  for (int first = 0; first < outputs; first += lanes)
+    for (int c = 0; c < inputs; ++c) {
+      const int count = std::min(lanes, outputs - first);
+      Doubles w[R][R] = {}, half[n][R] = {};
+      for (int lane = 0; lane < count; ++lane) {
+        const float* its = weights + (size_t(first + lane) * size_t(inputs) + size_t(c)) * R * R;
+        for (int i = 0; i < R; ++i)
+          for (int j = 0; j < R; ++j) w[i][j][lane] = double(its[i * R + j]);
       }
-  }
+      for (size_t i = 0; i < n; ++i)
+        for (size_t j = 0; j < R; ++j)
+          for (size_t k = 0; k < R; ++k) half[i][j] += g[i][k] * w[k][j];
+      for (size_t i = 0; i < n; ++i)
+        for (size_t j = 0; j < n; ++j) {
+          Doubles sum{};
+          for (size_t k = 0; k < R; ++k) sum += half[i][k] * g[j][k];
+          float* to = u.data() + ((i * n + j) * size_t(inputs) + size_t(c)) * size_t(outputs) + size_t(first);
+          for (int lane = 0; lane < count; ++lane) to[lane] = float(sum[lane]);
+        }
+    }
   return u;
 }
 

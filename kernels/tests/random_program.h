@@ -99,7 +99,7 @@ class RandomProgram {
         return;
       }
       case 11:
-        if (column) return linear(x);
+        if (column && number(0, 1)) return linear(x);
         return add(Opcode::kFlatten, {x}, {int(shape.size()), 1, 1});
       case 12:
         if (column) add(number(0, 1) ? Opcode::kSoftmax : Opcode::kLogSoftmax, {x}, shape);

@@ -146,9 +146,9 @@ SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = tuple(
 
 
 def _quantize_step(
-    x: torch.Tensor, scale: Any, zero_point: Any, low: int, high: int, dtype: torch.dtype
+    x: torch.Tensor, scale: Any, zero_point: Any, low: int, high: int, dtype: torch.dtype, *, axis: int = -1
 ) -> torch.Tensor:
-    return Quantized(x, scale, zero_point, dtype).clamped(low, high).values
+    return Quantized(x, scale, zero_point, dtype, axis).clamped(low, high).values
 
 
 def _dequantize_step(
@@ -159,39 +159,23 @@ def _dequantize_step(
     high: int,
     dtype: torch.dtype,
     *,
+    axis: int = -1,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     del low, high, dtype
-    x = Scale(scale, zero_point, values.dtype).dequantized(values)
+    x = Scale(scale, zero_point, values.dtype, axis).dequantized(values)
     return x if out_dtype is None else x.to(out_dtype)
 
 
-def _quantize_channels(
-    x: torch.Tensor,
-    scales: torch.Tensor,
-    zero_points: torch.Tensor,
-    axis: int,
-    low: int,
-    high: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    return Quantized(x, scales, zero_points, dtype, axis).clamped(low, high).values
+def _by_channel(step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The step as torch writes it for scales along an axis, which is the fourth argument."""
 
+    def of_axis(
+        x: torch.Tensor, scales: Any, zero_points: Any, axis: int, *rest: Any, **kw: Any
+    ) -> torch.Tensor:
+        return step(x, scales, zero_points, *rest, axis=axis, **kw)
 
-def _dequantize_channels(
-    values: torch.Tensor,
-    scales: torch.Tensor,
-    zero_points: torch.Tensor,
-    axis: int,
-    low: int,
-    high: int,
-    dtype: torch.dtype,
-    *,
-    out_dtype: torch.dtype | None = None,
-) -> torch.Tensor:
-    del low, high, dtype
-    x = Scale(scales, zero_points, values.dtype, axis).dequantized(values)
-    return x if out_dtype is None else x.to(out_dtype)
+    return of_axis
 
 
 _ops = torch.ops.quantized_decomposed
@@ -200,6 +184,6 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     _ops.quantize_per_tensor.tensor: _quantize_step,
     _ops.dequantize_per_tensor.default: _dequantize_step,
     _ops.dequantize_per_tensor.tensor: _dequantize_step,
-    _ops.quantize_per_channel.default: _quantize_channels,
-    _ops.dequantize_per_channel.default: _dequantize_channels,
+    _ops.quantize_per_channel.default: _by_channel(_quantize_step),
+    _ops.dequantize_per_channel.default: _by_channel(_dequantize_step),
 }

@@ -1,4 +1,4 @@
-"""The command line: `nncompile export | predict | bench | inspect | verify | doctor`."""
+"""The command line: `nncompile export | predict | bench | tune | inspect | verify | doctor`."""
 
 from __future__ import annotations
 

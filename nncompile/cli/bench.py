@@ -10,7 +10,7 @@ import typer
 
 from nncompile.cli import _pages, console
 from nncompile.cli.source import Arguments, Weights, load_source
-from nncompile.cli.usage import UsageError, wrong_usage
+from nncompile.cli.usage import UsageError, whole_numbers, wrong_usage
 
 if TYPE_CHECKING:
     from nncompile.bench.results import BenchReport
@@ -67,7 +67,8 @@ def bench(
     if as_json and as_csv:
         raise UsageError("--json and --csv both print on stdout.", remedy="Choose one of them.")
     asked = _scenario(scenario, rate, bound)
-    batches = _batches(batch_size or ("1" if scenario in _ONE_SAMPLE else _DEFAULT_BATCHES))
+    given = batch_size or ("1" if scenario in _ONE_SAMPLE else _DEFAULT_BATCHES)
+    batches = whole_numbers(given, "--batch-size", f"-b {_DEFAULT_BATCHES}")
     if not seconds > 0:
         raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
     schedule = Schedule(rounds=rounds, seconds=seconds)
@@ -111,15 +112,6 @@ def _scenario(name: str | None, rate: float | None, bound: float | None) -> Scen
     with wrong_usage():
         kind: Any = name
         return Scenario(kind, rate, **({} if bound is None else {"bound": bound}))
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(
-            f"--batch-size {text!r} is no list of batch sizes.", remedy=f"For example: -b {_DEFAULT_BATCHES}."
-        )
-    return tuple(map(int, parts))
 
 
 def _run(file: Path, batches: tuple[int, ...], engines: tuple[str, ...], **options: Any) -> BenchReport:

@@ -55,6 +55,9 @@ def export(
         list[str] | None, typer.Option("--disable-pass", help="Leave a pass out; may be repeated.")
     ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with PyTorch.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure plans on this machine for 10 s and keep the best.")
+    ] = False,
     labels: Annotated[Path | None, typer.Option(help="Class names, one a line, in order.")] = None,
     image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to resize images to.")] = None,
     image_mode: Annotated[str, typer.Option(help="L (grey) or RGB.")] = "RGB",
@@ -87,6 +90,7 @@ def export(
         preprocess=preprocess,
         labels=names,
         verify=not no_verify,
+        tune=tune,
         progress=True,
     )
     model.save(output)

@@ -23,3 +23,15 @@ def wrong_usage() -> Iterator[None]:
         yield
     except NncompileError as error:
         raise UsageError(error.problem, remedy=error.remedy) from error
+
+
+def whole_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    """Batch sizes from a comma-separated list.
+
+    Raises:
+        UsageError: It is none, or a number is below 1.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} {text!r} is no list of batch sizes.", remedy=f"For example: {example}.")
+    return tuple(map(int, parts))

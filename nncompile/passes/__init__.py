@@ -32,6 +32,7 @@ from nncompile.passes.pool_before_linear import POOL_BEFORE_LINEAR
 from nncompile.passes.position_to_gemm import POSITION_TO_GEMM
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
+from nncompile.passes.serializing import serialize
 from nncompile.passes.simplify_indexing import SIMPLIFY_INDEXING
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
 from nncompile.passes.static_reshape import STATIC_RESHAPE
@@ -158,10 +159,10 @@ def _run(step: Pass, model: ir.Model) -> PassReport:
 
 def _serialize(model: ir.Model) -> bytes:
     try:
-        data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+        data = serialize(model, MAX_FILE_BYTES - 2**24)
     except ValueError as error:  # protobuf's own limit of 2 GiB
         raise _too_large() from error
-    if len(data) > MAX_FILE_BYTES - 2**24:
+    if data is None:
         raise _too_large()
     onnx.checker.check_model(data)
     return data

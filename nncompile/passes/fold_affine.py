@@ -23,23 +23,21 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import OrValue
 
+from nncompile.passes.affine import arithmetic
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
+    Array,
     channel_bias,
     constant,
-    folded,
-    given_input,
     kernel_view,
     rounding_fault,
     weights,
+    with_weights,
 )
-
-Array = npt.NDArray[Any]
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
@@ -76,15 +74,8 @@ class _FoldAffine(Rule):
 
     def replacement(self, op: Any, match: Match) -> Any:
         layer = match.node("y")
-        like, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
         kernel, bias = self.parts(layer, weights(match["k"]))
-        inputs = [match["x"], layer.inputs[1]]
-        if not np.array_equal(kernel, like):
-            inputs[1] = op.initializer(folded(kernel, like), name=f"{name}_affine")
-        if given_input(layer, 2) is not None or bias.any():
-            inputs.append(op.initializer(folded(bias, like), name=f"{name}_affine_bias"))
-        attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
-        return getattr(op, layer.op_type)(*inputs, **attributes)
+        return with_weights(op, layer, match["x"], kernel, bias, "affine")
 
     def parts(self, layer: ir.Node, k: Array) -> tuple[Array, Array]:
         """The new weight and bias, in float64."""
@@ -92,16 +83,10 @@ class _FoldAffine(Rule):
         view = kernel_view(layer, kernel)
         group, outputs = view.shape[:2]
         with np.errstate(all="ignore"):
-            scale, shift = (
-                np.broadcast_to(part, (group * outputs,))
-                for part in self.scale_and_shift(k.astype(np.float64).reshape(-1))
-            )
+            numbers = np.broadcast_to(k.astype(np.float64).reshape(-1), (group * outputs,))
+            scale, shift = arithmetic(self.operator, numbers, constant_first=self.constant_first)
             view *= scale.reshape(group, outputs, 1, 1)
             return kernel, channel_bias(layer, group * outputs) * scale + shift
-
-    def scale_and_shift(self, k: Array) -> tuple[Array, Array]:
-        """The operator as `y * scale + shift`."""
-        raise NotImplementedError
 
 
 def _shape_fault(shape: tuple[int, ...], rank: int, channels: int) -> str | None:
@@ -121,9 +106,6 @@ class FoldMul(_FoldAffine):
 
     operator = "Mul"
 
-    def scale_and_shift(self, k: Array) -> tuple[Array, Array]:
-        return k, np.zeros(1)
-
 
 class FoldMulOfConstant(FoldMul):
     """`k * f(x)`."""
@@ -136,17 +118,11 @@ class FoldDiv(_FoldAffine):
 
     operator = "Div"
 
-    def scale_and_shift(self, k: Array) -> tuple[Array, Array]:
-        return 1 / k, np.zeros(1)
-
 
 class FoldAdd(_FoldAffine):
     """`f(x) + k`."""
 
     operator = "Add"
-
-    def scale_and_shift(self, k: Array) -> tuple[Array, Array]:
-        return np.ones(1), k
 
 
 class FoldAddToConstant(FoldAdd):
@@ -160,18 +136,12 @@ class FoldSub(_FoldAffine):
 
     operator = "Sub"
 
-    def scale_and_shift(self, k: Array) -> tuple[Array, Array]:
-        return np.ones(1), -k
-
 
 class FoldSubFromConstant(_FoldAffine):
     """`k - f(x)`."""
 
     operator = "Sub"
     constant_first = True
-
-    def scale_and_shift(self, k: Array) -> tuple[Array, Array]:
-        return -np.ones(1), k
 
 
 FOLD_AFFINE = Pass(

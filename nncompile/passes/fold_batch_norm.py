@@ -17,24 +17,21 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from nncompile.passes.affine import batch_norm, batch_norm_fault
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
-    batch_norm_affine,
+    Array,
     channel_bias,
     constant,
-    folded,
     given_input,
-    int_attribute,
     kernel_view,
     rounding_fault,
     weights,
+    with_weights,
 )
-
-Array = npt.NDArray[Any]
 
 
 class _FoldBatchNorm(Rule):
@@ -48,18 +45,16 @@ class _FoldBatchNorm(Rule):
 
     def refusal(self, match: Match) -> str | None:
         layer, norm = match.node("y"), match.node("normed")
-        if int_attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
-            return "the batch norm is in training mode"
+        reason = batch_norm_fault(norm)
+        if reason is not None:
+            return reason
         bias = given_input(layer, 2)
-        needed = [layer.inputs[1], *norm.inputs[1:], *([bias] if bias is not None else [])]
-        if any(constant(value) is None for value in needed):
+        if any(constant(value) is None for value in (layer.inputs[1], bias) if value is not None):
             return "a weight is not constant"
         dtype = weights(layer.inputs[1]).dtype
         if dtype.kind != "f":
             return f"the weights are of dtype {dtype}"
-        scale, shift = batch_norm_affine(norm)
-        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-            return "the running statistics give a scale that is not finite"
+        scale, _ = batch_norm(norm)
         if channel_bias(layer, scale.size) is None:
             return f"a bias of shape {list(weights(bias).shape)} is not one value for each channel"
         return _folded_weights(layer, norm)[2]
@@ -67,20 +62,13 @@ class _FoldBatchNorm(Rule):
     def replacement(self, op: Any, match: Match) -> Any:
         layer, norm = match.node("y"), match.node("normed")
         weight, bias, _ = _folded_weights(layer, norm)
-        like, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
-        attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
-        return getattr(op, self.operator)(
-            match["x"],
-            op.initializer(folded(weight, like), name=f"{name}_bn"),
-            op.initializer(folded(bias, like), name=f"{name}_bn_bias"),
-            **attributes,
-        )
+        return with_weights(op, layer, match["x"], weight, bias, "bn")
 
 
 def _folded_weights(layer: ir.Node, norm: ir.Node) -> tuple[Array, Array, str | None]:
     """Weights and bias in float64, and why they cannot be rounded to their dtype, if they cannot."""
     before = weights(layer.inputs[1])
-    scale, shift = batch_norm_affine(norm)
+    scale, shift = batch_norm(norm)
     bias = channel_bias(layer, scale.size)
     weight = np.array(before, np.float64, order="C")
     kernel = kernel_view(layer, weight)

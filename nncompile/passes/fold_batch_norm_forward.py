@@ -29,17 +29,16 @@ from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from nncompile.passes.affine import batch_norm, batch_norm_fault
 from nncompile.passes.contract import Outcome, Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
-    batch_norm_affine,
+    Array,
     channel_bias,
     constant,
     float_attribute,
-    folded,
     int_attribute,
     ints_attribute,
     kernel_view,
@@ -47,10 +46,10 @@ from nncompile.passes.values import (
     static_shape,
     string_attribute,
     weights,
+    with_weights,
 )
 from nncompile.stages import Refusal
 
-Array = npt.NDArray[Any]
 _LAYERS, _FLATTENING = ("Conv", "Gemm"), ("Flatten", "Reshape")
 
 
@@ -72,15 +71,8 @@ class _FoldBatchNormForward(Rule):
     def layer(self, op: Any, match: Match, x: ir.Value) -> Any:
         """The layer with the batch norm in its weights, on a new input."""
         layer = match.node("y")
-        like, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
         kernel, bias = _parts(layer, match.node("normed"))
-        attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
-        return getattr(op, self.operator)(
-            x,
-            op.initializer(folded(kernel, like), name=f"{name}_bn"),
-            op.initializer(folded(bias, like), name=f"{name}_bn_bias"),
-            **attributes,
-        )
+        return with_weights(op, layer, x, kernel, bias, "bn")
 
 
 class FoldBatchNormIntoNextConv(_FoldBatchNormForward):
@@ -124,10 +116,10 @@ class FoldBatchNormThroughFlatten(FoldBatchNormThroughReshape):
 
 def _fault(norm: ir.Node, layer: ir.Node, flat: ir.Node | None = None) -> str | None:
     """Why a layer cannot take the batch norm in front of it; None where it can."""
-    if int_attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
-        return "the batch norm is in training mode"
-    given = [value for value in layer.inputs[1:] if value is not None]
-    if any(constant(value) is None for value in (*norm.inputs[1:], *given)):
+    reason = batch_norm_fault(norm)
+    if reason is not None:
+        return reason
+    if any(constant(value) is None for value in layer.inputs[1:] if value is not None):
         return "a weight is not constant"
     weight = weights(layer.inputs[1])
     if weight.dtype.kind != "f":
@@ -135,9 +127,6 @@ def _fault(norm: ir.Node, layer: ir.Node, flat: ir.Node | None = None) -> str | 
     reason = _attribute_fault(layer) or (_flattening_fault(norm, flat) if flat is not None else None)
     if reason is not None:
         return reason
-    scale, shift = batch_norm_affine(norm)
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        return "the running statistics give a scale that is not finite"
     before = kernel_view(layer, np.ascontiguousarray(weight))
     if channel_bias(layer, before.shape[0] * before.shape[1]) is None:
         return f"a bias of shape {list(weights(layer.inputs[2]).shape)} is not one value for each channel"
@@ -173,8 +162,7 @@ def _parts(layer: ir.Node, norm: ir.Node) -> tuple[Array, Array]:
     view = kernel_view(layer, kernel)
     group, outputs, inputs, _ = view.shape
     scale, shift = (
-        np.repeat(part, group * inputs // part.size).reshape(group, 1, inputs, 1)
-        for part in batch_norm_affine(norm)
+        np.repeat(part, group * inputs // part.size).reshape(group, 1, inputs, 1) for part in batch_norm(norm)
     )
     with np.errstate(all="ignore"):
         added = (view * shift).sum((2, 3)).reshape(-1) * float_attribute(layer, "alpha", 1.0)

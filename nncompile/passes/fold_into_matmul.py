@@ -26,25 +26,22 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import OrValue
 
+from nncompile.passes.affine import arithmetic, batch_norm, batch_norm_fault
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
 from nncompile.passes.values import (
-    batch_norm_affine,
+    Array,
     constant,
     folded,
-    int_attribute,
     ints_attribute,
     kernel_view,
     rounding_fault,
     static_shape,
     weights,
 )
-
-Array = npt.NDArray[Any]
 
 
 class _FoldIntoMatMul(Rule):
@@ -127,20 +124,14 @@ class _FoldArithmetic(_FoldIntoMatMul):
         return _column_fault(k, match["y"], weights(match.node("product").inputs[1]).shape[1])
 
     def scale_and_shift(self, match: Match) -> tuple[Array, Array]:
-        return self.affine(weights(match["k"]).astype(np.float64).reshape(-1))
-
-    def affine(self, k: Array) -> tuple[Array, Array]:
-        """The operator as scale and shift."""
-        raise NotImplementedError
+        k = weights(match["k"]).astype(np.float64).reshape(-1)
+        return arithmetic(self.operator, k, constant_first=self.constant_first)
 
 
 class FoldMul(_FoldArithmetic):
     """`f(x) * k`."""
 
     operator = "Mul"
-
-    def affine(self, k: Array) -> tuple[Array, Array]:
-        return k, np.zeros(1)
 
 
 class FoldMulOfConstant(FoldMul):
@@ -154,18 +145,12 @@ class FoldDiv(_FoldArithmetic):
 
     operator = "Div"
 
-    def affine(self, k: Array) -> tuple[Array, Array]:
-        return 1 / k, np.zeros(1)
-
 
 class FoldAdd(_FoldArithmetic):
     """`(x W + b) + k`."""
 
     operator = "Add"
     needs_bias = True
-
-    def affine(self, k: Array) -> tuple[Array, Array]:
-        return np.ones(1), k
 
 
 class FoldAddToConstant(FoldAdd):
@@ -180,9 +165,6 @@ class FoldSub(_FoldArithmetic):
     operator = "Sub"
     needs_bias = True
 
-    def affine(self, k: Array) -> tuple[Array, Array]:
-        return np.ones(1), -k
-
 
 class FoldSubFromConstant(_FoldArithmetic):
     """`k - (x W + b)`."""
@@ -190,9 +172,6 @@ class FoldSubFromConstant(_FoldArithmetic):
     operator = "Sub"
     needs_bias = True
     constant_first = True
-
-    def affine(self, k: Array) -> tuple[Array, Array]:
-        return -np.ones(1), k
 
 
 class FoldBatchNorm(_FoldIntoMatMul):
@@ -203,13 +182,9 @@ class FoldBatchNorm(_FoldIntoMatMul):
         return op.BatchNormalization(y, _allow_other_inputs=True, _outputs=["normed"])
 
     def fault(self, match: Match) -> str | None:
-        norm = match.node("normed")
-        if int_attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
-            return "the batch norm is in training mode"
-        if any(constant(value) is None for value in norm.inputs[1:]):
-            return "a statistic is not constant"
-        if self.channels_are_columns(match):
-            return None
+        reason = batch_norm_fault(match.node("normed"))
+        if reason is not None or self.channels_are_columns(match):
+            return reason
         return "the channels of the batch norm are not the columns of the product"
 
     def channels_are_columns(self, match: Match) -> bool:
@@ -218,7 +193,7 @@ class FoldBatchNorm(_FoldIntoMatMul):
         return shape is not None and len(shape) == 2
 
     def scale_and_shift(self, match: Match) -> tuple[Array, Array]:
-        return batch_norm_affine(match.node("normed"))
+        return batch_norm(match.node("normed"))
 
 
 class FoldBatchNormThroughTranspose(FoldBatchNorm):

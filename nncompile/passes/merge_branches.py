@@ -30,27 +30,24 @@ from math import gcd, prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import OrValue
 
+from nncompile.passes.affine import batch_norm, batch_norm_fault
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
 from nncompile.passes.values import (
+    Array,
     Window,
-    batch_norm_affine,
     channel_bias,
     constant,
     folded,
     in_groups,
-    int_attribute,
     kernel_view,
     rounding_fault,
     weights,
     window,
 )
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -97,12 +94,9 @@ class _MergeBranches(Rule):
         if not layers:
             return NOTHING_TO_DO
         for node in filter(None, nodes):
-            if any(constant(value) is None for value in node.inputs[1:] if value is not None):
-                return "a weight is not constant"
-            if node.op_type == "BatchNormalization" and (
-                int_attribute(node, "training_mode", 0) or len(node.outputs) > 1
-            ):
-                return "the batch norm is in training mode"
+            reason = batch_norm_fault(node) if node.op_type == "BatchNormalization" else _weight_fault(node)
+            if reason is not None:
+                return reason
         dtype = weights(layers[0].inputs[1]).dtype
         if dtype.kind != "f":
             return f"the weights are of dtype {dtype}"
@@ -181,9 +175,15 @@ def _branches(match: Match) -> tuple[_Branch, _Branch]:
         if node is None:
             layers.append(_pointwise(np.ones(channels), np.zeros(channels), rank, cost=0))
         elif node.op_type == "BatchNormalization":
-            layers.append(_pointwise(*batch_norm_affine(node), rank, cost=channels))
+            layers.append(_pointwise(*batch_norm(node), rank, cost=channels))
     first, second = layers
     return first, second
+
+
+def _weight_fault(layer: ir.Node) -> str | None:
+    if any(constant(value) is None for value in layer.inputs[1:] if value is not None):
+        return "a weight is not constant"
+    return None
 
 
 def _convolution(layer: ir.Node) -> _Branch:

@@ -32,12 +32,12 @@ from math import gcd, prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
+    Array,
     Window,
     channel_bias,
     constant,
@@ -50,8 +50,6 @@ from nncompile.passes.values import (
     weights,
     window,
 )
-
-Array = npt.NDArray[Any]
 
 
 class MergeConvolutions(Rule):

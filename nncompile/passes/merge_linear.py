@@ -20,13 +20,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnxscript.rewriter.pattern import OrValue, Var
 
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
 from nncompile.passes.values import (
+    Array,
     channel_bias,
     constant,
     float_attribute,
@@ -37,8 +37,6 @@ from nncompile.passes.values import (
     rounding_fault,
     weights,
 )
-
-Array = npt.NDArray[Any]
 
 
 class _MergeLinear(Rule):

@@ -37,14 +37,12 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from nncompile.passes.affine import batch_norm, batch_norm_fault
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
 from nncompile.passes.values import (
     Window,
-    batch_norm_affine,
-    constant,
     float_attribute,
-    int_attribute,
     window,
 )
 
@@ -185,11 +183,10 @@ class PoolBeforeBatchNorm(_PoolFirst):
 
     def refusal(self, match: Match) -> str | None:
         norm = match.node("activated")
-        if int_attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
-            return "the batch norm is in training mode"
-        if any(constant(value) is None for value in norm.inputs[1:]):
-            return "a statistic is not constant"
-        if not (batch_norm_affine(norm)[0] >= 0).all():
+        reason = batch_norm_fault(norm)
+        if reason is not None:
+            return reason
+        if not (batch_norm(norm)[0] >= 0).all():
             return "the batch norm is not monotone: a channel has a negative scale"
         return super().refusal(match)
 

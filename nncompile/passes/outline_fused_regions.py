@@ -37,7 +37,7 @@ from nncompile.passes.region_program import (
     assemble,
     sample_of,
 )
-from nncompile.passes.region_worth import fault, pays
+from nncompile.passes.region_worth import pays
 from nncompile.stages import Firing, Refusal
 
 _FUNCTIONS_WITH_OVERLOADS = 10  # the IR version that has them, and shapes of values inside functions
@@ -89,8 +89,6 @@ def _encoded(graph: ir.Graph) -> _Parts:
     parts = _Parts()
     for node in graph:
         found = encode(node, parts.samples)
-        if not isinstance(found, str):
-            found = fault(found) or found
         if isinstance(found, str):
             parts.reasons[node] = found
         else:

@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from nncompile.passes.affine import in_training
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
 from nncompile.passes.values import (
@@ -110,7 +111,7 @@ def _conv_fault(conv: ir.Node) -> str | None:
 
 def _norm_fault(norm: ir.Node) -> str | None:
     """Why a batch norm is not the same map at every position; None where it is."""
-    if int_attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
+    if in_training(norm):
         return "the batch norm is in training mode"
     return None if int_attribute(norm, "spatial", 1) else "the batch norm differs by position"
 

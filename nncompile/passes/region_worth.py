@@ -20,9 +20,9 @@ _FLOPS_AN_ELEMENT = 50
 # Share of the operations that F(4x4, 3x3) and F(4x4, 5x5) save, their transforms counted.
 _SAVED = {3: 0.6, 5: 0.7}
 _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
-# The kernels read a convolution's weights for every sample, ONNX Runtime once a batch: that decides where a
-# weight serves few pixels, and all do not stay in the second-level cache beside the activations.
-_FEW_PIXELS, _MANY_WEIGHTS = 32, 2**16
+# What `cost.cpp` of the kernels says of transformed weights: how many bytes are too many, how many come from
+# memory and not from a cache, and how many uses of a weight take as long as that.
+_TOO_MANY_BYTES, _STREAMED_BYTES, _READ_COST = 40e6, 1e6, 9
 _ELEMENTWISE = (Opcode.ACTIVATION, Opcode.ADD, Opcode.MULTIPLY)
 
 
@@ -41,20 +41,6 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
     return saved + multiplications / _FLOPS_AN_ELEMENT >= cost
 
 
-def fault(step: Step) -> str | None:
-    """Why a layer that has an instruction is better left to ONNX Runtime; None where it is not."""
-    if step.opcode is not Opcode.CONV or step.weights[0] is None:
-        return None
-    pixels, weights = math.prod(step.result.shape[1:]), _size(step.weights[0])
-    if pixels >= _FEW_PIXELS or weights < _MANY_WEIGHTS:
-        return None
-    return f"its {weights} weights serve {pixels} pixels of a sample: ONNX Runtime reads them once a batch"
-
-
-def _size(value: ir.Value) -> int:
-    return math.prod(size for size in value.shape or () if isinstance(size, int))
-
-
 def _saved_flops(step: Step) -> float:
     """Operations that Winograd's algorithm saves of a convolution; see `cost.cpp` of the kernels."""
     if step.opcode is not Opcode.CONV:
@@ -64,6 +50,11 @@ def _saved_flops(step: Step) -> float:
         return 0.0
     outputs, inputs = weight.shape[0], weight.shape[1]
     if not isinstance(outputs, int) or not isinstance(inputs, int) or min(outputs, inputs) < _LEAST_CHANNELS:
+        return 0.0
+    points, pixels = (kh + 3) ** 2, math.prod(step.result.shape[1:])
+    transformed = 4 * points * outputs * inputs
+    served_by_few = transformed > _STREAMED_BYTES and points * _READ_COST >= kh**2 * max(pixels, _READ_COST)
+    if transformed > _TOO_MANY_BYTES or served_by_few:
         return 0.0
     return _SAVED[kh] * 2 * _elements(step.result) * inputs * kh * kw
 

@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+Array = npt.NDArray[Any]
 
-def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
+
+def constant(value: ir.Value | None) -> Array | None:
     """The value's array where it is a weight that no caller can override; None otherwise."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
 
 
-def weights(value: ir.Value | None) -> npt.NDArray[Any]:
+def weights(value: ir.Value | None) -> Array:
     """The array of a value that is known to be constant."""
     array = constant(value)
     if array is None:
@@ -47,7 +49,7 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
-def folded(array: npt.NDArray[Any], like: npt.NDArray[Any]) -> ir.TensorProtocol:
+def folded(array: Array, like: Array) -> ir.TensorProtocol:
     """A weight computed in float64, rounded once to the dtype of the weight it replaces."""
     return ir.tensor(np.ascontiguousarray(array.astype(like.dtype)))
 
@@ -64,7 +66,7 @@ def float_attribute(node: ir.Node, name: str, default: float) -> float:
     return default if attribute is None else attribute.as_float()
 
 
-def kernel_view(layer: ir.Node, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def kernel_view(layer: ir.Node, weight: Array) -> Array:
     """A contiguous weight of Conv, ConvTranspose, Gemm or MatMul, seen alike for all four.
 
     Returns:
@@ -80,7 +82,7 @@ def kernel_view(layer: ir.Node, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view.swapaxes(1, 2) if layer.op_type == "ConvTranspose" else view
 
 
-def in_groups(view: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
+def in_groups(view: Array, group: int) -> Array:
     """The kernel of a grouped convolution as that of one with fewer groups, zeros between the blocks.
 
     Args:
@@ -97,7 +99,7 @@ def in_groups(view: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
     return blocks.reshape(group, ratio * outputs, ratio * inputs, elements)
 
 
-def channel_bias(layer: ir.Node, channels: int) -> npt.NDArray[Any] | None:
+def channel_bias(layer: ir.Node, channels: int) -> Array | None:
     """What a Conv, ConvTranspose or Gemm adds to each output channel, in float64, Gemm's beta included.
 
     Returns:
@@ -112,17 +114,28 @@ def channel_bias(layer: ir.Node, channels: int) -> npt.NDArray[Any] | None:
     return np.broadcast_to(bias.astype(np.float64).reshape(-1) * beta, (channels,))
 
 
-def batch_norm_affine(norm: ir.Node) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """A batch norm with constant statistics as `x * scale + shift`, channel by channel, in float64."""
-    weight, bias, mean, variance = (weights(value).astype(np.float64) for value in norm.inputs[1:])
-    with np.errstate(all="ignore"):
-        scale = weight / np.sqrt(variance + float_attribute(norm, "epsilon", 1e-5))
-        return scale, bias - mean * scale
+def with_weights(op: Any, layer: ir.Node, x: ir.Value, kernel: Array, bias: Array, suffix: str) -> Any:
+    """A Conv, ConvTranspose or Gemm on another input, with other weights, Gemm's beta among them.
+
+    Args:
+        op: Where the operator is added.
+        layer: The layer as it was; what stays the same is taken from it.
+        x: What the new one reads.
+        kernel: The new weight, computed in float64.
+        bias: What is added to each output channel, in float64.
+        suffix: For the names of the new weights.
+    """
+    like, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
+    inputs = [x, layer.inputs[1]]
+    if not np.array_equal(kernel, like):
+        inputs[1] = op.initializer(folded(kernel, like), name=f"{name}_{suffix}")
+    if given_input(layer, 2) is not None or bias.any():
+        inputs.append(op.initializer(folded(bias, like), name=f"{name}_{suffix}_bias"))
+    attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
+    return getattr(op, layer.op_type)(*inputs, **attributes)
 
 
-def rounding_fault(
-    kernel: npt.NDArray[Any], bias: npt.NDArray[Any], before: npt.NDArray[Any], dtype: np.dtype[Any]
-) -> str | None:
+def rounding_fault(kernel: Array, bias: Array, before: Array, dtype: np.dtype[Any]) -> str | None:
     """Why weights computed in float64 cannot be rounded to their dtype; None where they can.
 
     A channel whose largest weight falls below the normal range of the dtype would lose digits.

@@ -33,8 +33,9 @@ class Case:
 def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case, ...]:
     """The user's example, seeded normal values, values of large range, and constants.
 
-    With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size, and
-    the example occurs once.
+    With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size. The
+    example occurs as it is and at batch 1: once where the batch is fixed, and at batch 1 alone where its 1,
+    2, 3 or 8 rows are all the same.
     Integer and boolean inputs are rows of the example: only the module knows what others would mean
     (an index into a table, a mask that hides a whole row).
     """
@@ -54,14 +55,23 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
         return Case(f"{name}, batch {batch}", tuple(map(make, sized)), fallback=sized)
 
     one, two, three, large = BATCHES
-    resized = () if signature.batch is None else (at_batch(signature, example, one),)
+    row = at_batch(signature, example, one)
+    single = Case(f"example, batch {one}", row)
     return (
-        Case("example", example),
-        *(Case(f"example, batch {one}", inputs) for inputs in resized),
+        *(() if signature.batch and _repeats(example, row) else (Case("example", example),)),
+        *((single,) if signature.batch else ()),
         invented("normal", two, normal),
         invented("large range", three, lambda like: normal(like, _LARGE)),
         invented("constant", one, constant),
         invented("normal", large, normal),
+    )
+
+
+def _repeats(example: tuple[torch.Tensor, ...], row: tuple[torch.Tensor, ...]) -> bool:
+    """Whether the example is this row only, at a batch that occurs anyway: capture makes 2 rows of one so."""
+    return all(
+        torch.equal(x, first.expand_as(x)) and (x.shape == first.shape or len(x) in BATCHES)
+        for x, first in zip(example, row, strict=True)
     )
 
 

@@ -45,14 +45,16 @@ class Difference:
     note: str = ""
 
 
-def difference(got: Array, eager: Array, reference: Array, *, step: float = 0.0) -> Difference:
+def difference(
+    got: Array, eager: Array, reference: Array, *, step: float = 0.0, nearby: float = 0.0
+) -> Difference:
     """Compare a compiled output with eager's, and both with the reference.
 
     An element passes within `atol + rtol * |reference|`, or within 8 times eager's own largest error (at
     most 1% of the largest value in float32): an ill-conditioned network differs from its own float64
     self, and no compiler can do better. A few roundings of the largest value are allowed everywhere:
     where a module cannot run in float64, eager is its own reference and shows no error. `step` is what
-    the roundings of a quantised graph may change.
+    the roundings of a quantised graph may change, `nearby` eager's largest error on neighbouring inputs.
     Integers and booleans must equal eager's or the reference's. NaN and infinity must be eager's; where the
     reference has a number instead, that will do as well, within `atol + rtol * |reference|`.
     """
@@ -78,7 +80,7 @@ def difference(got: Array, eager: Array, reference: Array, *, step: float = 0.0)
         )
     exact = reference[finite].astype(np.float64)
     error = np.abs(got[finite] - exact)
-    own = float(np.abs(eager[finite] - exact).max(initial=0.0))
+    own = max(largest_error(eager, reference), nearby)
     max_abs = float(error.max(initial=0.0))
     scale = float(np.abs(exact).max(initial=0.0))
     conditioning = min(EAGER_MULTIPLE * own, EAGER_CAP[got.dtype.name] * scale)
@@ -90,6 +92,14 @@ def difference(got: Array, eager: Array, reference: Array, *, step: float = 0.0)
     )
 
 
+def largest_error(eager: Array, reference: Array) -> float:
+    """The largest absolute difference over elements that are finite in both; 0 for integers and booleans."""
+    if eager.dtype.kind != "f":
+        return 0.0
+    finite = np.isfinite(eager) & np.isfinite(reference)
+    return float(np.abs(eager[finite] - reference[finite].astype(np.float64)).max(initial=0.0))
+
+
 def telling(eager: Array, reference: Array) -> bool:
     """Whether eager is near enough to the reference for 8 times its own error to be an allowance.
 
@@ -98,10 +108,8 @@ def telling(eager: Array, reference: Array) -> bool:
     if eager.dtype.kind != "f":
         return True
     finite = np.isfinite(eager) & np.isfinite(reference)
-    exact = reference[finite].astype(np.float64)
-    own = float(np.abs(eager[finite] - exact).max(initial=0.0))
-    cap = EAGER_CAP[eager.dtype.name] * float(np.abs(exact).max(initial=0.0))
-    return EAGER_MULTIPLE * own <= max(cap, TOLERANCES[eager.dtype.name][1])
+    cap = EAGER_CAP[eager.dtype.name] * float(np.abs(reference[finite]).max(initial=0.0))
+    return EAGER_MULTIPLE * largest_error(eager, reference) <= max(cap, TOLERANCES[eager.dtype.name][1])
 
 
 def _same(a: Array, b: Array) -> Array:

@@ -45,7 +45,7 @@ def in_float64(
 ) -> tuple[Eager, list[Array]] | None:
     """The same module in float64 and its answer; None where it cannot run in it (it is quantised, say)."""
     try:
-        double = copy.deepcopy(module).double()
+        double = copy.deepcopy(module, _doubles(module)).double()
     except Exception:
         return None
     for mode in (nullcontext, CastsWidened):
@@ -57,6 +57,15 @@ def in_float64(
             continue
         return reference, answer
     return None
+
+
+def _doubles(module: torch.nn.Module) -> dict[int, Any]:
+    """For `deepcopy`: the weights in float64 already, which saves a copy of each in its own dtype."""
+    return {
+        id(weight): torch.nn.Parameter(weight.detach().double(), weight.requires_grad)
+        for weight in module.parameters()
+        if type(weight) is torch.nn.Parameter and weight.dtype in _SHORTER
+    }
 
 
 class CastsWidened(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,21 @@ from nncompile_runtime.inputs import Array, is_tensor
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.session import Session
 from nncompile_runtime.structure import TensorLeaf
+from nncompile_runtime.workers import workers
 
 
-def run(session: Session, signature: Signature, feed: dict[str, Array], piece: int | None) -> list[Array]:
+def run(
+    session: Session, signature: Signature, feed: dict[str, Array], piece: int | None, at_once: int = 1
+) -> list[Array]:
     """Run a checked feed of any batch size.
 
     Args:
         session: The session.
         signature: Its signature; says which inputs and outputs carry the batch.
         feed: Arrays by graph input name.
-        piece: Rows to run at once; None runs the batch whole.
+        piece: Rows to run at once, at most: fewer where `at_once` threads would else go idle. None
+            runs the batch whole.
+        at_once: Threads that run pieces at the same time, the calling one included.
 
     Returns:
         The graph's outputs in order.
@@ -36,13 +42,30 @@ def run(session: Session, signature: Signature, feed: dict[str, Array], piece: i
             for name, array in feed.items()
         }
         return [output[:0] for output in session.run(one_row)]
-    if size is None or piece is None or size <= piece or not every_output_batched:
+    if size is None or piece is None or not every_output_batched:
         return session.run(feed)
-    return _run_in_pieces(session, signature, feed, batched, size, piece)
+    piece = min(piece, -(-size // at_once))
+    if size <= piece:
+        return session.run(feed)
+    return _run_in_pieces(session, signature, feed, batched, size, piece, at_once)
+
+
+def batch_of(signature: Signature, feed: Mapping[str, Array]) -> int:
+    """Rows in a checked feed; 1 where the model has no free batch."""
+    for spec in signature.inputs:
+        if _carries(spec.shape, signature.batch):
+            return len(feed[spec.name])
+    return 1
 
 
 def _run_in_pieces(
-    session: Session, signature: Signature, feed: dict[str, Array], batched: list[str], size: int, piece: int
+    session: Session,
+    signature: Signature,
+    feed: dict[str, Array],
+    batched: list[str],
+    size: int,
+    piece: int,
+    at_once: int,
 ) -> list[Array]:
     """Run `piece` rows after another; ONNX Runtime writes each into its place in the result."""
 
@@ -61,8 +84,15 @@ def _run_in_pieces(
         for result, output in zip(results, first, strict=True):
             result[:piece] = output
         start = piece
-    for at in range(start, size, piece):
+
+    def fill(at: int) -> None:
         session.run_into(rows(at), [(n, r[at : at + piece]) for n, r in zip(names, results, strict=True)])
+
+    if at_once == 1:
+        for at in range(start, size, piece):
+            fill(at)
+    else:
+        workers().run([partial(fill, at) for at in range(start, size, piece)], at_once)
     return results
 
 

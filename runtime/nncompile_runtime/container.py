@@ -13,8 +13,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nncompile_runtime import manifest as manifests
 from nncompile_runtime.errors import ModelLoadError, NncompileError
@@ -78,12 +79,19 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     return parse(data, name)
 
 
-def parse(data: bytes, name: str) -> ModelFile:
-    """Check the bytes of a model file; see `read`."""
+def parse(data: bytes, name: str, *, made_here: bool = False) -> ModelFile:
+    """Check the bytes of a model file; see `read`.
+
+    Args:
+        data: The whole file.
+        name: Where it came from, for messages.
+        made_here: Whether `append_manifest` made the bytes in this process: their digest is then not
+            computed again.
+    """
     if not data:
         raise ModelLoadError(f"{name} is empty.", remedy="Export the model again.")
     try:
-        manifest = _read_manifest(data, name)
+        manifest = _read_manifest(data, name, made_here=made_here)
         facts = scan(data)
     except WireError as error:
         raise ModelLoadError(
@@ -116,9 +124,10 @@ def append_manifest(model: bytes, manifest: Manifest) -> bytes:
             f"The manifest would be {len(text)} bytes; only {manifests.MAX_MANIFEST_BYTES} can be read.",
             remedy="Give fewer or shorter labels.",
         )
-    with_manifest = model + _entry(MANIFEST_KEY, text)
-    digest = hashlib.sha256(with_manifest).hexdigest().encode()
-    return with_manifest + _entry(DIGEST_KEY, digest)
+    entry = _entry(MANIFEST_KEY, text)
+    digest = hashlib.sha256(model)
+    digest.update(entry)
+    return b"".join((model, entry, _entry(DIGEST_KEY, digest.hexdigest().encode())))
 
 
 def replace_manifest(data: bytes, manifest: Manifest) -> bytes:
@@ -130,6 +139,23 @@ def replace_manifest(data: bytes, manifest: Manifest) -> bytes:
     """
     entries = [start for start, key, _ in _metadata(data) if key == MANIFEST_KEY]
     return append_manifest(data[: entries[0]] if entries else data, manifest)
+
+
+def with_plans(file: ModelFile, key: str, plans: dict[str, Any]) -> ModelFile:
+    """The same model with plans kept for one machine; one that has no manifest stays as it is.
+
+    Args:
+        file: The model.
+        key: Of the machine and device (`plan.key`).
+        plans: By smallest batch (`plan.stored_form`).
+    """
+    if file.manifest is None:
+        return file
+    kept = {name: one for name, one in file.manifest.plans.items() if name != key}
+    while len(kept) >= manifests.MAX_MACHINES:
+        del kept[next(iter(kept))]
+    manifest = file.manifest.model_copy(update={"plans": {**kept, key: plans}})
+    return replace(file, data=replace_manifest(file.data, manifest), manifest=manifest)
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -190,7 +216,7 @@ def _metadata(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         yield field.start, parts.get(_KEY, b""), parts.get(_VALUE, b"")
 
 
-def _read_manifest(data: bytes, name: str) -> Manifest | None:
+def _read_manifest(data: bytes, name: str, *, made_here: bool) -> Manifest | None:
     ours = [entry for entry in _metadata(data) if entry[1] in (MANIFEST_KEY, DIGEST_KEY)]
     if not ours:
         return None
@@ -201,7 +227,7 @@ def _read_manifest(data: bytes, name: str) -> Manifest | None:
         DIGEST_KEY, digest
     ):
         raise _damaged(name, "its manifest and its digest are not the last two entries")
-    if hashlib.sha256(memoryview(data)[:digest_start]).hexdigest().encode() != digest:
+    if not made_here and hashlib.sha256(memoryview(data)[:digest_start]).hexdigest().encode() != digest:
         raise _damaged(name, "its SHA-256 digest does not match")
     return manifests.parse(text, name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -13,6 +14,8 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _CPU_INFO = Path("/proc/cpuinfo")
+_NVIDIA = Path("/proc/driver/nvidia")
+_KERNELS = "nncompile-kernels"
 _VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "asimd")
 
 
@@ -25,18 +28,39 @@ class Machine:
         vector_flags: The vector extensions that matter to kernels.
         processors: How many cores this process may keep busy.
         onnxruntime: Version of the installed ONNX Runtime; empty where there is none.
+        kernels: Version of the installed native kernels; empty where there are none.
+        gpus: Models of the NVIDIA GPUs, in their order.
+        driver: Version of NVIDIA's driver; empty where there is none.
+        quota: Processors' worth of time that the control group allows; None without a limit.
     """
 
     cpu: str
     vector_flags: tuple[str, ...]
     processors: int
     onnxruntime: str
+    kernels: str = ""
+    gpus: tuple[str, ...] = ()
+    driver: str = ""
+    quota: float | None = None
 
     @property
     def fingerprint(self) -> str:
-        """A readable key under which a plan for this machine is kept."""
+        """A readable key under which plans for this machine are kept.
+
+        Of many GPUs the first eight are named; the parts are cut to what the manifest's keys may hold.
+        """
         flags = "+".join(self.vector_flags) or "no vector flags"
-        return f"{self.cpu[:128]} | {flags} | {self.processors} cpus | onnxruntime {self.onnxruntime}"[:256]
+        quota = "" if self.quota is None else f" of {self.quota:.2f}"
+        parts = [
+            self.cpu[:64],
+            flags[:40],
+            f"{self.processors} cpus{quota}",
+            f"onnxruntime {self.onnxruntime[:16]}",
+            f"kernels {self.kernels[:16]}" if self.kernels else "no kernels",
+        ]
+        if self.driver:
+            parts.append(f"{'+'.join(self.gpus[:8])[:48]}, driver {self.driver[:16]}")
+        return " | ".join(parts)
 
 
 @lru_cache(maxsize=1)
@@ -52,7 +76,24 @@ def this_machine() -> Machine:
         vector_flags=tuple(flag for flag in _VECTOR_FLAGS if flag in present),
         processors=available_processors(),
         onnxruntime=next(iter(installed_onnxruntime().values()), ""),
+        kernels=_version(_KERNELS) or "",
+        gpus=nvidia_gpus(),
+        driver=nvidia_driver(),
+        quota=_cgroup_quota(_CGROUP),
     )
+
+
+def nvidia_gpus(driver: Path = _NVIDIA) -> tuple[str, ...]:
+    """Models of the GPUs, as NVIDIA's driver lists them in order of their bus addresses."""
+    texts = (_read(path) for path in sorted(driver.glob("gpus/*/information")))
+    models = (re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE) for text in texts)
+    return tuple(found[1] for found in models if found)
+
+
+def nvidia_driver(driver: Path = _NVIDIA) -> str:
+    """Version of NVIDIA's kernel driver, say `550.54.15`; empty where there is none."""
+    found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _read(driver / "version"))
+    return found[1] if found else ""
 
 
 def available_processors(cgroup: Path = _CGROUP, topology: Path = _TOPOLOGY) -> int:
@@ -82,13 +123,15 @@ def _cores(topology: Path) -> int:
 
 def installed_onnxruntime() -> dict[str, str]:
     """The installed ONNX Runtime distributions, name -> version."""
-    found = {}
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    versions = {name: _version(name) for name in ("onnxruntime", "onnxruntime-gpu")}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cgroup_quota(cgroup: Path) -> float | None:

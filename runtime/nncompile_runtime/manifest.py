@@ -14,6 +14,7 @@ from nncompile_runtime.errors import ModelLoadError
 from nncompile_runtime.structure import Name, Structure, leaves
 
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_MACHINES = 256
 
 DType = Literal[
     "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64",
@@ -182,7 +183,7 @@ class Manifest(_Part):
         verification: What was verified.
         preprocessing: For image files; None where not given.
         labels: Class names by index; None where not given.
-        plans: Machine fingerprint -> execution plan, checked when it is used.
+        plans: Machine fingerprint -> smallest batch -> execution plan, checked when it is used.
     """
 
     schema_version: Literal[1] = 1
@@ -196,7 +197,7 @@ class Manifest(_Part):
     verification: Verification
     preprocessing: ImagePreprocessing | None = None
     labels: Annotated[tuple[Text, ...], Field(max_length=10**6)] | None = None
-    plans: Annotated[dict[Name, dict[str, Any]], Field(max_length=256)] = {}
+    plans: Annotated[dict[Name, dict[str, Any]], Field(max_length=MAX_MACHINES)] = {}
 
 
 def parse(text: bytes, where: str) -> Manifest:

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.machine import Machine
 
+MAX_BATCH = 2**20  # the largest batch that a plan can be stored for, and the largest micro-batch
+_MOST_REGIMES = 64
 _log = logging.getLogger("nncompile")
 
 
@@ -22,9 +24,18 @@ class Plan(BaseModel):
         device_id: Which GPU; 0 on the CPU.
         threads: Threads of ONNX Runtime's intra-operator pool, the calling thread included.
         spinning: Whether idle pool threads spin for a while before they sleep.
+        spin_microseconds: How long they spin; None leaves it to ONNX Runtime.
+        dynamic_block_base: Into how many blocks a thread's share of a loop is cut, so that a slow thread
+            is left with less; 0 cuts as many shares as there are threads.
         blocked_layout: Whether ONNX Runtime may use its blocked NCHWc layout.
+        arena: Whether ONNX Runtime keeps freed memory in an arena.
+        memory_pattern: Whether it plans the memory of a run from an earlier one of the same shapes.
+        pointwise_channels: Input channels that a blocked 1 x 1 convolution sums at once; None leaves it to
+            ONNX Runtime. Only these values: others end the process (abort) instead of raising.
         micro_batch: Rows run at once; a larger batch is cut into pieces whose outputs are written
             straight into the result. None runs any batch whole.
+        workers: Threads of the process's pool that run pieces at the same time, the caller's included;
+            needs `micro_batch`. Each runs the session on `threads` threads.
         native: Whether fused regions run on the native kernels, where those are installed.
         exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds more.
     """
@@ -35,10 +46,33 @@ class Plan(BaseModel):
     device_id: Annotated[int, Field(ge=0, le=255)] = 0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     spinning: bool = True
+    spin_microseconds: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    dynamic_block_base: Annotated[int, Field(ge=0, le=64)] = 0
     blocked_layout: bool = True
-    micro_batch: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    arena: bool = True
+    memory_pattern: bool = True
+    pointwise_channels: Literal[32, 64, 128, 256, 512] | None = None
+    micro_batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = None
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
     native: bool = True
     exact: bool = False
+
+    @model_validator(mode="after")
+    def _workers_have_pieces(self) -> Plan:
+        if self.workers > 1 and self.micro_batch is None:
+            raise ValueError("workers share the pieces of a batch, so micro_batch must be given")
+        return self
+
+    @property
+    def session(self) -> Plan:
+        """What a session is made from: the plan without what batching decides call by call."""
+        return self.model_copy(update={"micro_batch": None, "workers": 1})
+
+    def __str__(self) -> str:
+        """The device, and each field that is not as in `Plan()`: `cpu threads=2 native=False`."""
+        fields = self.model_dump(exclude_defaults=True, exclude={"provider", "device_id", "threads"})
+        settings = {"threads": self.threads, **fields}
+        return " ".join([self.device, *(f"{name}={value}" for name, value in settings.items())])
 
     @property
     def device(self) -> str:
@@ -53,6 +87,18 @@ def default_plan(
     return Plan(provider=provider, device_id=device_id, threads=machine.processors, exact=exact)
 
 
+Plans = Mapping[int, Plan]
+"""Plans by the smallest batch that each serves; the first key is 1."""
+
+
+def plain_plan(
+    machine: Machine, provider: Literal["cpu", "cuda"] = "cpu", device_id: int = 0, *, exact: bool = False
+) -> Plan:
+    """ONNX Runtime with its default options, on as many threads as this process may keep busy."""
+    default = default_plan(machine, provider, device_id, exact=exact)
+    return default.model_copy(update={"native": False})
+
+
 def choose(
     user: Plan | Mapping[str, Any] | None,
     stored: Mapping[str, Mapping[str, Any]],
@@ -61,47 +107,86 @@ def choose(
     device_id: int = 0,
     *,
     exact: bool = False,
-) -> Plan:
-    """The plan to run: the user's, else the one stored for this machine, else the default.
+) -> dict[int, Plan]:
+    """The plans to run: the user's, else those stored for this machine, else the default.
 
     Args:
-        user: A plan, or its fields.
-        stored: The manifest's plans by machine fingerprint.
+        user: A plan, or its fields; it serves every batch.
+        stored: The manifest's plans by `key`.
         machine: The machine at hand.
         provider: The provider to run on, where the user gave no plan.
         device_id: The GPU to run on, where the user gave no plan.
         exact: What the model was compiled for; a plan that does not speak of it takes it over.
 
+    Returns:
+        Plans by the smallest batch that each serves, in order; the first key is 1.
+
     Raises:
-        PlanError: The user's plan is invalid. A stored one that is invalid is only warned about,
-            because it comes from a file and the default is always safe.
+        PlanError: The user's plan is invalid. Stored ones that are invalid are only warned about,
+            because they come from a file and the default is always safe.
     """
+    if user is not None:
+        return {1: _of_user(user, exact=exact)}
+    default = default_plan(machine, provider, device_id, exact=exact)
+    kept = stored.get(key(machine, default))
+    if kept is None:
+        return {1: default}
+    try:
+        plans = {
+            _batch(start): Plan.model_validate({"exact": exact, **fields}) for start, fields in kept.items()
+        }
+        if 1 not in plans or len(plans) > _MOST_REGIMES:
+            raise ValueError(f"there is none for a batch of 1, or more than {_MOST_REGIMES}")
+    except (ValueError, TypeError) as error:
+        why = _first(error) if isinstance(error, ValidationError) else str(error)
+        _log.warning("The stored plans for this machine are invalid (%s); using the default.", why)
+        return {1: default}
+    fit = all(
+        plan.device == default.device and plan.threads * plan.workers <= machine.processors
+        for plan in plans.values()
+    )
+    return dict(sorted(plans.items())) if fit else {1: default}
+
+
+def key(machine: Machine, plan: Plan) -> str:
+    """The key of a manifest's `plans` under which those of one machine and device are kept."""
+    return machine.fingerprint + ("" if plan.provider == "cpu" else f" | {plan.device}")
+
+
+def stored_form(plans: Plans) -> dict[str, Any]:
+    """What the manifest keeps under `key`: the fields that differ from `Plan()`, by smallest batch."""
+    return {str(start): plan.model_dump(exclude_defaults=True) for start, plan in sorted(plans.items())}
+
+
+def _of_user(user: Plan | Mapping[str, Any], *, exact: bool) -> Plan:
     if isinstance(user, Plan):
         speaks = "exact" in user.model_fields_set or not exact
         return user if speaks else user.model_copy(update={"exact": True})
-    if user is not None:
-        if not isinstance(user, Mapping):
-            raise PlanError(
-                f"The plan is a {type(user).__name__}.",
-                remedy="Give a nncompile.Plan or a dict of its fields.",
-            )
-        try:
-            return Plan.model_validate({"exact": exact, **user})
-        except ValidationError as error:
-            raise PlanError(
-                f"The plan is invalid: {_first(error)}.",
-                remedy=f"Its fields are {', '.join(Plan.model_fields)}.",
-            ) from None
-    default = default_plan(machine, provider, device_id, exact=exact)
-    kept = stored.get(machine.fingerprint)
-    if kept is None:
-        return default
+    if not isinstance(user, Mapping):
+        raise PlanError(
+            f"The plan is a {type(user).__name__}.",
+            remedy="Give a nncompile.Plan or a dict of its fields.",
+        )
     try:
-        plan = Plan.model_validate({"exact": exact, **kept})
+        return Plan.model_validate({"exact": exact, **user})
     except ValidationError as error:
-        _log.warning("The stored plan for this machine is invalid (%s); using the default.", _first(error))
-        return default
-    return plan if plan.device == default.device and plan.threads <= machine.processors else default
+        raise PlanError(
+            f"The plan is invalid: {_first(error)}.",
+            remedy=f"Its fields are {', '.join(Plan.model_fields)}.",
+        ) from None
+
+
+def _batch(text: str) -> int:
+    """The batch that a stored plan begins at."""
+    if (
+        text.isascii()
+        and text.isdigit()
+        and not text.startswith("0")
+        and len(text) < 8
+        and int(text) <= MAX_BATCH
+    ):
+        return int(text)
+    raise ValueError(f"{text[:40]!r} is no batch from 1 to {MAX_BATCH}")
 
 
 def _first(error: ValidationError) -> str:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from nncompile_runtime import batching, container, devices
+from nncompile_runtime import batching, container, tuning
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.errors import DeviceError
-from nncompile_runtime.inputs import InputBinder
+from nncompile_runtime.errors import PlanError
+from nncompile_runtime.inputs import Array, InputBinder, is_tensor
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
-from nncompile_runtime.plan import Plan, choose
-from nncompile_runtime.session import Session, run_failure
+from nncompile_runtime.plan import Plan, Plans, default_plan, key, plain_plan, stored_form
+from nncompile_runtime.regimes import Regimes, Sessions, opened
+from nncompile_runtime.session import Runner, Session
 from nncompile_runtime.signature import check_against, signature_of
 from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
 
-_log = logging.getLogger("nncompile")
+_MOST_SHAPES = 256
 
 
 class Predictor:
@@ -40,7 +41,7 @@ class Predictor:
         Args:
             model: From `container.read`.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`.
-            plan: A plan or its fields; None takes the one stored for this machine, or the default.
+            plan: A plan or its fields; None takes those stored for this machine, or the default.
             session: One that is open on the same graph; it serves where its plan is the one to run.
 
         Raises:
@@ -49,15 +50,14 @@ class Predictor:
             ModelLoadError: ONNX Runtime refuses the model.
         """
         self._file = model
-        self._plan, self._session = _open(model, str(device), plan, session)
+        self._fixed = plan is not None
+        plans, ready = opened(model, str(device), plan, session)
         if model.manifest:
-            check_against(self._session, model.manifest.signature)
-        self._signature = model.manifest.signature if model.manifest else signature_of(self._session)
+            check_against(ready, model.manifest.signature)
+        self._signature = model.manifest.signature if model.manifest else signature_of(ready)
         self._bind = InputBinder(self._signature)
         self._nest = unflattener(self._signature.result)
-        self._batch = self._signature.batch
-        self._pieces = self._plan.micro_batch if self._rows_independent() else None
-        self._prepare_single_input()
+        self._run_as(plans, Sessions(model, [ready]))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.
@@ -74,16 +74,21 @@ class Predictor:
         Raises:
             InputError: An input does not fit; the message says which, what it expects, what it got.
         """
-        if len(args) == 1 and not kwargs and type(args[0]) is np.ndarray:
-            x = args[0]
-            if x.shape[1:] == self._row and x.shape and x.dtype == self._dtype and 0 < len(x) <= self._whole:
-                try:
-                    outputs = self._call({self._name: x})
-                except Exception as error:
-                    raise run_failure(error) from None
-                return outputs[0] if self._single_output else self._nest(outputs)
+        if len(args) + len(kwargs) == 1:
+            x: Any = args[0] if args else kwargs.get(self._argument)
+            if type(x) is np.ndarray:
+                run = self._accepted.get(x.shape)
+                if run is not None and x.dtype == self._dtype:
+                    return self._nest(run({self._name: x}))
+            elif is_tensor(x):
+                run = self._accepted.get(x.shape)
+                array = self._memory_of(x) if run is not None else None
+                if run is not None and array is not None:
+                    return self._nest(self._as_tensors(run({self._name: array}), None))
         feed, tensor = self._bind(args, kwargs)
-        outputs = batching.run(self._session, self._signature, feed, self._pieces)
+        run = self._regimes.runner(batching.batch_of(self._signature, feed))
+        outputs = run(feed)
+        self._accept(feed, run)
         if tensor is not None:
             outputs = self._as_tensors(outputs, tensor.device)
         return self._nest(outputs)
@@ -107,6 +112,58 @@ class Predictor:
             InputError: An element does not fit, or the model's batch is fixed to another size.
         """
         return batching.stream(self.predict, self._signature, iterable, batch_size)
+
+    def tune(
+        self,
+        seconds: float = 10.0,
+        *,
+        batches: Sequence[int] | None = None,
+        sizes: Mapping[str, int] | None = None,
+        progress: tuning.Progress | None = None,
+    ) -> tuning.Tuning:
+        """Find the fastest plans on this machine, run by them from now on, and keep them in the artifact.
+
+        Plain ONNX Runtime with its default options is among what is measured, and another plan takes its
+        place only where it is faster beyond the noise. The answers of every plan are compared first.
+        An interruption leaves everything as it was.
+
+        Args:
+            seconds: About how long it may take; slow calls make it longer.
+            batches: Rows to measure at; None takes 1, 8, 64 and 256, as far as the time allows. Between
+                two of them the plan serves that is the better one halfway.
+            sizes: Sizes of free dimensions other than the batch, by symbol.
+            progress: Told what is done next, and which share of the work is behind it.
+
+        Returns:
+            What was tried and found. `CompiledModel.save` and `nncompile tune` keep the plans.
+
+        Raises:
+            InputError: An argument makes no sense, or a free dimension has no size.
+            PlanError: The predictor was given a plan, which serves every batch.
+        """
+        if self._fixed:
+            raise PlanError(
+                "The predictor was given a plan, so there is none to choose.",
+                remedy="Load the model without plan=, then tune it.",
+            )
+        machine, device = this_machine(), (self.plan.provider, self.plan.device_id)
+        exact = self._file.manifest is not None and self._file.manifest.exact
+        yardstick = plain_plan(machine, *device, exact=exact)
+        default = default_plan(machine, *device, exact=exact)
+        subject = tuning.Subject(
+            self._file,
+            self._signature,
+            yardstick,
+            default,
+            machine.processors,
+            self._rows_independent(),
+            lambda plan, session: Predictor(self._file, plan=plan, session=session).predict,
+            self.flatten_result,
+        )
+        found = tuning.tune(subject, seconds, batches, sizes, progress)
+        self._file = container.with_plans(self._file, key(machine, default), stored_form(found.plans))
+        self._run_as(found.plans, Sessions(self._file))
+        return found
 
     def flatten_result(self, result: Any) -> list[Any]:
         """The tensors of what `predict` returned, in the order of `outputs`."""
@@ -132,17 +189,22 @@ class Predictor:
     @property
     def device(self) -> str:
         """Where the model runs: `cpu`, `cuda:0`, ..."""
-        return self._plan.device
+        return self.plan.device
 
     @property
     def plan(self) -> Plan:
-        """How the model is run on this machine."""
-        return self._plan
+        """How the smallest batches are run on this machine; without tuning, all batches."""
+        return self._regimes.first
+
+    @property
+    def plans(self) -> Mapping[int, Plan]:
+        """How batches are run on this machine: plans by the smallest batch that each serves."""
+        return MappingProxyType(dict(self._regimes.plans))
 
     @property
     def native(self) -> bool:
-        """Whether fused regions run on the native kernels; `nncompile inspect` says why not."""
-        return self._session.kernels.active
+        """Whether fused regions run on the native kernels in `session`; `nncompile inspect` says why not."""
+        return self.session.kernels.active
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -155,9 +217,14 @@ class Predictor:
         return self._file.manifest
 
     @property
+    def artifact(self) -> bytes:
+        """The file, with the plans that `tune` found."""
+        return self._file.data
+
+    @property
     def session(self) -> Session:
-        """The ONNX Runtime session underneath."""
-        return self._session
+        """The ONNX Runtime session underneath, for the smallest batches."""
+        return self._regimes.sessions.get(self.plan)
 
     def __repr__(self) -> str:
         """Name, signature and device."""
@@ -167,38 +234,60 @@ class Predictor:
         return f"{type(self).__name__}({name}: {ins} -> {outs}; {self.device})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """The model's bytes and its plan: a session itself cannot be pickled."""
-        return {"name": self._file.name, "data": self._file.data, "plan": self._plan.model_dump()}
+        """The model's bytes and its plan, where one was given: a session itself cannot be pickled."""
+        plan = self.plan.model_dump() if self._fixed else None
+        return {"name": self._file.name, "data": self._file.data, "device": self.device, "plan": plan}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open a session of its own in the process that unpickles."""
-        Predictor.__init__(self, container.parse(state["data"], state["name"]), plan=state["plan"])
+        model = container.parse(state["data"], state["name"])
+        Predictor.__init__(self, model, device=state["device"], plan=state["plan"])
 
     def _as_tensors(self, outputs: list[Any], device: Any) -> list[Any]:
+        """Tensors on a device, of the dtypes that `outputs` lists; None is the CPU."""
         torch = sys.modules["torch"]
-        narrow = [torch.bfloat16 if spec.dtype == "bfloat16" else None for spec in self.outputs]
-        return [torch.from_numpy(y).to(device, dtype=dtype) for y, dtype in zip(outputs, narrow, strict=True)]
+        tensors = [torch.from_numpy(y) for y in outputs]
+        if self._narrow:
+            narrow = [torch.bfloat16 if spec.dtype == "bfloat16" else None for spec in self.outputs]
+            return [y.to(device, dtype=dtype) for y, dtype in zip(tensors, narrow, strict=True)]
+        return tensors if device is None else [y.to(device) for y in tensors]
 
     def _rows_independent(self) -> bool:
         manifest = self._file.manifest
         return manifest is not None and manifest.verification.rows_independent
 
-    def _prepare_single_input(self) -> None:
-        """What `predict` needs to know of a model with one tensor input whose batch alone is free."""
-        self._call = self._session.call
-        self._name, self._dtype, self._row, self._whole = "", None, None, 0
+    def _run_as(self, plans: Plans, sessions: Sessions) -> None:
+        """Run by these plans from now on."""
+        regimes = Regimes(plans, sessions, self._signature, rows_independent=self._rows_independent())
+        regimes.sessions.get(regimes.first)
+        # The shapes of a single plain input that were checked, and how each is run.
         structures = [argument.structure for argument in self._signature.arguments]
-        self._single_output = isinstance(self._signature.result, TensorLeaf)
-        if len(structures) != 1 or not isinstance(structures[0], TensorLeaf):
+        plain = len(structures) == 1 and isinstance(structures[0], TensorLeaf)
+        spec = self._signature.inputs[0] if plain else None
+        self._name, self._argument = (spec.name, self._signature.arguments[0].name) if spec else ("", "")
+        self._dtype = spec.array_dtype if spec else None
+        self._narrow = any(spec.dtype == "bfloat16" for spec in self.outputs)
+        self._accepted: dict[tuple[int, ...], Runner] = {}
+        self._regimes = regimes
+
+    def _accept(self, feed: Mapping[str, Array], run: Runner) -> None:
+        """Remember the shape of a single plain input as checked; each call still looks at its dtype."""
+        accepted = self._accepted
+        if self._dtype is None:
             return
-        spec = self._signature.inputs[0]
-        if (
-            spec.shape
-            and spec.shape[0] == self._batch
-            and not any(isinstance(n, str) or n == 0 for n in spec.shape[1:])
-        ):
-            self._name, self._dtype, self._row = spec.name, spec.array_dtype, spec.shape[1:]
-            self._whole = self._pieces or sys.maxsize
+        if len(accepted) >= _MOST_SHAPES:
+            accepted.clear()
+        accepted[feed[self._name].shape] = run
+
+    def _memory_of(self, tensor: Any) -> Array | None:
+        """The memory of a plain tensor of the right dtype; None for any that `InputBinder` must look at."""
+        if not tensor.is_cpu:
+            return None
+        try:
+            array: Array = tensor.numpy(force=True)
+        except (TypeError, RuntimeError):
+            return None
+        return array if array.dtype == self._dtype else None
 
 
 def load(
@@ -210,7 +299,7 @@ def load(
         path: An artifact of `nncompile export`, or any single-file ONNX model.
         device: `cpu`, `cuda` or `cuda:1` are strict; only `auto` may choose the CPU where there is
             no usable GPU.
-        plan: How to run it; None takes the plan stored for this machine, or the default.
+        plan: How to run it; None takes the plans stored for this machine, or the default.
 
     Raises:
         ModelLoadError: The file is missing, damaged or refused, or ONNX Runtime is not installed.
@@ -218,27 +307,3 @@ def load(
         PlanError: The plan is invalid.
     """
     return Predictor(container.read(path), device=device, plan=plan)
-
-
-def _open(
-    model: ModelFile, device: str, plan: Plan | Mapping[str, Any] | None, ready: Session | None
-) -> tuple[Plan, Session]:
-    """A session on the first of the candidate devices that can be had."""
-    stored = model.manifest.plans if model.manifest else {}
-    exact = model.manifest is not None and model.manifest.exact
-    tried = devices.candidates(device)
-    for candidate in tried:
-        chosen = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=exact)
-        if device != "auto" and chosen.device != str(candidate):
-            raise DeviceError(
-                f"device={device!r} contradicts the plan's {chosen.device}.", remedy="Give one of the two."
-            )
-        if ready is not None and ready.plan == chosen:
-            return chosen, ready
-        try:
-            return chosen, Session(model, chosen)
-        except DeviceError as error:
-            if plan is not None or candidate is tried[-1]:
-                raise
-            _log.warning("device='auto': running on the CPU, because %s", error)
-    raise AssertionError("candidates() names at least one device")

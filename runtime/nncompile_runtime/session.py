@@ -20,6 +20,7 @@ from nncompile_runtime.machine import installed_onnxruntime
 from nncompile_runtime.plan import Plan
 
 Array = npt.NDArray[Any]
+Runner = Callable[[dict[str, Array]], list[Array]]
 
 _log = logging.getLogger("nncompile")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -162,8 +163,10 @@ class Session:
         options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        if not plan.spinning:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = plan.arena
+        options.enable_mem_pattern = plan.memory_pattern
+        for name, value in _config_entries(plan).items():
+            options.add_session_config_entry(name, value)
         if not plan.blocked_layout:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         # ONNX Runtime 1.31 folds Pad(0) into MaxPool as if it padded with -inf: wrong where the
@@ -213,6 +216,23 @@ class Session:
             self.native.run_with_iobinding(binding)
         except Exception as error:
             raise run_failure(error) from None
+
+
+def _config_entries(plan: Plan) -> dict[str, str]:
+    """Session options that ONNX Runtime takes as text (its onnxruntime_session_options_config_keys.h).
+
+    It accepts most nonsense silently and aborts on some: nothing but checked fields of a plan goes here.
+    """
+    entries = {}
+    if not plan.spinning:
+        entries["session.intra_op.allow_spinning"] = "0"
+    if plan.spin_microseconds is not None:
+        entries["session.intra_op.spin_duration_us"] = str(plan.spin_microseconds)
+    if plan.dynamic_block_base:
+        entries["session.dynamic_block_base"] = str(plan.dynamic_block_base)
+    if plan.pointwise_channels is not None:
+        entries["mlas.nchwc_pointwise_conv_max_input_channel_batch"] = str(plan.pointwise_channels)
+    return entries
 
 
 def run_failure(error: Exception) -> InputError:

@@ -168,17 +168,18 @@ def _fitting(shape: Shape, makers: list[Callable[[Shape], nn.Module]]) -> tuple[
     return layers or [nn.Identity()], shape
 
 
-def _linears(draw: Draw, width: int) -> list[nn.Module]:
-    """Linear layers, with norms and activations between some of them."""
+def _linears(draw: Draw, width: int, places: Shape = ()) -> list[nn.Module]:
+    """Linear layers, with norms and activations between some of them, on (*places, width)."""
     layers: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 3))):
         out = draw(st.integers(1, 9))
         layers.append(nn.Linear(width, out, bias=draw(st.booleans())))
         between = draw(st.sampled_from(["nothing", "norm", "activation", "dropout"]))
+        shape = (*places, out)
         if between == "norm":
-            layers.append(live(nn.BatchNorm1d(out), draw))
+            layers.append(live(nn.BatchNorm1d(shape[0]), draw))
         elif between != "nothing":
-            layers.append(nn.Dropout() if between == "dropout" else activation(draw, (out,)))
+            layers.append(nn.Dropout() if between == "dropout" else activation(draw, shape))
         width = out
     return layers
 
@@ -195,8 +196,8 @@ def _tail(draw: Draw, shape: Shape) -> list[nn.Module]:
     if kind == "linear":
         return [nn.Flatten(), *_linears(draw, torch.Size(shape).numel())]
     if kind == "tokens":
-        linears = [part for part in _linears(draw, shape[0]) if not isinstance(part, nn.BatchNorm1d)]
-        return [Apply(lambda x: x.flatten(2).transpose(1, 2)), *linears]
+        places = (torch.Size(shape[1:]).numel(),)
+        return [Apply(lambda x: x.flatten(2).transpose(1, 2)), *_linears(draw, shape[0], places)]
     return []
 
 

@@ -26,6 +26,7 @@ from nncompile.stages import CapturedModel
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 STOP = time.monotonic() + 60 * float(os.environ.get("FUZZ_MINUTES", "inf"))
+findings: list[Exception] = []  # once there is one, hypothesis must see it again, out of time or not
 TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # of the largest value; verification inside compile is stricter
 
 
@@ -37,11 +38,16 @@ TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}  # of the largest value; verification i
 )
 @given(networks())
 def test_a_random_network(made: Made):
-    if time.monotonic() > STOP:
+    if time.monotonic() > STOP and not findings:
         event("not tried: out of time")
         return
     note(f"{made.network}\non {made.shapes}, second input before {made.network.second}")
-    for name in check(made):
+    try:
+        fired = check(made)
+    except Exception as error:
+        findings.append(error)
+        raise
+    for name in fired:
         event(name)
 
 

@@ -1,9 +1,15 @@
-"""What the fuzz test calls a finding: a pass that is dropped, and one whose damage a later pass hides."""
+"""What the fuzz test calls a finding: a pass that is dropped, and one whose damage a later pass hides.
+
+A network that PyTorch itself refuses is none, and must not be made.
+"""
 
 import onnx_ir as ir
 import pytest
+import test_fuzz
 import torch
-from random_networks import Made, Network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_networks import Made, Network, _linears
 from test_fuzz import check
 from torch import nn
 
@@ -45,3 +51,28 @@ def test_a_pass_whose_damage_another_repairs(made, monkeypatch):
     monkeypatch.setattr(passes, "PIPELINE", (*passes.PIPELINE, times(2), times(0.5)))
     with pytest.raises(AssertionError, match="after times-2"):
         check(made)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.data())
+def test_linear_layers_on_every_place_take_what_they_are_given(data):
+    width, places = data.draw(st.integers(1, 9)), (7,)
+    nn.Sequential(*_linears(data.draw, width, places)).eval()(torch.zeros(2, *places, width))
+
+
+def test_a_finding_is_repeated_when_the_time_is_up(made, monkeypatch):
+    """Hypothesis runs it again to shrink it; passing then, it would be called flaky."""
+
+    def fails(_):
+        raise ZeroDivisionError
+
+    for name, value in {"STOP": 0.0, "findings": [], "check": fails, "note": str, "event": str}.items():
+        monkeypatch.setattr(test_fuzz, name, value)
+    run = test_fuzz.test_a_random_network.hypothesis.inner_test
+    run(made)
+    monkeypatch.setattr(test_fuzz, "STOP", float("inf"))
+    with pytest.raises(ZeroDivisionError):
+        run(made)
+    monkeypatch.setattr(test_fuzz, "STOP", 0.0)
+    with pytest.raises(ZeroDivisionError):
+        run(made)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -15,36 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-class Opcode(IntEnum):
-    """The instructions, and their fields behind the values."""
-
-    CONV = 1  # w b kh kw sh sw dh dw top left bottom right groups
-    MAX_POOL = 2  # kh kw sh sw top left bottom right ceil
-    AVERAGE_POOL = 3  # kh kw sh sw top left bottom right ceil include_pad
-    GLOBAL_AVERAGE = 4
-    ADD = 5
-    LINEAR = 6  # w b transposed
-    ACTIVATION = 7  # kind c0 c1
-    SOFTMAX = 8
-    LOG_SOFTMAX = 9
-    CONCAT = 10
-    MULTIPLY = 11
-    FLATTEN = 12
-
-
-class Kind(IntEnum):
-    """The activations, and their constants."""
-
-    RELU = 1
-    CLIP = 2  # least, largest
-    LEAKY_RELU = 3  # slope
-    SILU = 4
-    HARD_SWISH = 5
-    SIGMOID = 6
-    TANH = 7
-    HARD_SIGMOID = 8  # alpha, beta
-
+from nncompile.passes.region_program import Kind, Opcode
 
 MEANINGLESS = (IndexError, ValueError, RuntimeError, AssertionError, TypeError)
 

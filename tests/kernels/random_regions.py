@@ -6,10 +6,11 @@ import math
 import os
 
 import numpy as np
-from eager import Kind
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from regions import Region
+
+from nncompile.passes.region_program import Kind
 
 BATCHES = (1, 2, 3, 7, 8, 15, 16, 17, 33, 65, 0)
 THREADS = (1, 2, 8)

@@ -8,8 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from eager import Answer, Kind, Opcode, evaluate, interpret
+from eager import Answer, evaluate, interpret
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from nncompile.passes.region_program import Kind, Opcode
 
 kernels = pytest.importorskip("nncompile_kernels", reason="nncompile-kernels is not installed")
 

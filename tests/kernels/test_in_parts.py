@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from eager import Kind
 from regions import Region, assert_close, run, session
+
+from nncompile.passes.region_program import Kind
 
 
 def normal(*shape):

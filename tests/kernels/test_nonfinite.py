@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from eager import Kind
 from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import THREADS, examples, graphs
 from regions import Region, assert_close, run, session
+
+from nncompile.passes.region_program import Kind
 
 SPECIAL = (np.nan, np.inf, -np.inf)
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from eager import Kind, interpret
+from eager import interpret
 from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import examples, graphs
 from regions import Region, assert_close, run, session
+
+from nncompile.passes.region_program import Kind
 
 # From 2^24 + 1 on no field is in its range; below 61 every program is small enough to run.
 NUMBERS = st.one_of(

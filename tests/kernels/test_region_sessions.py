@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eager import Kind
 from regions import Region, assert_close, run, session
+
+from nncompile.passes.region_program import Kind
 
 
 def network(channels=16):

@@ -10,6 +10,18 @@ from hypothesis import given
 from random_regions import examples, graphs, layers
 from regions import Region, run, session
 
+from nncompile.passes.region_program import Kind
+
+ACTIVATIONS = {
+    Kind.RELU: (),
+    Kind.CLIP: (-0.25, 0.5),
+    Kind.LEAKY_RELU: (0.1,),
+    Kind.SILU: (),
+    Kind.HARD_SWISH: (),
+    Kind.SIGMOID: (),
+    Kind.TANH: (),
+    Kind.HARD_SIGMOID: (0.2, 0.5),
+}
 BATCHES, THREADS = (1, 5, 8, 16, 23, 40), (1, 2, 8)
 
 
@@ -39,6 +51,18 @@ def test_a_layer(build, region):
 @examples(15)
 @given(region=graphs())
 def test_a_graph(build, region):
+    assert_same_bits(region, build)
+
+
+@pytest.mark.parametrize("average", [False, True], ids=["max", "average"])
+def test_a_pool_and_its_activation(build, average):
+    """What the compiler fuses into one multiplication and addition is the same behind every loop."""
+    random = np.random.default_rng(0)
+    region = Region((1, 24, 24))
+    x = region.conv(0, random.standard_normal((3, 1, 3, 3)) / 3)
+    add = region.average_pool if average else region.max_pool
+    for kind, constants in ACTIVATIONS.items():
+        region.output(region.activation(add(x, (2, 3), (2, 2), (1, 1, 0, 0)), kind, *constants))
     assert_same_bits(region, build)
 
 

@@ -210,4 +210,3 @@ def random() -> np.random.Generator:
 def whatever_it_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions of small graphs, for what they show; test_region_worth.py is about which of them pay."""
     monkeypatch.setattr(outline_fused_regions, "pays", lambda *_: True)
-    monkeypatch.setattr(outline_fused_regions, "fault", lambda _: None)

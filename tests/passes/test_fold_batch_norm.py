@@ -2,27 +2,17 @@
 
 import numpy as np
 import pytest
+from rewrites import KINDS, statistics
 
 from nncompile.passes.fold_batch_norm import FOLD_BATCH_NORM
 
 CHANNELS = 6
-ONNX_DTYPES = {"float16": "float16", "float32": "float", "float64": "double"}
 BATCH_NORM = "y = BatchNormalization<epsilon=0.001>(c, scale, shift, mean, var)"
-
-
-def statistics(random, dtype="float32", channels=CHANNELS):
-    """Live running statistics: nothing is the identity."""
-    return {
-        "scale": random.uniform(0.5, 2, channels).astype(dtype),
-        "shift": random.standard_normal(channels).astype(dtype),
-        "mean": random.standard_normal(channels).astype(dtype),
-        "var": random.uniform(0.2, 3, channels).astype(dtype),
-    }
 
 
 def layer(operator, attributes="", *, rank=2, bias=False, dtype="float32"):
     """Text of a convolution over 7 x 7 ... images with a batch norm behind it."""
-    kind = ONNX_DTYPES[dtype]
+    kind = KINDS[dtype]
     sizes = ", ".join(["7"] * rank)
     free = ", ".join(f"d{i}" for i in range(rank))
     arguments = "x, w, b" if bias else "x, w"
@@ -41,7 +31,7 @@ def test_conv(apply, random, rank, group, bias, dtype):
     # ONNX Runtime has no float64 convolution on the CPU.
     engines = ("reference",) if dtype == "float64" else ("onnxruntime",)
     text = layer("Conv", f"<group={group}>", rank=rank, bias=bias, dtype=dtype)
-    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random, dtype), engines=engines)
+    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random, CHANNELS, dtype), engines=engines)
     assert applied.operators == ["Conv"]
     assert applied.outcome.changes == 1
     folded = [applied.weights[name] for name in applied.node("Conv").input[1:]]
@@ -58,7 +48,7 @@ def test_conv(apply, random, rank, group, bias, dtype):
     ],
 )
 def test_conv_keeps_its_attributes(apply, random, attributes):
-    weights = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random)
+    weights = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random, CHANNELS)
     engines = ("onnxruntime", "reference")
     applied = apply(FOLD_BATCH_NORM, layer("Conv", attributes), weights, engines=engines)
     (before,) = [node for node in applied.before.graph.node if node.op_type == "Conv"]
@@ -70,7 +60,7 @@ def test_depthwise_conv(apply, random):
         "g (float[n, 6, 5, 5] x) => (float[n, 6, h, w2] y) "
         f"{{ c = Conv<group=6, pads=[1, 1, 1, 1]>(x, w) {BATCH_NORM} }}"
     )
-    weights = {"w": random.standard_normal((6, 1, 3, 3)).astype("f4")} | statistics(random)
+    weights = {"w": random.standard_normal((6, 1, 3, 3)).astype("f4")} | statistics(random, CHANNELS)
     assert apply(FOLD_BATCH_NORM, text, weights).operators == ["Conv"]
 
 
@@ -81,7 +71,7 @@ def test_conv_transpose(apply, random, rank, group, bias):
     weights |= {"b": random.standard_normal(CHANNELS).astype("f4")} if bias else {}
     strides = ", ".join(["2"] * rank)
     text = layer("ConvTranspose", f"<group={group}, strides=[{strides}]>", rank=rank, bias=bias)
-    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random))
+    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random, CHANNELS))
     assert applied.operators == ["ConvTranspose"]
 
 
@@ -90,12 +80,12 @@ def test_conv_transpose_in_other_dtypes(apply, random, dtype):
     weights = {"w": random.standard_normal((4, CHANNELS, 3, 3)).astype(dtype) / 4}
     engines = ("reference",) if dtype == "float64" else ("onnxruntime",)
     text = layer("ConvTranspose", dtype=dtype)
-    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random, dtype), engines=engines)
+    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random, CHANNELS, dtype), engines=engines)
     assert applied.operators == ["ConvTranspose"]
 
 
 def gemm(attributes="", *, bias=True, dtype="float32", rows="n", depth=5):
-    kind = ONNX_DTYPES[dtype]
+    kind = KINDS[dtype]
     arguments = "x, w, b" if bias else "x, w"
     shape = f"{depth}, {rows}" if "transA" in attributes else f"{rows}, {depth}"
     return (
@@ -112,7 +102,7 @@ def test_gemm(apply, random, shape, transposed, dtype):
     weights |= {} if shape is None else {"b": np.asarray(random.standard_normal(shape)).astype(dtype)}
     attributes = f"<transB={transposed}, alpha=0.5, beta=-1.5>"
     text = gemm(attributes, bias=shape is not None, dtype=dtype)
-    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random, dtype))
+    applied = apply(FOLD_BATCH_NORM, text, weights | statistics(random, CHANNELS, dtype))
     assert applied.operators == ["Gemm"]
     assert "beta" not in {attribute.name for attribute in applied.node("Gemm").attribute}
 
@@ -121,7 +111,7 @@ def test_gemm(apply, random, shape, transposed, dtype):
 def test_gemm_with_a_square_matrix(apply, random, transposed):
     weights = {"w": random.standard_normal((CHANNELS, CHANNELS)).astype("f4")}
     text = gemm(f"<transB={transposed}>", bias=False, depth=CHANNELS)
-    assert apply(FOLD_BATCH_NORM, text, weights | statistics(random)).operators == ["Gemm"]
+    assert apply(FOLD_BATCH_NORM, text, weights | statistics(random, CHANNELS)).operators == ["Gemm"]
 
 
 @pytest.mark.parametrize("attributes", ["", "<transA=1>", "<alpha=0.0>", "<beta=0.0>"])
@@ -131,31 +121,33 @@ def test_gemm_attributes(apply, random, attributes):
         "b": random.standard_normal(CHANNELS).astype("f4"),
     }
     engines = ("onnxruntime", "reference")
-    applied = apply(FOLD_BATCH_NORM, gemm(attributes), weights | statistics(random), engines=engines)
+    applied = apply(
+        FOLD_BATCH_NORM, gemm(attributes), weights | statistics(random, CHANNELS), engines=engines
+    )
     assert applied.operators == ["Gemm"]
 
 
 def test_one_channel(apply, random):
     text = "g (float[n, 5] x) => (float[n, 1] y) { c = Gemm(x, w, b) " + BATCH_NORM + " }"
     weights = {"w": random.standard_normal((5, 1)).astype("f4"), "b": np.ones(1, "f4")}
-    assert apply(FOLD_BATCH_NORM, text, weights | statistics(random, channels=1)).operators == ["Gemm"]
+    assert apply(FOLD_BATCH_NORM, text, weights | statistics(random, 1)).operators == ["Gemm"]
 
 
 @pytest.mark.parametrize("opset", [9, 13, 15, 20])
 def test_opsets(apply, random, opset):
-    weights = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random)
+    weights = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random, CHANNELS)
     assert apply(FOLD_BATCH_NORM, layer("Conv"), weights, opset=opset).operators == ["Conv"]
 
 
 def test_default_epsilon(apply, random):
     text = layer("Conv").replace("<epsilon=0.001>", "")
-    weights = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random)
+    weights = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random, CHANNELS)
     weights["var"] = np.full(CHANNELS, 1e-5, "f4")  # as large as epsilon: it counts
     assert apply(FOLD_BATCH_NORM, text, weights).operators == ["Conv"]
 
 
 def test_the_folded_weight_is_the_exact_one_rounded_once(apply, random):
-    values = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random)
+    values = {"w": random.standard_normal((CHANNELS, 4, 3, 3)).astype("f4")} | statistics(random, CHANNELS)
     applied = apply(FOLD_BATCH_NORM, layer("Conv"), values)
     exact = {name: array.astype("f8") for name, array in values.items()}
     factor = exact["scale"] / np.sqrt(exact["var"] + np.float32(0.001).astype("f8"))

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from rewrites import FLOATS, KINDS, SHARED, unchanged
 
 from nncompile.passes.fold_padding import FOLD_PADDING
 
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 NOT_CONSTANT = "the pads, their value or their axes are not constant"
 BOTH = ("onnxruntime", "reference")
-KINDS = {"float16": "float16", "float32": "float", "float64": "double"}
 POOLS = ["AveragePool", "MaxPool"]
 PADS = [0, 0, 1, 2, 0, 0, 2, 0]
 
@@ -49,12 +48,7 @@ def folded(applied, operator, pads):
         assert found["count_include_pad"].i == 1
 
 
-def unchanged(applied, *reasons):
-    assert applied.outcome.changes == 0
-    assert applied.reasons == list(reasons)
-
-
-@pytest.mark.parametrize("dtype", list(KINDS))
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("layer", ["Conv(p, w)", "Conv(p, w, b)"])
 def test_conv(apply, random, layer, dtype):
     engines = ("reference",) if dtype == "float64" else BOTH
@@ -131,7 +125,7 @@ def test_axes(apply, weights, axes, pads, expected):
         folded(applied, layer.partition("(")[0].partition("<")[0], expected)
 
 
-@pytest.mark.parametrize("dtype", list(KINDS))
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("operator", POOLS)
 @pytest.mark.parametrize("size", ["8, 8", "9, 10"])
 @pytest.mark.parametrize(
@@ -174,7 +168,7 @@ def test_opsets(apply, weights, layer, opset):
     folded(applied, layer.partition("(")[0].partition("<")[0], [1, 2, 2, 0])
 
 
-@pytest.mark.parametrize("dtype", list(KINDS))
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("first", ["Neg", "Relu"])
 def test_maximum_beside_minus_infinity(apply, random, first, dtype):
     weights = make(random, dtype, low=np.array(-np.inf, dtype))

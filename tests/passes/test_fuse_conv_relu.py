@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from rewrites import SHARED, unchanged
 from torch import nn
 
 import nncompile
@@ -13,7 +14,6 @@ from nncompile.options import CompileOptions
 from nncompile.passes.fuse_conv_relu import FUSE_CONV_RELU
 from nncompile_runtime import PassError
 
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 SAME = "<pads=[1, 1, 1, 1]>"
 RELU = "c = Conv{a}(x, w, b) y = Relu(c)"
 ADDED = "c = Conv{a}(x, w, b) s = Add(c, z) y = Relu(s)"
@@ -42,12 +42,6 @@ def fused(applied, residual=False):
     assert attributes.pop("activation") == b"Relu"
     assert {entry.domain: entry.version for entry in applied.after.opset_import}["com.microsoft"] == 1
     return attributes
-
-
-def unchanged(applied, *reasons):
-    assert applied.outcome.changes == 0
-    assert applied.reasons == list(reasons)
-    assert [entry.domain for entry in applied.after.opset_import] == [""]
 
 
 @pytest.mark.parametrize("nodes", ["s = Add(c, z)", "s = Add(z, c)"])

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from rewrites import KINDS, unchanged
 
 from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
 
 BOTH = ("onnxruntime", "reference")
-KINDS = {"float16": "float16", "float32": "float"}
 SIZES = {3: "7", 4: "5, 7", 5: "3, 4, 5"}
 
 
@@ -26,11 +26,6 @@ def mean(*, rank=4, keepdims=1, kind="float", plane=None, opset=20, axes="a", no
 
 def pool(attributes, size="5, 7", *, result="1, 1", kind="float"):
     return f"g ({kind}[n, 6, {size}] x) => ({kind}[n, 6, {result}] y) {{ y = AveragePool<{attributes}>(x) }}"
-
-
-def unchanged(applied, *reasons):
-    assert applied.outcome.changes == 0
-    assert applied.reasons == list(reasons)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from rewrites import SHARED
 
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
 
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 UNKNOWN = "a shape is not known"
 TOO_MANY_ROWS = "the added tensor may have more rows than the product"
 

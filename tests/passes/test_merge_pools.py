@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
+from rewrites import FLOATS, KINDS, SHARED, unchanged
 
 from nncompile.passes.merge_pools import MERGE_POOLS
 
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 BOTH = ("onnxruntime", "reference")
-KINDS = {"float16": "float16", "float32": "float", "float64": "double"}
 TWO = "kernel_shape=[2, 2], strides=[2, 2]"
 OPERATORS = ["MaxPool", "AveragePool"]
 
@@ -28,12 +27,7 @@ def merged(applied, operator, kernel, strides):
     assert found == {"kernel_shape": kernel, "strides": strides}
 
 
-def unchanged(applied, *reasons):
-    assert applied.outcome.changes == 0
-    assert applied.reasons == list(reasons)
-
-
-@pytest.mark.parametrize("dtype", list(KINDS))
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("size", ["8, 8", "9, 10", "11, 7", "h, w"])
 def test_two_by_two(apply, size, operator, dtype):

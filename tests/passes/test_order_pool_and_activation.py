@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
+from rewrites import KINDS, SHARED, unchanged
 
 from nncompile.passes.order_pool_and_activation import ORDER_POOL_AND_ACTIVATION
 
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 EMPTY = "a window of the pool may lie wholly in the padding"
 PLACES = "the pool returns the places of its maxima"
 NO_CONV = "the pool does not follow a convolution"
 BOTH = ("onnxruntime", "reference")
-KINDS = {"float16": "float16", "float32": "float", "float64": "double"}
 POOL = "kernel_shape=[2, 2], strides=[2, 2]"
 ACTIVATIONS = [
     "Clip(IN, low, high)",
@@ -77,11 +76,6 @@ def fired(applied, operators):
     assert applied.operators == operators
     (before,) = [node for node in applied.before.graph.node if node.op_type == "MaxPool"]
     assert list(applied.node("MaxPool").attribute) == list(before.attribute)
-
-
-def unchanged(applied, *reasons):
-    assert applied.outcome.changes == 0
-    assert applied.reasons == list(reasons)
 
 
 def name_of(activation):

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from rewrites import KINDS, SHARED, unchanged
 
 from nncompile.passes.position_to_gemm import POSITION_TO_GEMM
 
-KINDS = {"float16": "float16", "float32": "float", "float64": "double", "bfloat16": "bfloat16"}
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 ROWS = "the result is not one row for each row of the input"
 C, K = 4, 6
 
@@ -23,11 +22,6 @@ def graph(conv="Conv", flatten="Flatten(c)", *, dtype="float32", plane="1, 1", b
 def constants(random, w=(K, C, 1, 1), dtype="float32", bias=True):
     values = {"w": random.standard_normal(w)} | ({"b": random.standard_normal(K)} if bias else {})
     return {name: array.astype(dtype) for name, array in values.items()} | {"s": np.array([-1, K])}
-
-
-def refused(applied, *reasons):
-    assert applied.outcome.changes == 0
-    assert applied.reasons == list(reasons)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -76,7 +70,7 @@ def test_a_bias_from_outside(apply, random):
 @pytest.mark.parametrize("plane", ["1, 2", "h, 1", "5, 5"])
 def test_more_positions_are_no_near_miss(apply, random, plane):
     feeds = {"x": random.standard_normal((3, C, 1, 2)).astype("f4")} if plane == "1, 2" else {}
-    refused(apply(POSITION_TO_GEMM, graph(plane=plane), constants(random), feeds=feeds))
+    unchanged(apply(POSITION_TO_GEMM, graph(plane=plane), constants(random), feeds=feeds))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +83,7 @@ def test_more_positions_are_no_near_miss(apply, random, plane):
     ],
 )
 def test_other_convolutions(apply, random, w, conv, reason):
-    refused(apply(POSITION_TO_GEMM, graph(conv), constants(random, w)), reason)
+    unchanged(apply(POSITION_TO_GEMM, graph(conv), constants(random, w)), reason)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +99,12 @@ def test_other_convolutions(apply, random, w, conv, reason):
 def test_other_rows(apply, random, flatten, target):
     weights = constants(random) | {"s": np.array(target, "i8")}
     feeds = {"x": random.standard_normal((2, C, 1, 1)).astype("f4")}
-    refused(apply(POSITION_TO_GEMM, graph(flatten=flatten), weights, feeds=feeds), ROWS)
+    unchanged(apply(POSITION_TO_GEMM, graph(flatten=flatten), weights, feeds=feeds), ROWS)
 
 
 def test_another_rank(apply, random):
     text = graph(flatten="Reshape(c, s)").replace("[d0, d1]", "[d0, d1, d2]")
-    refused(apply(POSITION_TO_GEMM, text, constants(random) | {"s": np.array([-1, K, 1])}), ROWS)
+    unchanged(apply(POSITION_TO_GEMM, text, constants(random) | {"s": np.array([-1, K, 1])}), ROWS)
 
 
 @pytest.mark.parametrize("default", [True, False])
@@ -119,7 +113,7 @@ def test_a_weight_from_outside(apply, random, default):
     if not default:
         del weights["w"]
     text = graph(inputs=f", float[{K}, {C}, 1, 1] w")
-    refused(apply(POSITION_TO_GEMM, text, weights), "the weight is not constant")
+    unchanged(apply(POSITION_TO_GEMM, text, weights), "the weight is not constant")
 
 
 def test_bfloat16(apply, random):
@@ -127,12 +121,12 @@ def test_bfloat16(apply, random):
     applied = apply(
         POSITION_TO_GEMM, graph(dtype="bfloat16"), constants(random, dtype=bfloat16), engines=(), opset=22
     )
-    refused(applied, "ONNX Runtime has no Gemm of bfloat16")
+    unchanged(applied, "ONNX Runtime has no Gemm of bfloat16")
 
 
 @pytest.mark.parametrize("more", [f", float[n, {K}, 1, 1] c", f", float[n, {K}, 1, 1] z; z = Neg(c)"])
 def test_a_result_that_others_read(apply, random, more):
-    refused(apply(POSITION_TO_GEMM, graph(more=more), constants(random)), SHARED)
+    unchanged(apply(POSITION_TO_GEMM, graph(more=more), constants(random)), SHARED)
 
 
 def test_a_weight_that_others_read_stays(apply, random):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from rewrites import SHARED
 
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 
 FEATURES = "float[n, 3]"
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 RATIO = {"ratio": np.float32(0.5)}
 
 

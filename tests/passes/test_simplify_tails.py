@@ -3,10 +3,10 @@
 import numpy as np
 import onnxruntime
 import pytest
+from rewrites import SHARED, unchanged
 
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
 
-SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
 BOTH = ("onnxruntime", "reference")
 KINDS = {"float16": "float16", "float32": "float", "float64": "double", "int8": "int8", "int32": "int32"}
 SHAPE = (3, 2, 5)
@@ -15,11 +15,6 @@ EDGES = [-np.inf, np.inf, np.nan, -0.0, 0.0, -1e-30, 1e-30]
 
 def graph(nodes, *, kind="float", shape="n, 2, 5", result=None, more=""):
     return f"g ({kind}[{shape}] x) => ({kind}[{result or shape}] y{more}) {{ {nodes} }}"
-
-
-def unchanged(applied, *reasons):
-    assert applied.outcome.changes == 0
-    assert applied.reasons == list(reasons)
 
 
 def edges(dtype="float32"):

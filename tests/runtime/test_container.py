@@ -58,6 +58,15 @@ def test_the_bytes_are_model_manifest_digest(model: onnx.ModelProto, about: Mani
     assert packed == head + digest_entry(head)
 
 
+def test_bytes_made_here_are_hashed_once_and_looked_at_as_any(packed: bytes, about: Manifest) -> None:
+    other_weight = packed.replace(packed[400:408], bytes(8), 1)
+    with pytest.raises(ModelLoadError, match="digest does not match"):
+        container.parse(other_weight, "m.onnx")
+    assert container.parse(other_weight, "m.onnx", made_here=True).manifest == about
+    with pytest.raises(ModelLoadError, match="not the last two entries"):
+        container.parse(packed + entry(b"key", b"value"), "m.onnx", made_here=True)
+
+
 def test_an_artifact_is_valid_onnx_and_keeps_its_metadata(artifact: Path) -> None:
     model = onnx.load(artifact)
     onnx.checker.check_model(model, full_check=True)

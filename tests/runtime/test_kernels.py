@@ -208,17 +208,17 @@ class TestExact:
 
     @pytest.mark.parametrize("exact", [False, True])
     def test_the_default_plan_and_a_stored_one(self, exact: bool) -> None:
-        stored = {MACHINE.fingerprint: {"threads": 3}}
-        assert choose(None, {}, MACHINE, exact=exact) == Plan(threads=8, exact=exact)
-        assert choose(None, stored, MACHINE, exact=exact) == Plan(threads=3, exact=exact)
-        assert choose({"threads": 3}, {}, MACHINE, exact=exact) == Plan(threads=3, exact=exact)
-        assert choose(Plan(threads=3), {}, MACHINE, exact=exact) == Plan(threads=3, exact=exact)
+        stored = {MACHINE.fingerprint: {"1": {"threads": 3}}}
+        assert choose(None, {}, MACHINE, exact=exact)[1] == Plan(threads=8, exact=exact)
+        assert choose(None, stored, MACHINE, exact=exact)[1] == Plan(threads=3, exact=exact)
+        assert choose({"threads": 3}, {}, MACHINE, exact=exact)[1] == Plan(threads=3, exact=exact)
+        assert choose(Plan(threads=3), {}, MACHINE, exact=exact)[1] == Plan(threads=3, exact=exact)
 
     @pytest.mark.parametrize("exact", [False, True])
     def test_a_plan_that_speaks_of_it(self, exact: bool) -> None:
-        stored = {MACHINE.fingerprint: {"exact": not exact}}
+        stored = {MACHINE.fingerprint: {"1": {"exact": not exact}}}
         for user in (None, {"exact": not exact}, Plan(exact=not exact)):
-            assert choose(user, stored, MACHINE, exact=exact).exact is not exact
+            assert choose(user, stored, MACHINE, exact=exact)[1].exact is not exact
 
     def test_the_manifest_says_so_also_after_pickling(self) -> None:
         model, inputs, outputs = conv_net()

@@ -24,6 +24,28 @@ def test_batches(signature, rows):
     assert max(sizes) == sizes[-1] == 8
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_an_example_of_one_row_occurs_once(signature, rows):
+    row = torch.randn(1, 4)
+    found = cases(signature(X, Y), (row.repeat(rows, 1),))
+    assert [case.name for case in found[:2]] == ["example, batch 1", "normal, batch 2"]
+    assert equal(found[0].inputs, (row,))
+    assert {len(case.inputs[0]) for case in found} == set(BATCHES)
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(5, 4), torch.full((2, 4), torch.nan), torch.tensor([[0.0], [1.0]]).repeat(1, 4)]
+)
+def test_an_example_of_its_own_batch_or_rows_occurs_twice(signature, example):
+    assert [case.name for case in cases(signature(X, Y), (example,))[:2]] == ["example", "example, batch 1"]
+
+
+def test_the_same_row_is_one_case_only_where_all_inputs_repeat_it(signature):
+    two = signature({"a": "float32 n 4", "b": "float32 n 4"}, Y)
+    found = cases(two, (torch.zeros(2, 4), torch.randn(2, 4)))
+    assert found[0].name == "example"
+
+
 def test_a_fixed_batch(signature):
     found = cases(signature({"x": "float32 5 4"}, {"y": "float32 5 4"}, batch=None), (torch.randn(5, 4),))
     assert {tuple(case.inputs[0].shape) for case in found} == {(5, 4)}

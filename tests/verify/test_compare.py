@@ -58,6 +58,18 @@ def test_a_multiple_of_eagers_own_error(dtype):
     assert not difference(np.array([beyond, 256], dtype), eager, reference).passed
 
 
+def test_eagers_error_on_neighbouring_inputs_counts_as_its_own():
+    reference = np.array([0, 128.0])
+    (eager,) = arrays("float32", [0, 128])
+    got = np.array([0.5, 128], "f4")
+    assert not difference(got, eager, reference).passed
+    result = difference(got, eager, reference, nearby=0.5 / EAGER_MULTIPLE)
+    assert result.passed
+    assert result.eager_max_abs == 0.5 / EAGER_MULTIPLE
+    assert not difference(got, eager, reference, nearby=0.49 / EAGER_MULTIPLE).passed
+    assert not difference(got * 4, eager, reference, nearby=100.0).passed  # up to 1 % of the largest value
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_eagers_own_error_counts_up_to_a_share_of_the_largest_value(dtype):
     reference = np.array([0, 128.0])

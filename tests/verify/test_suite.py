@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -174,6 +175,25 @@ def test_an_ill_conditioned_network_passes_within_eagers_own_error(compare):
     assert found.outputs[0].max_abs > found.outputs[0].eager_max_abs
     assert isinstance(compare(lambda x: (x + 1e4) - 1e4, shifted(4e5)), Failure)
     assert isinstance(compare(lambda x: x * 1, shifted(1e4)), Failure)  # well-conditioned: no excuse
+
+
+def test_eager_is_right_by_luck(signature, onnx_bytes):
+    """((x + 1) - 1.5) * 1000 is exact at 0.5 in float32, and off by 6e-5 at the next number but one."""
+    example = torch.tensor([[0.5, 0.5, 0.5, 0.5 + 2.0**-7]] * 5)
+
+    def found(function, off_by):
+        weights = {"o": [1.0], "c": [1.5], "f": [1000.0], "s": [off_by]}
+        model = graph("p = Add(x, o) d = Sub(p, c) m = Mul(d, f) y = Add(m, s)")
+        suite = Suite(Of(function), signature(IN, OUT), (example,))
+        floats = {name: np.array(value, "f4") for name, value in weights.items()}
+        return suite.compare(onnx_bytes(model, floats), only=0)
+
+    def lucky(x):
+        return ((x + 1) - 1.5) * 1000
+
+    assert isinstance(found(lucky, 2e-4), Verification)
+    assert isinstance(found(lucky, 2e-3), Failure)  # eager is nowhere as wrong
+    assert isinstance(found(lambda x: (x - 0.5) * 1000, 2e-4), Failure)  # and here it is right everywhere
 
 
 def test_invented_inputs_on_which_eager_itself_is_wrong_tell_nothing(signature, onnx_bytes):

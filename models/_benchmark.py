@@ -1,0 +1,104 @@
+"""What the benchmark commands of models/ share: options and their checks, the page's file, and the method."""
+
+import platform
+from collections.abc import Collection
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from nncompile import NncompileError
+from nncompile.bench.correctness import TOLERANCES
+from nncompile.bench.timing import Schedule
+from nncompile_runtime.machine import installed_onnxruntime, this_machine
+
+Networks = Annotated[str, typer.Option(help="Networks, comma-separated.")]
+Seconds = Annotated[float, typer.Option(help="Timed seconds of each variant at each batch.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
+]
+
+
+def chosen(networks: str, known: Collection[str]) -> list[str]:
+    """Names from text such as `lenet5,net`; ends the command with exit code 2 where one is not known."""
+    names = [name.strip() for name in networks.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            fail(f"no network is called {name!r}: choose from {', '.join(known)}", 2)
+    return names
+
+
+def schedule_of(rounds: int, seconds: float) -> Schedule:
+    """A schedule; ends the command with exit code 2 where it would measure nothing."""
+    try:
+        return Schedule(rounds=rounds, seconds=seconds)
+    except NncompileError as error:
+        fail(str(error), 2)
+
+
+def refuse_unwritable(output: Path | None) -> None:
+    """End the command with exit code 2 where the page could not be written: before anything is measured."""
+    if output is None:
+        return
+    existed = output.exists()
+    try:
+        output.open("a").close()
+        if not existed:
+            output.unlink()
+    except OSError as error:
+        fail(_unwritten(output, error), 2)
+
+
+def write(page: str, output: Path | None) -> None:
+    """Write a page to its file, or print it."""
+    if output is None:
+        typer.echo(page, nl=False)
+        return
+    try:
+        output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        fail(_unwritten(output, error), 1)
+
+
+def _unwritten(output: Path, error: OSError) -> str:
+    return f"cannot write {output}: {error.strerror or error}; choose another --output"
+
+
+def say(line: str) -> None:
+    """Tell on stderr how far the command is."""
+    typer.echo(line, err=True)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the command: 1 where it failed, 2 where it was called wrongly."""
+    say(f"error: {message}")
+    raise typer.Exit(code)
+
+
+def environment() -> str:
+    """The machine and the versions, in a sentence."""
+    machine = this_machine()
+    flags = ", ".join(machine.vector_flags) or "no vector extensions"
+    versions = {"python": platform.python_version()}
+    versions |= {
+        package: metadata.version(package) for package in ("nncompile", "torch", "onnxscript", "numpy")
+    }
+    listed = ", ".join(
+        f"{package} {version}" for package, version in (versions | installed_onnxruntime()).items()
+    )
+    return f"Machine: {machine.cpu} ({flags}), {machine.processors} processors. Versions: {listed}."
+
+
+def method(schedule: Schedule) -> str:
+    """How variants of nncompile were timed beside plain ONNX Runtime."""
+    rtol, atol = TOLERANCES["float32"]
+    return (
+        f"Method: {schedule.rounds} rounds in one process. Each gives plain ONNX Runtime (default options) "
+        f"and every variant of nncompile (`predict`), in rotating order, a pause of {schedule.pause:g} s, "
+        f"{schedule.warmup:g} s of calls that are not counted, and {schedule.seconds / schedule.rounds:g} s "
+        f"(at least {schedule.minimum_calls} calls) that are. A ratio is that of the median times in the "
+        f"same round, the median over the rounds; in brackets its bootstrap 95 % interval. A variant is "
+        f"timed only if it answers like plain ONNX Runtime (rtol {rtol:g}, atol {atol:g})."
+    )

@@ -1,0 +1,44 @@
+"""Inputs to tune on: seeded, of the signature's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nncompile_runtime.errors import InputError
+from nncompile_runtime.inputs import Array
+from nncompile_runtime.manifest import Signature
+
+
+def standard_feed(
+    signature: Signature, batch: int, sizes: Mapping[str, int] | None = None, seed: int = 0
+) -> list[Array]:
+    """One array for each graph input: standard normal for floats, zeros for everything else.
+
+    Zero is the one integer that is in range whatever it means: an index into a table, say.
+
+    Args:
+        signature: The model's.
+        batch: Size of the free batch.
+        sizes: Sizes of other free dimensions by symbol.
+        seed: Of the values.
+
+    Raises:
+        InputError: A free dimension has no size.
+    """
+    known = {**(sizes or {}), **({signature.batch: batch} if signature.batch else {})}
+    generator = np.random.default_rng(seed)
+    arrays = []
+    for spec in signature.inputs:
+        free = [size for size in spec.shape if isinstance(size, str) and size not in known]
+        if free:
+            raise InputError(
+                f"Input {spec.name!r} is {spec}, and {free[0]!r} may have any size.",
+                remedy=f"Say which size to tune for: sizes={{{free[0]!r}: ...}}.",
+            )
+        shape = [known[size] if isinstance(size, str) else size for size in spec.shape]
+        is_float = spec.array_dtype.kind == "f"
+        values = generator.standard_normal(shape) if is_float else np.zeros(shape)
+        arrays.append(values.astype(spec.array_dtype))
+    return arrays

@@ -1,0 +1,143 @@
+"""The plans of one loaded model by batch, and their sessions: opened when needed, shared where equal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from nncompile_runtime import batching, devices
+from nncompile_runtime.container import ModelFile
+from nncompile_runtime.errors import DeviceError
+from nncompile_runtime.inputs import Array
+from nncompile_runtime.machine import this_machine
+from nncompile_runtime.manifest import Signature
+from nncompile_runtime.plan import Plan, Plans, choose
+from nncompile_runtime.session import Runner, Session
+
+_log = logging.getLogger("nncompile")
+
+
+class Sessions:
+    """The open sessions of one model: one for all plans that differ only in how batches are cut."""
+
+    def __init__(self, model: ModelFile, ready: Sequence[Session] = ()) -> None:
+        """Keep sessions of `model`, beginning with those that are open."""
+        self._model = model
+        self._lock = threading.Lock()
+        self._open = {session.plan.session: session for session in ready}
+
+    def get(self, plan: Plan) -> Session:
+        """The session that runs `plan`; opens it where there is none.
+
+        Raises:
+            ModelLoadError: ONNX Runtime refuses the graph.
+            DeviceError: The plan's provider cannot be had.
+        """
+        with self._lock:
+            if plan.session not in self._open:
+                self._open[plan.session] = Session(self._model, plan.session)
+            return self._open[plan.session]
+
+    def keep(self, plans: Sequence[Plan]) -> None:
+        """Let go of the sessions that none of `plans` runs in."""
+        wanted = {plan.session for plan in plans}
+        with self._lock:
+            self._open = {plan: session for plan, session in self._open.items() if plan in wanted}
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+
+class Regimes:
+    """Which plan serves which batch.
+
+    Attributes:
+        plans: By the smallest batch that each serves; the first key is 1.
+        sessions: The sessions they run in.
+    """
+
+    def __init__(
+        self, plans: Plans, sessions: Sessions, signature: Signature, *, rows_independent: bool
+    ) -> None:
+        """Serve batches as `plans` say; they are cut only where `rows_independent`."""
+        self.plans: Mapping[int, Plan] = dict(sorted(plans.items()))
+        self.sessions = sessions
+        self._starts, self._chosen = list(self.plans), list(self.plans.values())
+        self._signature, self._rows_independent = signature, rows_independent
+        self._opened: list[Session | None] = [None] * len(self._chosen)
+
+    @property
+    def first(self) -> Plan:
+        """The plan of the smallest batches."""
+        return self._chosen[0]
+
+    def plan(self, batch: int) -> Plan:
+        """The plan that serves a batch; an empty one counts as 1."""
+        return self._chosen[self._number(batch)]
+
+    def runner(self, batch: int) -> Runner:
+        """A function from a checked feed of `batch` rows to the graph's outputs."""
+        number = self._number(batch)
+        plan, session = self._chosen[number], self._session(number)
+        cut = plan.micro_batch if self._rows_independent else None
+        if batch > 0 and (cut is None or (batch <= cut and plan.workers == 1)):
+            return session.run
+        return partial(_run_cut, session, self._signature, cut, plan.workers)
+
+    def _number(self, batch: int) -> int:
+        return max(0, bisect_right(self._starts, batch) - 1)
+
+    def _session(self, number: int) -> Session:
+        """Of the regime of that number; looked up once, because a plan is slow to compare."""
+        session = self._opened[number]
+        if session is None:
+            session = self._opened[number] = self.sessions.get(self._chosen[number])
+        return session
+
+
+def _run_cut(
+    session: Session, signature: Signature, piece: int | None, at_once: int, feed: dict[str, Array]
+) -> list[Array]:
+    return batching.run(session, signature, feed, piece, at_once)
+
+
+def opened(
+    model: ModelFile, device: str, plan: Plan | Mapping[str, Any] | None, ready: Session | None
+) -> tuple[Plans, Session]:
+    """The plans to run by and the first one's session, on the first device that can be had.
+
+    Args:
+        model: The graph.
+        device: `cpu`, `cuda`, `cuda:1` or `auto`.
+        plan: The user's; None takes those stored for this machine, or the default.
+        ready: A session on the same graph, which serves where its plan is the one to run.
+
+    Raises:
+        DeviceError: The device cannot be had, or contradicts the plan.
+        PlanError: The user's plan is invalid.
+        ModelLoadError: ONNX Runtime refuses the graph.
+    """
+    stored = model.manifest.plans if model.manifest else {}
+    exact = model.manifest is not None and model.manifest.exact
+    tried = devices.candidates(device)
+    for candidate in tried:
+        plans = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=exact)
+        first = plans[1]
+        if device != "auto" and first.device != str(candidate):
+            raise DeviceError(
+                f"device={device!r} contradicts the plan's {first.device}.", remedy="Give one of the two."
+            )
+        if ready is not None and ready.plan.session == first.session:
+            return plans, ready
+        try:
+            return plans, Session(model, first.session)
+        except DeviceError as error:
+            if plan is not None or candidate is tried[-1]:
+                raise
+            _log.warning("device='auto': running on the CPU, because %s", error)
+    raise AssertionError("candidates() names at least one device")

@@ -1,0 +1,25 @@
+"""What the tests of several rewrites share: dtypes, the statistics of a batch norm, and what a refusal is."""
+
+FLOATS = ("float16", "float32", "float64")
+# numpy's name of a dtype -> that of ONNX's text format
+KINDS = {"float16": "float16", "float32": "float", "float64": "double", "bfloat16": "bfloat16"}
+NOT_CONSTANT = "a weight is not constant"
+NORM_NOT_CONSTANT = "a weight of the batch norm is not constant"
+SHARED = "an inner value of the pattern is used elsewhere or is a graph output"
+
+
+def statistics(random, channels, dtype="float32"):
+    """Live running statistics: nothing is the identity."""
+    values = {
+        "scale": random.uniform(0.5, 2, channels),
+        "shift": random.standard_normal(channels),
+        "mean": random.standard_normal(channels),
+        "var": random.uniform(0.2, 3, channels),
+    }
+    return {name: array.astype(dtype) for name, array in values.items()}
+
+
+def unchanged(applied, *reasons):
+    """Nothing was changed, for these reasons; `apply` has compared the graphs."""
+    assert applied.outcome.changes == 0
+    assert applied.reasons == list(reasons)
