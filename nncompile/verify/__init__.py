@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
+from nncompile.verify.fast_path import switched_off, two_answers
 from nncompile.verify.suite import Failure, Suite
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import VerificationError
@@ -28,7 +29,7 @@ def verify(captured: CapturedModel, optimize: Optimize, *, exact: bool = False) 
         exact: Whether the native kernels are to do without Winograd's algorithm.
 
     Raises:
-        VerificationError: The graph is wrong with no pass at all.
+        VerificationError: The graph is wrong with no pass at all, or eager PyTorch has two answers.
     """
     suite = Suite(captured.module, captured.signature, captured.example, exact=exact)
     dropped: tuple[str, ...] = ()
@@ -44,6 +45,8 @@ def verify(captured: CapturedModel, optimize: Optimize, *, exact: bool = False) 
                 f"ONNX Runtime's CPU cannot run the module in its dtype. {outcome.what}.",
                 remedy="Compile module.float(), with example inputs of float32.",
             )
+        if guilty is None and _right_without_fast_path(captured, model, outcome, exact=exact):
+            raise two_answers(outcome.what)
         if guilty is None:
             raise VerificationError(
                 f"The graph is wrong with no pass at all. {outcome.what}.",
@@ -82,6 +85,16 @@ def verify_file(model: ModelFile, module: torch.nn.Module, example: tuple[torch.
 def skip(model: OptimizedModel) -> VerifiedModel:
     """Mark a graph as expressly not verified."""
     return VerifiedModel(model, Verification(status="skipped"))
+
+
+def _right_without_fast_path(
+    captured: CapturedModel, model: OptimizedModel, failure: Failure, *, exact: bool
+) -> bool:
+    with switched_off() as was_on:
+        if not was_on:
+            return False
+        suite = Suite(captured.module, captured.signature, captured.example, exact=exact)
+        return not isinstance(suite.compare(model.model, only=failure.case), Failure)
 
 
 def _bisect(

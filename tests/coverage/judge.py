@@ -2,24 +2,29 @@
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 import nncompile
+from nncompile.verify.fast_path import switched_off
 
 RTOL, ATOL = 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a case: `dynamic` or `static` where it is right, else `error`, with the message."""
+    """What came of a case: `dynamic` or `static` where it is right, else `error`, with the message.
+
+    Where PyTorch has two answers, compiling must refuse, and be right with the fast path off: `slow_path`.
+    """
 
     outcome: str
     message: str = ""
     seconds: float = 0.0
+    slow_path: bool = False
 
 
 def judge(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Verdict:
@@ -38,6 +43,9 @@ def judge(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             message = message or f"{type(error).__name__}: {error}"
             if not dynamic:
                 message = f"{type(error).__name__}: {error}"
+    if "PyTorch has two answers" in message:
+        with switched_off():
+            return replace(judge(module, args, kwargs), slow_path=True)
     return Verdict("error", message, time.perf_counter() - started)
 
 

@@ -84,6 +84,14 @@ def _table(verdicts, every) -> str:
         lines.append(
             f"| {kind} | {len(group)} | {len(group) - len(bad)} | {dynamic} | {seconds:.1f} | {reason} |"
         )
+    slow = [kind for kind, group in verdicts.items() for v in group if v.slow_path]
+    if slow:
+        lines += [
+            "",
+            f"{len(slow)} of these cases ({', '.join(sorted(set(slow)))}): PyTorch's fast path for attention",
+            "answers 0 at padded positions, which something then reads; the layers as they are written do",
+            "not. Compiling refuses and says so; with the fast path off it is right.",
+        ]
     return "\n".join(lines) + "\n\n" + without_a_meaning()
 
 
