@@ -11,8 +11,11 @@ import typer
 from nncompile.cli import _pages, console
 from nncompile.cli.source import Arguments, Weights, load_source
 from nncompile.cli.usage import UsageError, whole_numbers, wrong_usage
+from nncompile_runtime.errors import NncompileError
 
 if TYPE_CHECKING:
+    import torch
+
     from nncompile.bench.results import BenchReport
     from nncompile.bench.scenarios import Scenario
 
@@ -80,6 +83,8 @@ def bench(
     if html is not None:
         _pages.check(html)
     source = load_source(module, arg, weights).eval() if module else None
+    if source is not None:
+        _compare_answers(file, source, weights)
     graphs = _pages.drawings(file, source, batches[0]) if html is not None else {}
     report = _run(file, batches, engines, module=source, schedule=schedule, scenario=asked, cold=cold)
 
@@ -99,6 +104,31 @@ def bench(
         sys.stdout.write(to_csv(report))
     else:
         console.out.print(as_table(report), *section_tables(report), sep="\n\n")
+
+
+def _compare_answers(file: Path, module: torch.nn.Module, weights: Path | None) -> None:
+    """Before minutes are spent: constructors make other weights each time."""
+    from tempfile import TemporaryDirectory
+
+    from nncompile.bench.correctness import rejected
+    from nncompile.bench.engines import Subject, open_engine
+    from nncompile.bench.inputs import fixed_batch, make_feed
+    from nncompile_runtime import load
+    from nncompile_runtime.machine import this_machine
+
+    signature = load(file, device="cpu").signature
+    batch = fixed_batch(signature) or 2
+    feed = make_feed(signature, batch)
+    with TemporaryDirectory() as folder:
+        subject = Subject(str(file), signature, module, this_machine().processors, feed, Path(folder))
+        with open_engine("eager", subject) as eager, open_engine("nncompile", subject) as ours:
+            found = rejected({"eager": eager, "nncompile": ours}, "eager", feed, batch)
+    for engine in found:
+        given = "Check that they are those it was exported with." if weights else "Add --weights."
+        raise NncompileError(
+            f"{file.name} does not answer as the module does: {engine.engine} {engine.reason}.",
+            remedy=f"Its weights are not those of the module. {given}",
+        )
 
 
 def _scenario(name: str | None, rate: float | None, bound: float | None) -> Scenario | None:

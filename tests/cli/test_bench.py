@@ -23,6 +23,13 @@ def test_bench_without_a_module_says_what_eager_needs(run, exported):
     assert "eager was not measured" in result.out
 
 
+def test_bench_of_other_weights_ends_before_it_measures(run, exported):
+    result = run("bench", exported.model, "--module", "nets.py:Small", "--seconds", "1000")
+    assert result.code == 1
+    assert "does not answer as the module does" in result.err
+    assert "fix: Its weights are not those of the module. Add --weights." in result.err
+
+
 def test_bench_prints_csv(run, exported):
     result = run("bench", exported.model, "--seconds", "0.02", "--rounds", "1", "-b", "1,3", "--csv")
     assert result.code == 0
