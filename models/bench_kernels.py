@@ -40,9 +40,10 @@ from nncompile.bench.engines import Engine
 from nncompile.bench.engines.onnxruntime import Plain
 from nncompile.bench.inputs import make_feed
 from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds
-from nncompile.bench.statistics import Estimate, latency, paired_ratio
+from nncompile.bench.statistics import latency, paired_ratio
 from nncompile.bench.timing import Schedule, measure
 from nncompile.costs import graph_cost
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.kernels import installed_library
 
 # How each variant differs from the default plan.

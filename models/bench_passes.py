@@ -41,13 +41,14 @@ from nncompile.bench.engines.exporting import export
 from nncompile.bench.engines.onnxruntime import Plain
 from nncompile.bench.inputs import make_feed
 from nncompile.bench.report import NOTHING, estimate, markdown_table
-from nncompile.bench.statistics import Estimate, paired_ratio
+from nncompile.bench.statistics import paired_ratio
 from nncompile.bench.timing import Schedule, measure
 from nncompile.calling import Calling
 from nncompile.capture import capture
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 from nncompile_runtime import container
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.plan import default_plan

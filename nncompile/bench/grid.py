@@ -9,7 +9,7 @@ import numpy as np
 from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds, not_measured, percent
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.sections import cold_section
-from nncompile.bench.statistics import Estimate, median_estimate
+from nncompile_runtime.bootstrap import Estimate, median_estimate
 
 Reports = Mapping[str, BenchReport]
 

@@ -5,48 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.feeds import standard_feed
 from nncompile_runtime.manifest import Signature
 
 Array = npt.NDArray[Any]
 
 
 def make_feed(
-    signature: Signature, batch: int | None, sizes: Mapping[str, int] | None = None, seed: int = 0
+    signature: Signature, batch: int, sizes: Mapping[str, int] | None = None, seed: int = 0
 ) -> dict[str, Array]:
-    """Arrays by graph input name: standard normal values for floats, zeros for everything else.
-
-    Zero is the one integer that is in range whatever the integer means (an index into a table, say).
-
-    Args:
-        signature: The model's.
-        batch: Size of the dynamic batch; None leaves it to `sizes`.
-        sizes: Sizes of other free dimensions by symbol.
-        seed: Seed of the values.
+    """`standard_feed` by graph input name.
 
     Raises:
-        NncompileError: A free dimension has no size.
+        InputError: A free dimension has no size.
     """
-    known = dict(sizes or {})
-    if batch is not None and signature.batch is not None:
-        known[signature.batch] = batch
-    generator = np.random.default_rng(seed)
-    feed = {}
-    for spec in signature.inputs:
-        free = [size for size in spec.shape if isinstance(size, str) and size not in known]
-        if free:
-            raise NncompileError(
-                f"Input {spec.name!r} is {spec}, and {free[0]!r} may have any size.",
-                remedy=f"Say which size to measure: sizes={{{free[0]!r}: ...}}.",
-            )
-        shape = tuple(known[size] if isinstance(size, str) else size for size in spec.shape)
-        dtype = spec.array_dtype
-        values = generator.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
-        feed[spec.name] = values.astype(dtype)
-    return feed
+    names = (spec.name for spec in signature.inputs)
+    return dict(zip(names, standard_feed(signature, batch, sizes, seed), strict=True))
 
 
 def fixed_batch(signature: Signature) -> int | None:

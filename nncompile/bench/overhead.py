@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nncompile.bench.engines import Feed
-from nncompile.bench.statistics import Estimate, median_estimate
 from nncompile.bench.timing import Clock, garbage_left_alone
 from nncompile.calling import Calling
+from nncompile_runtime.bootstrap import Estimate, median_estimate
 from nncompile_runtime.predictor import Predictor
 
 _MOST_PAIRS = 3000

@@ -8,8 +8,9 @@ from nncompile.bench.correctness import Rejected
 from nncompile.bench.overhead import Overhead
 from nncompile.bench.roofline import Roofline
 from nncompile.bench.scenarios import ScenarioReport
-from nncompile.bench.statistics import Estimate, Latency
+from nncompile.bench.statistics import Latency
 from nncompile.bench.timing import Schedule
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.machine import Machine
 
 

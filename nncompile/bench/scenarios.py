@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nncompile.bench.statistics import Estimate, Latency, latency, paired_ratio, samples_per_second
+from nncompile.bench.statistics import Latency, latency, paired_ratio, samples_per_second
 from nncompile.bench.timing import Clock, Latencies, Schedule, Sleep, interleave
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.errors import NncompileError
 
 Name = Literal["single-stream", "offline", "server"]

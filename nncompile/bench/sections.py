@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nncompile.bench.results import BenchReport, Cold
 from nncompile.bench.scenarios import ScenarioReport, ScenarioRow
-from nncompile.bench.statistics import Estimate
+from nncompile_runtime.bootstrap import Estimate
 
 NOTHING = "-"
 

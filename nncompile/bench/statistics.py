@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-RESAMPLES = 1000
-CONFIDENCE = 0.95
-_SEED = 20240501
+from nncompile_runtime.bootstrap import Estimate, median_estimate
 
 Numbers = npt.NDArray[np.float64] | npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A median with its bootstrap 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -55,12 +43,3 @@ def paired_ratio(yardstick: Sequence[Numbers], engine: Sequence[Numbers], quanti
     pairs = zip(yardstick, engine, strict=True)
     ratios = [float(np.quantile(a, quantile) / np.quantile(b, quantile)) for a, b in pairs]
     return median_estimate(np.array(ratios))
-
-
-def median_estimate(values: npt.NDArray[Any], resamples: int = RESAMPLES, seed: int = _SEED) -> Estimate:
-    """The median and its percentile-bootstrap interval (Efron 1979); one seed gives one answer."""
-    generator = np.random.default_rng(seed)
-    draws = values[generator.integers(0, len(values), (resamples, len(values)))]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(draws, axis=1), (tail, 1 - tail))
-    return Estimate(float(np.median(values)), float(low), float(high))

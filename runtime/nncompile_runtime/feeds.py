@@ -1,4 +1,4 @@
-"""Inputs to tune on: seeded, of the signature's shapes."""
+"""Inputs to measure on: seeded, of the signature's shapes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def standard_feed(
         if free:
             raise InputError(
                 f"Input {spec.name!r} is {spec}, and {free[0]!r} may have any size.",
-                remedy=f"Say which size to tune for: sizes={{{free[0]!r}: ...}}.",
+                remedy=f"Say which size to measure: sizes={{{free[0]!r}: ...}}.",
             )
         shape = [known[size] if isinstance(size, str) else size for size in spec.shape]
         is_float = spec.array_dtype.kind == "f"

@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from nncompile_runtime.bootstrap import Estimate, median_estimate
+
 Name = TypeVar("Name")
 
-CONFIDENCE = 0.95
-_RESAMPLES, _SEED = 2000, 20240501
 _EARLY_ROUNDS, _FEWEST_LAST_ROUNDS, _MOST_LAST_ROUNDS = 3, 7, 15
 _FINALISTS = 2  # that reach the last rung beside those that are always kept
 _PAUSE = 0.05  # seconds for which an idle worker of ONNX Runtime spins on (nncompile/bench/timing.py)
@@ -41,15 +41,6 @@ class Entrant:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times as fast as another: the median over paired rounds, and its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Race(Generic[Name]):
     """What was measured.
 
@@ -65,11 +56,11 @@ class Race(Generic[Name]):
     calls: Mapping[Name, tuple[float, ...]]
     finalists: tuple[Name, ...]
 
-    def ratio(self, base: Name, other: Name) -> Ratio:
+    def ratio(self, base: Name, other: Name) -> Estimate:
         """How many times as fast as `base` `other` is; both ran in the same rung."""
         return paired_ratio(self.rounds[base], self.rounds[other])
 
-    def to_yardstick(self, name: Name) -> Ratio:
+    def to_yardstick(self, name: Name) -> Estimate:
         """How many times as fast as the yardstick it was, in the last rung it ran in."""
         return paired_ratio(self.yardstick[name], self.rounds[name])
 
@@ -140,14 +131,9 @@ def paired_median(base: Sequence[float], other: Sequence[float]) -> float:
     return float(np.median(np.divide(base, other)))
 
 
-def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
-    """`paired_median` with its percentile-bootstrap interval (Efron 1979); seeded, so one answer."""
-    ratios = np.divide(base, other)
-    generator = np.random.default_rng(_SEED)
-    draws = ratios[generator.integers(0, len(ratios), (_RESAMPLES, len(ratios)))]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(draws, axis=1), (tail, 1 - tail))
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Estimate:
+    """How many times as fast `other` is: the median over rounds that ran one after the other."""
+    return median_estimate(np.divide(base, other))
 
 
 def _rung(

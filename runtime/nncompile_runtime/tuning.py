@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from nncompile_runtime.answers import difference
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.candidates import variations, ways
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import InputError, NncompileError
 from nncompile_runtime.feeds import standard_feed
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.plan import MAX_BATCH, Plan, Plans
-from nncompile_runtime.race import Entrant, Race, Ratio, race
+from nncompile_runtime.race import Entrant, Race, race
 from nncompile_runtime.regimes import Sessions
 from nncompile_runtime.session import Session
 from nncompile_runtime.structure import unflattener
@@ -51,7 +52,7 @@ class Tried:
     """
 
     plan: Plan
-    ratio: Ratio | None
+    ratio: Estimate | None
     p50: float
     p99: float
     outcome: str

@@ -9,8 +9,9 @@ from nncompile.bench.drawing import draw
 from nncompile.bench.overhead import Overhead
 from nncompile.bench.results import Absent, BenchReport, EngineInfo, Method, Row
 from nncompile.bench.roofline import Limit, Roofline
-from nncompile.bench.statistics import Estimate, Latency
+from nncompile.bench.statistics import Latency
 from nncompile.bench.timing import Schedule
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.machine import Machine
 
 HOSTILE = """<script>document.title = 'taken'</script>"'><img src=x onerror=alert(1)>${1+1}{{ 7 * 7 }}"""

@@ -12,8 +12,9 @@ from nncompile.bench.overhead import Overhead
 from nncompile.bench.report import as_csv, as_json, as_markdown, as_table, microseconds, section_tables
 from nncompile.bench.results import Absent, BenchReport, Cold, EngineInfo, Method, Row
 from nncompile.bench.scenarios import Scenario, ScenarioReport, ScenarioRow
-from nncompile.bench.statistics import Estimate, Latency
+from nncompile.bench.statistics import Latency
 from nncompile.bench.timing import Schedule
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.machine import Machine
 
 

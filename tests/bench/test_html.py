@@ -10,7 +10,7 @@ from pages import BATCHES, ENGINES, HOSTILE, drawing, report
 from nncompile.bench.html import page
 from nncompile.bench.results import Absent, Cold
 from nncompile.bench.scenarios import Scenario, ScenarioReport, ScenarioRow
-from nncompile.bench.statistics import Estimate
+from nncompile_runtime.bootstrap import Estimate
 
 GRAPHS = {"PyTorch's export": drawing(200), "Compiled": drawing(20)}
 

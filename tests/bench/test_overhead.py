@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from nncompile.bench.overhead import measure_overhead
-from nncompile.bench.statistics import Estimate
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.manifest import Argument, Signature, TensorSpec
 from nncompile_runtime.structure import TensorLeaf
 

@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from nncompile.bench.statistics import (
-    Estimate,
-    latency,
-    median_estimate,
-    paired_ratio,
-    samples_per_second,
-)
+from nncompile.bench.statistics import latency, paired_ratio, samples_per_second
+from nncompile_runtime.bootstrap import Estimate, median_estimate
 
 
 def nanoseconds(*microseconds: float) -> np.ndarray:

@@ -13,8 +13,8 @@ from models.bench_passes import YARDSTICK, captured_and_exported
 from models.kernel_memory import STATM, Memory
 from models.winograd_error import Error
 from models.zoo import Entry
-from nncompile.bench.statistics import Estimate
 from nncompile.bench.timing import Schedule
+from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.kernels import Library, installed_library
 
 pytest.importorskip("nncompile_kernels", reason="nncompile-kernels is not installed")

@@ -12,10 +12,10 @@ from models import bench_passes
 from models.bench_passes import ALL, Ablation, ablate, page, sample_shape, table
 from models.zoo import ZOO, Entry
 from nncompile import passes
-from nncompile.bench.statistics import Estimate
 from nncompile.bench.timing import Schedule
 from nncompile.options import CompileOptions
 from nncompile.passes.contract import Outcome, Pass
+from nncompile_runtime.bootstrap import Estimate
 
 INSTANT = Schedule(rounds=2, seconds=0.004, warmup=0.001, pause=0.0)
 
