@@ -1,13 +1,16 @@
 """Whole networks that nobody here wrote: timm's and torchvision's, with random weights, at small sizes."""
 
 import copy
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 import nncompile
 from models._timm import import_timm
+from nncompile.verify.compare import EAGER_MULTIPLE
 
 # name -> height and width of the input; chosen so that each family of layers occurs.
 TIMM = {
@@ -79,30 +82,39 @@ def networks() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
 
 def largest_errors(
     net: nn.Module, model: nncompile.CompiledModel, image: torch.Tensor
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     """Compare with eager PyTorch in float64 on new images, at batches 1 and 3.
 
     Returns:
-        The largest difference of the compiled network, and that of eager PyTorch in float32, both relative
-        to the largest value.
+        The largest difference of the compiled network, of it without Winograd's algorithm, and of eager
+        PyTorch in float32, all relative to the largest value.
 
     Raises:
-        AssertionError: The compiled network is off by more than 1e-4 and by more than twice what eager is,
-            or the answer is the same for each image and so says nothing.
+        AssertionError: The compiled network is off by more than 1e-4 and by more than what verification
+            allows, `EAGER_MULTIPLE` times what eager is; without Winograd's algorithm by more than 1e-4 and
+            more than twice that; or the answer is the same for each image and so says nothing.
     """
-    exact = copy.deepcopy(net).double()
+    double = copy.deepcopy(net).double()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model.onnx")
+        exact = nncompile.load(Path(folder) / "model.onnx", device="cpu", plan={"exact": True})
     errors = []
     for batch in (1, 3):
         x = torch.randn(batch, *image.shape[1:], generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
-            want, eager = exact(x.double()), net(x)
+            want, eager = double(x.double()), net(x)
         scale = want.abs().max()
-        ours, own = (float((y - want).abs().max() / scale) for y in (model(x), eager))
-        assert ours <= max(1e-4, 2 * own), f"off by {ours:.2g} at batch {batch}, eager by {own:.2g}"
+        found = [float((y - want).abs().max() / scale) for y in (model(x), exact(x), eager)]
+        own = found[-1]
+        for error, multiple in zip(found, (EAGER_MULTIPLE, 2), strict=False):
+            assert error <= max(1e-4, multiple * own), (
+                f"off by {error:.2g} at batch {batch}, eager by {own:.2g}"
+            )
         spread = float((want.amax(0) - want.amin(0)).max() / scale)
         assert batch == 1 or spread > 0.01, "each image has the same answer"
-        errors.append((ours, own))
-    return max(ours for ours, _ in errors), max(own for _, own in errors)
+        errors.append(found)
+    ours, without, own = map(max, zip(*errors, strict=True))
+    return ours, without, own
 
 
 def _timm(name: str, size: int) -> Callable[[], tuple[nn.Module, torch.Tensor]]:
