@@ -52,7 +52,9 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         dynamic_batch: Whether dimension 0 of every input and output takes any size.
         target: `portable` keeps to standard ONNX operators (a fused region is a function of them);
             `cpu` and `cuda` may use ONNX Runtime's.
-        precision: `float32` computes as the module does.
+        precision: `float32` computes as the module does, `float16` and `bfloat16` as a copy of it cast to
+            them, called with the same dtypes as the module; `tf32` allows an NVIDIA GPU to round products
+            of float32 to 10 bits. See docs/precision.md.
         exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds
             more; kept in the artifact. Without those kernels it changes nothing.
         passes: Names of the passes to run; None runs them all.
@@ -65,7 +67,8 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         progress: Whether to show the phases on stderr, where that is a terminal.
 
     Raises:
-        CaptureError: The module cannot be captured, or does not take the example inputs.
+        CaptureError: The module cannot be captured, does not take the example inputs, or overflows in the
+            precision.
         PassError: A name in `passes` or `disabled_passes` is not a pass, or the model is too large.
         VerificationError: The graph is wrong with no pass at all.
         NncompileError: An option has a value that is not offered, or ONNX Runtime is missing.
@@ -108,7 +111,13 @@ def compile_with(
         verified = _optimize_and_verify(captured, options, phases)
         phases.start("load")
         data = artifact.build(verified, options)
-        report = CompileReport(verified.optimized.passes, verified.verification, phases.seconds, len(data))
+        report = CompileReport(
+            verified.optimized.passes,
+            verified.verification,
+            phases.seconds,
+            len(data),
+            options.precision,
+        )
         return CompiledModel(data, captured.name, report, verified.session)
 
 
@@ -142,7 +151,10 @@ def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phase
     if options.verify:
         phases.start("verify")
         verified = verify.verify(
-            captured, lambda skip: optimize(skip) if skip else first, exact=options.exact
+            captured,
+            lambda skip: optimize(skip) if skip else first,
+            precision=options.precision,
+            exact=options.exact,
         )
     else:
         verified = verify.skip(first)

@@ -9,7 +9,7 @@ from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.manifest import ImagePreprocessing
 
 Target = Literal["portable", "cpu", "cuda"]
-Precision = Literal["float32"]
+Precision = Literal["float32", "float16", "bfloat16", "tf32"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class CompileOptions:
         dynamic_batch: Whether dimension 0 of inputs and outputs takes any size.
         target: Which operators the graph may hold: `portable` keeps to the ONNX standard (a fused
             region is a function of its operators).
-        precision: The precision of the compiled model.
+        precision: How the compiled model computes: `float32` as the module does, `float16` and `bfloat16`
+            as a copy of it cast to them, `tf32` with products rounded to 10 bits on an NVIDIA GPU.
         exact: Whether the native kernels are to do without Winograd's algorithm.
         passes: Names of the passes to run, in any order; None runs them all.
         disabled_passes: Names of passes to leave out.
@@ -62,3 +63,9 @@ class CompileOptions:
                 raise NncompileError(
                     f"{name}={value!r} is not offered.", remedy=f"Choose from {', '.join(choices)}."
                 )
+        if self.target == "cpu" and self.precision in ("bfloat16", "tf32"):
+            raise NncompileError(
+                f"precision={self.precision!r} is not for target='cpu': ONNX Runtime's CPU has no kernels "
+                "for it, so it would cost accuracy and gain nothing.",
+                remedy="Choose precision='float32' or 'float16', or target='portable' or 'cuda'.",
+            )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nncompile.options import Precision
 from nncompile.stages import PassReport
-from nncompile_runtime.manifest import Verification
+from nncompile_runtime.manifest import PassRecord, Verification
+
+# Passes whose operators other tools than ONNX Runtime do not know.
+FOREIGN_OPERATORS = {"fuse-conv-relu": "com.microsoft.FusedConv"}
+_PRECISIONS = {
+    "bfloat16": "bfloat16: inputs and weights are rounded to it, and computed with in float32",
+    "tf32": "tf32: verified in float32; an NVIDIA GPU may round factors to 10 bits",
+}
 
 
 @dataclass(frozen=True)
@@ -19,12 +28,14 @@ class CompileReport:
         verification: What was compared, and how close it came.
         seconds: Phase name -> duration in seconds.
         size: Size of the artifact in bytes.
+        precision: How the model computes.
     """
 
     passes: tuple[PassReport, ...]
     verification: Verification
     seconds: dict[str, float]
     size: int
+    precision: Precision = "float32"
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -33,6 +44,8 @@ class CompileReport:
             "verification": self.verification.model_dump(mode="json"),
             "seconds": self.seconds,
             "size": self.size,
+            "precision": self.precision,
+            "caveats": caveats(self.precision, self.passes),
         }
 
     def __str__(self) -> str:
@@ -49,8 +62,17 @@ class CompileReport:
             )
         for report in self.passes:
             lines += [f"  {report.name}: left {r.node} alone: {r.reason}" for r in report.refusals]
-        lines += verification_lines(self.verification)
+        lines += [*caveats(self.precision, self.passes), *verification_lines(self.verification)]
         return "\n".join(lines)
+
+
+def caveats(precision: Precision, passes: Iterable[PassReport | PassRecord]) -> list[str]:
+    """What precision and passes mean for where a model opens, and for how it computes."""
+    foreign = [
+        FOREIGN_OPERATORS[step.name] for step in passes if step.changes and step.name in FOREIGN_OPERATORS
+    ]
+    lines = [f"opens in ONNX Runtime only: {name} is outside the ONNX standard" for name in foreign]
+    return lines + ([_PRECISIONS[precision]] if precision in _PRECISIONS else [])
 
 
 def verification_lines(record: Verification) -> list[str]:

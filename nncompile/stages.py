@@ -26,8 +26,9 @@ class CapturedModel:
         name: The module's class name.
         graph: The exporter's graph; never changed, passes work on a clone.
         signature: How it is called.
-        module: The module on the CPU, the reference for verification.
+        module: The module on the CPU, in the precision that was asked for: the yardstick of verification.
         example: The example inputs, flat, as captured (batch of at least 2 where it is dynamic).
+        reference: The module that is right in float64: `module`, or what it was cast from.
     """
 
     name: str
@@ -35,6 +36,7 @@ class CapturedModel:
     signature: Signature
     module: torch.nn.Module
     example: tuple[torch.Tensor, ...]
+    reference: torch.nn.Module
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from nncompile.capture.example import Example, prepare
 from nncompile.capture.exporter import to_onnx
 from nncompile.capture.keywords import collected_keywords_named
 from nncompile.capture.lowerings import lowered
+from nncompile.capture.precision import narrowed
 from nncompile.capture.signature import BATCH, name_and_describe, take_out_constants
 from nncompile.capture.substitutions import substituted
 from nncompile.capture.traceable import traceable
@@ -44,7 +45,7 @@ def capture(
         module: Left as it is, except that lazy layers are materialised.
         example_inputs: A tensor, or a tuple of positional inputs.
         example_kwargs: Keyword inputs.
-        options: `dynamic_batch` is read.
+        options: `dynamic_batch` and `precision` are read.
 
     Raises:
         CaptureError: The module cannot be captured; the message names the line of its code.
@@ -53,10 +54,11 @@ def capture(
         module, example = prepare(
             module, example_inputs, example_kwargs, make_known, dynamic_batch=options.dynamic_batch
         )
-        return _captured(module, example)
+        narrow = narrowed(module, example.args, example.kwargs, options.precision)
+        return _captured(narrow, example, module)
 
 
-def _captured(module: torch.nn.Module, example: Example) -> CapturedModel:
+def _captured(module: torch.nn.Module, example: Example, reference: torch.nn.Module) -> CapturedModel:
     traced = traceable(module)
     with (
         _quiet(),
@@ -82,7 +84,7 @@ def _captured(module: torch.nn.Module, example: Example) -> CapturedModel:
     _name_nodes_after_modules(model.graph)
     model.producer_name, model.producer_version = "nncompile", None
     flat = tuple(x for x in pytree.tree_leaves((example.args, example.kwargs)) if isinstance(x, torch.Tensor))
-    return CapturedModel(type(module).__name__, model, signature, module, flat)
+    return CapturedModel(type(module).__name__, model, signature, module, flat, reference)
 
 
 def _dynamic_shapes(example: Example) -> Any:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from nncompile.costs import GraphCost
+    from nncompile.options import Precision
     from nncompile.stages import CapturedModel, PassReport
     from nncompile_runtime.container import ModelFile
     from nncompile_runtime.manifest import Signature
@@ -63,7 +64,9 @@ def captured_cost(captured: CapturedModel, batch: int) -> GraphCost:
     return graph_cost(captured.graph, batch, captured.signature.batch)
 
 
-def captured_again(module: torch.nn.Module, signature: Signature) -> CapturedModel:
+def captured_again(
+    module: torch.nn.Module, signature: Signature, precision: Precision = "float32"
+) -> CapturedModel:
     """The exporter's graph of the module that a file was made from, for inputs of the file's shapes.
 
     Raises:
@@ -82,7 +85,7 @@ def captured_again(module: torch.nn.Module, signature: Signature) -> CapturedMod
     feed = make_feed(signature, 2, others)
     calling = Calling(signature)
     args, kwargs = calling.arguments([torch.from_numpy(feed[name]) for name in calling.names])
-    options = CompileOptions(dynamic_batch=signature.batch is not None)
+    options = CompileOptions(dynamic_batch=signature.batch is not None, precision=precision)
     with evaluation_mode(module):
         return capture(module, tuple(args), kwargs, options)
 

@@ -45,8 +45,12 @@ def export(
     weights: Weights = None,
     arg: Arguments = None,
     static: Annotated[bool, typer.Option("--static", help="Keep the example's batch size.")] = False,
-    target: Annotated[str, typer.Option(help="portable, cpu or cuda.")] = "portable",
-    precision: Annotated[str, typer.Option(help="float32.")] = "float32",
+    target: Annotated[
+        str, typer.Option(help="portable, cpu or cuda; the last two may use ONNX Runtime's own operators.")
+    ] = "portable",
+    precision: Annotated[
+        str, typer.Option(help="float32, float16, bfloat16 or tf32; inputs and outputs stay as they are.")
+    ] = "float32",
     exact: Annotated[
         bool,
         typer.Option("--exact", help="Native kernels without Winograd's algorithm: slower, rounds less."),

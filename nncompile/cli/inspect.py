@@ -104,7 +104,9 @@ class _Details:
 
         after = graphs.file_cost(self._model, self._signature, self._batch)
         with exported_from(module, self._model):
-            captured = graphs.captured_again(module, self._signature)
+            about = self._model.manifest
+            precision = about.precision if about else "float32"
+            captured = graphs.captured_again(module, self._signature, precision)
         before = graphs.captured_cost(captured, self._batch)
         self.data |= {"before": tables.summary_as_dict(before), "after": tables.summary_as_dict(after)}
         self.shown.append(tables.comparison_table(before, after))
@@ -146,12 +148,14 @@ def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
         say(f"fused regions: {regions}, {speed}: {predictor.session.kernels.note}", markup=False)
     if manifest is None:
         return
-    from nncompile.report import verification_lines
+    from nncompile.report import caveats, verification_lines
 
     versions = ", ".join(f"{package} {version}" for package, version in manifest.producer.items())
     say(f"target {manifest.target}, precision {manifest.precision}; made by {versions}", markup=False)
     steps = ", ".join(f"{step.name} {step.changes}" for step in manifest.passes if step.changes) or "none"
     say(f"passes (changes): {steps}", markup=False)
+    for line in caveats(manifest.precision, manifest.passes):
+        say(line, markup=False)
     say("\n".join(verification_lines(manifest.verification)), markup=False)
     if manifest.preprocessing:
         say(f"images: {manifest.preprocessing}", markup=False)

@@ -32,12 +32,17 @@ def verify(
         raise ModelLoadError(f"{file} has no manifest.", remedy="Verify a file that nncompile export wrote.")
     source = load_source(module, arg, weights)
 
+    from nncompile.calling import Calling
+    from nncompile.capture.precision import narrowed
     from nncompile.report import verification_lines
     from nncompile.verify import verify_file
 
-    example = _example(model.manifest.signature)
+    about = model.manifest
+    example = _example(about.signature)
+    args, kwargs = Calling(about.signature).arguments(example)
     with exported_from(source, model):
-        record = verify_file(model, source.eval(), example)
+        narrow = narrowed(source.eval(), tuple(args), kwargs, about.precision)
+        record = verify_file(model, narrow, example, source)
     if as_json:
         console.print_json(record.model_dump(mode="json"))
     else:

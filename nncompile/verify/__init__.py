@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import torch
 
+from nncompile.options import Precision
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
+from nncompile.verify.compare import NARROW
 from nncompile.verify.fast_path import switched_off, two_answers
 from nncompile.verify.suite import Failure, Suite
 from nncompile_runtime.container import ModelFile
@@ -20,18 +22,28 @@ _NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
 Optimize = Callable[[frozenset[str]], OptimizedModel]
 
 
-def verify(captured: CapturedModel, optimize: Optimize, *, exact: bool = False) -> VerifiedModel:
+def verify(
+    captured: CapturedModel, optimize: Optimize, *, precision: Precision = "float32", exact: bool = False
+) -> VerifiedModel:
     """Compare the optimised graph with eager PyTorch; leave out each pass that breaks the numbers.
 
     Args:
         captured: The module and its example.
         optimize: Runs the passes without those named, always from the captured graph.
+        precision: Whose tolerances hold.
         exact: Whether the native kernels are to do without Winograd's algorithm.
 
     Raises:
         VerificationError: The graph is wrong with no pass at all, or eager PyTorch has two answers.
     """
-    suite = Suite(captured.module, captured.signature, captured.example, exact=exact)
+    suite = Suite(
+        captured.module,
+        captured.signature,
+        captured.example,
+        reference=captured.reference,
+        precision=precision,
+        exact=exact,
+    )
     dropped: tuple[str, ...] = ()
     while True:
         model = optimize(frozenset(dropped))
@@ -50,19 +62,27 @@ def verify(captured: CapturedModel, optimize: Optimize, *, exact: bool = False) 
         if guilty is None:
             raise VerificationError(
                 f"The graph is wrong with no pass at all. {outcome.what}.",
-                remedy="PyTorch's exporter translated the module wrongly; report it with the module's code.",
+                remedy="PyTorch's exporter translated the module wrongly; report it with the module's code."
+                if precision not in NARROW
+                else f"Compile with precision='float32': the module may be at the edge of {precision}.",
             )
         _log.warning("Pass %r changes the answers and is left out. %s.", guilty, outcome.what)
         dropped = (*dropped, guilty)
 
 
-def verify_file(model: ModelFile, module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Verification:
+def verify_file(
+    model: ModelFile,
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    reference: torch.nn.Module | None = None,
+) -> Verification:
     """Compare an artifact that was saved with the module it should be.
 
     Args:
         model: The artifact; it must have a manifest.
-        module: In evaluation mode, on the CPU.
+        module: In evaluation mode, on the CPU, in the file's precision.
         example: Typical inputs, flat, in the order of the graph's inputs.
+        reference: What `module` was cast from; None where it was not.
 
     Raises:
         VerificationError: They differ, or the module does not take such inputs.
@@ -72,7 +92,15 @@ def verify_file(model: ModelFile, module: torch.nn.Module, example: tuple[torch.
             f"{model.name} has no manifest: it is not known how its inputs map to forward.",
             remedy="Verify a file that nncompile export wrote.",
         )
-    suite = Suite(module, model.manifest.signature, example, exact=model.manifest.exact)
+    about = model.manifest
+    suite = Suite(
+        module,
+        about.signature,
+        example,
+        reference=reference,
+        precision=about.precision,
+        exact=about.exact,
+    )
     outcome = suite.compare(model.data)
     if isinstance(outcome, Failure):
         raise VerificationError(

@@ -10,13 +10,19 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-# dtype of the compiled output -> (rtol, atol). Sums of a few thousand products, reordered.
-TOLERANCES = {"float64": (1e-9, 1e-10), "float32": (1e-4, 1e-5), "float16": (1e-2, 1e-3)}
+# What an output was computed in -> (rtol, atol). Sums of a few thousand products, reordered.
+TOLERANCES = {
+    "float64": (1e-9, 1e-10),
+    "float32": (1e-4, 1e-5),
+    "float16": (1e-2, 1e-3),
+    "bfloat16": (8e-2, 8e-3),
+}
+NARROW = ("float16", "bfloat16")  # precisions that a module is cast to
 EAGER_MULTIPLE = 8.0
 # Eager's own error counts up to this share of the largest value; beyond, nothing could be verified.
-EAGER_CAP = {"float64": 1e-4, "float32": 1e-2, "float16": 1e-1}
+EAGER_CAP = {"float64": 1e-4, "float32": 1e-2, "float16": 1e-1, "bfloat16": 4e-1}
 # Share of the largest value that an element which cancels may lose to rounding alone.
-ROUNDING = {"float64": 4e-15, "float32": 2e-6, "float16": 5e-3}
+ROUNDING = {"float64": 4e-15, "float32": 2e-6, "float16": 5e-3, "bfloat16": 4e-2}
 # Where a graph rounds to 8 bits, a value on the border may land on the neighbouring step, on the way and
 # at the end: two steps of 7 bits, the coarser of torch.ao's ranges, as a share of the range.
 QUANTIZED_ROUNDING = 2 / 127
@@ -31,7 +37,8 @@ class Difference:
         max_abs: Largest absolute difference to the reference, over elements that are finite in it.
         max_rel: The same relative to the largest finite reference value.
         eager_max_abs: Eager PyTorch's own largest difference to the reference.
-        agreeing_rows: Rows whose largest entry is at the same index as eager's; with `rows` 0, meaningless.
+        agreeing_rows: Rows whose largest entry is at the same index as eager's, or as the reference's where
+            the module was cast to a narrower precision; with `rows` 0, meaningless.
         rows: Rows compared for that.
         note: What is wrong beyond the numbers: a shape, a dtype, a NaN in the wrong place.
     """
@@ -45,16 +52,28 @@ class Difference:
     note: str = ""
 
 
+def computed_in(dtype: np.dtype[Any], precision: str) -> str:
+    """What an output of `dtype` was computed in: a module cast to float16 hands out float32."""
+    return precision if precision in NARROW and dtype.kind == "f" else dtype.name
+
+
 def difference(
-    got: Array, eager: Array, reference: Array, *, step: float = 0.0, nearby: float = 0.0
+    got: Array,
+    eager: Array,
+    reference: Array,
+    *,
+    precision: str = "float32",
+    step: float = 0.0,
+    nearby: float = 0.0,
 ) -> Difference:
     """Compare a compiled output with eager's, and both with the reference.
 
     An element passes within `atol + rtol * |reference|`, or within 8 times eager's own largest error (at
     most 1% of the largest value in float32): an ill-conditioned network differs from its own float64
     self, and no compiler can do better. A few roundings of the largest value are allowed everywhere:
-    where a module cannot run in float64, eager is its own reference and shows no error. `step` is what
-    the roundings of a quantised graph may change, `nearby` eager's largest error on neighbouring inputs.
+    where a module cannot run in float64, eager is its own reference and shows no error. `precision` is what
+    the module was cast to, `step` what the roundings of a quantised graph may change, `nearby` eager's
+    largest error on neighbouring inputs.
     Integers and booleans must equal eager's or the reference's. NaN and infinity must be eager's; where the
     reference has a number instead, that will do as well, within `atol + rtol * |reference|`.
     """
@@ -66,7 +85,8 @@ def difference(
         wrong = int(np.count_nonzero((got != eager) & (got != reference)))
         return Difference(wrong == 0, note=f"{wrong} of {got.size} values differ" if wrong else "")
     finite = np.isfinite(eager) & np.isfinite(reference)
-    rtol, atol = TOLERANCES[got.dtype.name]
+    kind = computed_in(got.dtype, precision)
+    rtol, atol = TOLERANCES[kind]
     special, wanted = got[~finite].astype(np.float64), reference[~finite]
     with np.errstate(invalid="ignore"):
         exact_enough = np.abs(special - wanted) <= atol + rtol * np.abs(wanted)
@@ -83,10 +103,11 @@ def difference(
     own = max(largest_error(eager, reference), nearby)
     max_abs = float(error.max(initial=0.0))
     scale = float(np.abs(exact).max(initial=0.0))
-    conditioning = min(EAGER_MULTIPLE * own, EAGER_CAP[got.dtype.name] * scale)
-    rounding = max(ROUNDING[got.dtype.name] * scale, step)
+    conditioning = min(EAGER_MULTIPLE * own, EAGER_CAP[kind] * scale)
+    rounding = max(ROUNDING[kind] * scale, step)
     allowed = np.maximum(atol + rtol * np.abs(exact), max(conditioning, rounding))
-    agreeing, rows = _top1(got, eager) if finite.all() else (0, 0)
+    model = reference if precision in NARROW else eager
+    agreeing, rows = _top1(got, model) if finite.all() else (0, 0)
     return Difference(
         bool((error <= allowed).all()), max_abs, max_abs / scale if scale else 0.0, own, agreeing, rows
     )
@@ -100,16 +121,20 @@ def largest_error(eager: Array, reference: Array) -> float:
     return float(np.abs(eager[finite] - reference[finite].astype(np.float64)).max(initial=0.0))
 
 
-def telling(eager: Array, reference: Array) -> bool:
+def telling(eager: Array, reference: Array, precision: str = "float32") -> bool:
     """Whether eager is near enough to the reference for 8 times its own error to be an allowance.
 
     It is not where the inputs make the network chaotic: a right graph is as far off, in another direction.
+    Nor where a module that was cast to a narrower precision overflows in it.
     """
     if eager.dtype.kind != "f":
         return True
+    if precision in NARROW and not np.isfinite(eager[np.isfinite(reference)]).all():
+        return False
     finite = np.isfinite(eager) & np.isfinite(reference)
-    cap = EAGER_CAP[eager.dtype.name] * float(np.abs(reference[finite]).max(initial=0.0))
-    return EAGER_MULTIPLE * largest_error(eager, reference) <= max(cap, TOLERANCES[eager.dtype.name][1])
+    kind = computed_in(eager.dtype, precision)
+    cap = EAGER_CAP[kind] * float(np.abs(reference[finite]).max(initial=0.0))
+    return EAGER_MULTIPLE * largest_error(eager, reference) <= max(cap, TOLERANCES[kind][1])
 
 
 def _same(a: Array, b: Array) -> Array:
@@ -117,8 +142,8 @@ def _same(a: Array, b: Array) -> Array:
     return same
 
 
-def _top1(got: Array, eager: Array) -> tuple[int, int]:
+def _top1(got: Array, model: Array) -> tuple[int, int]:
     """Rows that agree on the index of their largest entry, and rows; (0, 0) where that means nothing."""
     if got.ndim != 2 or got.shape[1] < 2:
         return 0, 0
-    return int(np.count_nonzero(got.argmax(1) == eager.argmax(1))), len(got)
+    return int(np.count_nonzero(got.argmax(1) == model.argmax(1))), len(got)

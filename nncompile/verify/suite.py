@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
+from nncompile.options import Precision
+from nncompile.verify.answers import answered, largest_value
 from nncompile.verify.cases import BATCHES, Case, cases
 from nncompile.verify.compare import (
     EAGER_MULTIPLE,
@@ -16,10 +17,10 @@ from nncompile.verify.compare import (
     TOLERANCES,
     Array,
     Difference,
+    computed_in,
     difference,
-    telling,
 )
-from nncompile.verify.eager import Eager, as_array, in_float64, widened
+from nncompile.verify.eager import Eager, as_array, in_float64
 from nncompile.verify.neighbours import own_errors
 from nncompile_runtime import container
 from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
@@ -55,6 +56,8 @@ class Suite:
         signature: Signature,
         example: tuple[torch.Tensor, ...],
         *,
+        reference: torch.nn.Module | None = None,
+        precision: Precision = "float32",
         exact: bool = False,
     ) -> None:
         """Run eager PyTorch, in the module's own dtype and in float64.
@@ -63,21 +66,25 @@ class Suite:
             module: In evaluation mode, on the CPU.
             signature: How it is called.
             example: Typical inputs, flat.
+            reference: What `module` was cast from, whose float64 answers are right; None where it was not.
+            precision: What it was cast to.
             exact: Whether the native kernels do without Winograd's algorithm, as the model will be run.
 
         Raises:
-            VerificationError: Eager itself fails on a case, or answers differently each time.
+            VerificationError: Eager itself fails on a case, answers differently each time, or is too far
+                off on the example in the precision.
         """
         self.session: Session | None = None
         self._signature = signature
         self._plan = default_plan(this_machine(), exact=exact)
         self._eager = Eager(module, signature)
         first, *others = cases(signature, example)
-        double, answer = in_float64(module, signature, first.inputs) or (None, None)
-        answered = [_answered(self._eager, double, first, answer)]
-        answered += [_answered(self._eager, double, case) for case in others]
-        self._cases = [case for case, _ in answered]
-        self._expected = [answers for _, answers in answered]
+        self._precision = precision
+        double, answer = in_float64(reference or module, signature, first.inputs) or (None, None)
+        found = [answered(self._eager, double, first, precision, answer)]
+        found += [answered(self._eager, double, case, precision) for case in others]
+        self._cases = [case for case, _ in found]
+        self._expected = [answers for _, answers in found]
         self._double = double
         self._nearby: dict[int, list[float]] = {}
         self._refuse_randomness()
@@ -124,11 +131,11 @@ class Suite:
             except NncompileError as error:
                 return Failure(number, f"{case.name}: {error}"), got
             outputs = list(zip(got, eager, reference, steps[number], strict=True))
-            row = [difference(g, e, r, step=step) for g, e, r, step in outputs]
+            row = [difference(g, e, r, precision=self._precision, step=step) for g, e, r, step in outputs]
             if any(not result.passed and not result.note for result in row):
                 nearby = self._errors_nearby(number) or [0.0] * len(row)
                 row = [
-                    difference(g, e, r, step=step, nearby=own)
+                    difference(g, e, r, precision=self._precision, step=step, nearby=own)
                     for (g, e, r, step), own in zip(outputs, nearby, strict=True)
                 ]
             for spec, result in zip(self._signature.outputs, row, strict=True):
@@ -150,7 +157,7 @@ class Suite:
         A static scale is that of the whole range, which the case of large values fills; a dynamic one is
         that of the case.
         """
-        largest = [[_largest(output) for output in eager] for eager, _ in self._expected]
+        largest = [[largest_value(output) for output in eager] for eager, _ in self._expected]
         if "QuantizeLinear" in operators:
             whole = [max(column) for column in zip(*largest, strict=True)]
             largest = [whole] * len(largest)
@@ -193,7 +200,8 @@ class Suite:
         except (NncompileError, ValueError):  # other dimensions depend on the batch too
             return False
         return all(
-            difference(j, w, e).passed for j, w, e in zip(joined, whole, self._expected[-1][1], strict=True)
+            difference(j, w, e, precision=self._precision).passed
+            for j, w, e in zip(joined, whole, self._expected[-1][1], strict=True)
         )
 
     def _record(self, found: list[list[Difference]], cases: int, *, independent: bool) -> Verification:
@@ -210,9 +218,9 @@ class Suite:
                     top1_agreement=sum(d.agreeing_rows for d in column) / rows if rows else None,
                 )
             )
-        floats = [spec.array_dtype.name for spec in self._signature.outputs]
-        dtypes = [dtype for dtype in floats if dtype in TOLERANCES]
-        rtol, atol = TOLERANCES[dtypes[0]] if dtypes else (0.0, 0.0)
+        kinds = [computed_in(spec.array_dtype, self._precision) for spec in self._signature.outputs]
+        floats = [kind for kind in kinds if kind in TOLERANCES]
+        rtol, atol = TOLERANCES[floats[0]] if floats else (0.0, 0.0)
         return Verification(
             status="verified",
             reference="float64" if self._double else "float32",
@@ -224,50 +232,6 @@ class Suite:
             rows_independent=independent,
             outputs=tuple(outputs),
         )
-
-
-def _largest(output: Array) -> float:
-    return float(np.abs(output[np.isfinite(output)]).max(initial=0.0)) if output.dtype.kind == "f" else 0.0
-
-
-def _answered(
-    eager: Eager, double: Eager | None, case: Case, answer: list[Array] | None = None
-) -> tuple[Case, tuple[list[Array], list[Array]]]:
-    """A case with both sets of outputs: its fallback, where eager refuses or mistakes the invented values.
-
-    Args:
-        eager: The module as it is.
-        double: The module in float64; None where it cannot run in it.
-        case: The inputs.
-        answer: That of `double`, where it is known.
-
-    Raises:
-        VerificationError: Eager itself fails on the example's values.
-    """
-    fallback = None if case.fallback is None else Case(f"{case.name} of the example", case.fallback)
-    try:
-        own: list[Any] = eager(case.inputs)
-    except Exception as error:
-        if fallback:
-            return _answered(eager, double, fallback)
-        raise VerificationError(
-            f"Eager PyTorch fails on the verification input {case.name!r}: {type(error).__name__}: {error}",
-            remedy="Give an example whose values and sizes are typical, or compile with dynamic_batch=False.",
-        ) from error
-    reference = answer or _reference(double, case, own)
-    if fallback and not all(map(telling, own, reference)):
-        return _answered(eager, double, fallback)
-    return case, (own, reference)
-
-
-def _reference(double: Eager | None, case: Case, own: list[Array]) -> list[Array]:
-    """The float64 module's answers; eager's own, which allow less, where that module fails on a case."""
-    if double is None:
-        return own
-    try:
-        return double(widened(case.inputs))
-    except Exception:
-        return own
 
 
 def _describe(case: Case, output: str, result: Difference) -> str:

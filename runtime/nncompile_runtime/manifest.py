@@ -104,7 +104,8 @@ class OutputRecord(_Part):
         max_abs: Largest absolute difference to the reference.
         max_rel: Largest difference relative to the largest reference value of its test case.
         eager_max_abs: The same difference for eager PyTorch in the module's own dtype.
-        top1_agreement: Share of rows whose largest entry is eager's too; None where meaningless.
+        top1_agreement: Share of rows whose largest entry is eager's too, or the reference's where the module
+            was cast to a narrower precision; None where meaningless.
     """
 
     name: Name
@@ -177,7 +178,7 @@ class Manifest(_Part):
         model_name: The module's class name.
         signature: Inputs and outputs.
         target: What the graph may contain: standard operators only, or one provider's.
-        precision: The precision that was asked for.
+        precision: How it computes: float32 as the module does, or what was asked for instead.
         exact: Whether the native kernels are to do without Winograd's algorithm.
         passes: What each pass did.
         verification: What was verified.
@@ -191,7 +192,7 @@ class Manifest(_Part):
     model_name: Name
     signature: Signature
     target: Literal["portable", "cpu", "cuda"] = "portable"
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Literal["float32", "float16", "bfloat16", "tf32"] = "float32"
     exact: bool = False
     passes: Annotated[tuple[PassRecord, ...], Field(max_length=256)] = ()
     verification: Verification

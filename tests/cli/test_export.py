@@ -108,6 +108,11 @@ WRONG_USAGE = [
     (["nets.py:Small", *SHAPE, "--disable-pass", "x"], "There is no pass 'x'", "fold-batch-norm"),
     (["nets.py:Small", *SHAPE, "--target", "tpu"], "target='tpu' is not offered", "portable"),
     (["nets.py:Small", *SHAPE, "--precision", "int4"], "precision='int4' is not offered", "float32"),
+    (
+        ["nets.py:Small", *SHAPE, "--target", "cpu", "--precision", "tf32"],
+        "precision='tf32' is not for target='cpu'",
+        "precision='float32'",
+    ),
     (["nets.py:Small", *SHAPE, "--mean", "0.5"], "without --image-size", "all three"),
     ([*IMAGE, "8"], "--image-size is a height and a width in pixels", "--image-size 224x224"),
     ([*IMAGE, "8x8x8"], "--image-size is a height and a width in pixels", "--image-size 224x224"),

@@ -41,7 +41,12 @@ def captured(parsed, random) -> CapturedModel:
         **{name: random.uniform(0.5, 2, 4).astype("f4") for name in ("scale", "shift", "mean", "var")},
     }
     return CapturedModel(
-        "Network", ir.from_proto(parsed(TEXT, weights)), Signature.model_construct(), module=None, example=()
+        "Network",
+        ir.from_proto(parsed(TEXT, weights)),
+        Signature.model_construct(),
+        module=None,
+        example=(),
+        reference=None,
     )
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nncompile.verify.compare import EAGER_CAP, EAGER_MULTIPLE, TOLERANCES, difference, telling
+from nncompile.verify.compare import EAGER_CAP, EAGER_MULTIPLE, NARROW, TOLERANCES, difference, telling
 
-DTYPES = list(TOLERANCES)
+DTYPES = [dtype for dtype in TOLERANCES if dtype not in NARROW or dtype == "float16"]
 INF, NAN = np.inf, np.nan
 
 
@@ -225,3 +225,35 @@ def test_what_eager_tells_where_values_are_not_finite_or_not_floats():
     assert not telling(np.array([INF, NAN, 1], "f4"), np.array([1, NAN, 1.1]))
     assert telling(np.array([1, 2]), np.array([1, 3]))
     assert telling(np.zeros((0, 3), "f4"), np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize("precision", NARROW)
+def test_what_a_narrower_precision_allows_of_float32_outputs(precision):
+    rtol, atol = TOLERANCES[precision]
+    reference = np.array([1000.0, 1000.0])
+    eager = reference.astype("f4")
+    within, beyond = (reference * (1 + rtol * share) + atol for share in (0.999, 1.001))
+    assert difference(within.astype("f4"), eager, reference, precision=precision).passed
+    assert not difference(beyond.astype("f4"), eager, reference, precision=precision).passed
+    for other in ("float32", "tf32"):
+        assert not difference(within.astype("f4"), eager, reference, precision=other).passed
+
+
+@pytest.mark.parametrize("precision", NARROW)
+def test_a_narrower_precision_tells_nothing_where_it_overflows_or_is_far_off(precision):
+    share = EAGER_CAP[precision] / EAGER_MULTIPLE
+    reference = np.array([0, 128.0])
+    for factor, tells in ((0.999, True), (1.001, False)):
+        eager = np.array([share * factor * 128, 128], "f4")
+        assert telling(eager, reference, precision) == tells
+        assert not telling(eager, reference)
+    assert not telling(np.array([INF, 128], "f4"), reference, precision)
+    assert telling(np.array([INF, 128], "f4"), np.array([INF, 128]), precision)
+
+
+def test_the_class_of_a_narrower_precision_is_compared_with_the_modules_own():
+    reference = np.array([[1.0, 1.001], [4.0, 3.0]])
+    eager = np.array([[1.001, 1.0], [4, 3]], "f4")
+    got = eager.copy()
+    assert difference(got, eager, reference, precision="float16").agreeing_rows == 1
+    assert difference(reference.astype("f4"), eager, reference, precision="float16").agreeing_rows == 2

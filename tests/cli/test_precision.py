@@ -1,0 +1,70 @@
+"""--precision and --target, and what inspect and verify say of files made with them."""
+
+import json
+
+import pytest
+
+from nncompile.passes import PIPELINE
+from nncompile.report import FOREIGN_OPERATORS, caveats
+from nncompile_runtime import container
+from nncompile_runtime.manifest import PassRecord
+
+EXPORT = ("export", "nets.py:Small", "-s", "1x1x8x8")
+
+
+@pytest.fixture
+def half(run, folder, exported):
+    result = run(*EXPORT, "-w", exported.weights, "--precision", "float16", "-o", "half.onnx")
+    assert result.code == 0
+    return "half.onnx"
+
+
+def test_a_float16_file_is_half_the_size_and_verifies(run, folder, exported, half):
+    about = container.read(folder / half).manifest
+    assert (about.precision, about.verification.rtol) == ("float16", 1e-2)
+    run(*EXPORT, "-w", exported.weights, "-o", "plain.onnx")
+    saved = (folder / "plain.onnx").stat().st_size - (folder / half).stat().st_size
+    assert saved > 3 * 144 * 2 * 0.9  # most of the weights of the linear layer
+    result = run("verify", half, "nets.py:Small", "-w", exported.weights, "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["rtol"] == 1e-2
+    assert json.loads(result.out)["outputs"][0]["eager_max_abs"] > 1e-5
+
+
+def test_a_float16_file_does_not_verify_with_other_weights(run, half):
+    assert "does not answer as the module does" in run("verify", half, "nets.py:Small").err
+
+
+def test_inspect_captures_a_float16_file_in_float16(run, exported, half):
+    result = run("inspect", half, "--module", "nets.py:Small", "-w", exported.weights, "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["manifest"]["precision"] == "float16"
+    shown = run("inspect", half, "--module", "nets.py:Small", "-w", exported.weights, "--passes")
+    assert "precision float16" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--precision", "tf32"], "tf32: verified in float32"),
+        (["--precision", "bfloat16"], "bfloat16: inputs and weights are rounded to it"),
+        (["--target", "cuda"], "opens in ONNX Runtime only: com.microsoft.FusedConv"),
+    ],
+)
+def test_what_to_know_about_a_file_is_said_at_export_and_by_inspect(run, options, said):
+    result = run(*EXPORT, *options, "-o", "a.onnx")
+    assert result.code == 0
+    assert said in result.out
+    assert said in run("inspect", "a.onnx").out
+    report = json.loads(run(*EXPORT, *options, "-o", "a.onnx", "--json").out)
+    assert any(said in line for line in report["caveats"])
+
+
+def test_there_is_nothing_to_know_about_a_plain_file(run):
+    report = json.loads(run(*EXPORT, "-o", "a.onnx", "--json").out)
+    assert report["caveats"] == []
+    assert caveats("float32", [PassRecord(name="fuse-conv-relu", changes=0)]) == []
+
+
+def test_every_pass_that_portable_files_do_without_is_known():
+    assert {step.name for step in PIPELINE if "portable" not in step.targets} == set(FOREIGN_OPERATORS)
