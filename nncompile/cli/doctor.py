@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from nncompile.cli import console
+from nncompile_runtime.cuda import Cuda, examine
 from nncompile_runtime.devices import NVIDIA_DRIVER
 from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.kernels import installed_library
@@ -28,8 +31,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSO
     else:
         grid = console.table("", "")
         for name, value in findings.items():
-            if name not in ("problems", "notes"):
+            if name not in ("problems", "notes", "cuda"):
                 grid.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
+        for name, value in _cuda_rows(findings["cuda"]):
+            grid.add_row(name, value)
         console.out.print(grid)
         for note in findings["notes"]:
             console.out.print(f"note: {note}", markup=False)
@@ -49,19 +54,16 @@ def _examine() -> dict[str, Any]:
     library = installed_library()
     if library.path is None:
         notes.append(f"{library.note}: fused regions run at plain speed")
+    cuda: Cuda | None = None
     try:
-        from nncompile_runtime.session import available_providers
+        from nncompile_runtime.session import available_providers, onnxruntime
 
         providers = available_providers()
+        cuda = examine(onnxruntime())
     except NncompileError as error:
         problems.append(str(error))
-    driver = NVIDIA_DRIVER.exists()
-    if driver and providers and "CUDAExecutionProvider" not in providers:
-        notes.append(
-            "there is an NVIDIA GPU, but this ONNX Runtime has no CUDA: pip install 'nncompile[gpu]'"
-        )
-    if not driver:
-        notes.append("no NVIDIA driver: device='cuda' is refused, device='auto' runs on the CPU")
+    if cuda and cuda.fault:
+        notes.append(f"device='cuda' is refused, 'auto' runs on the CPU: {cuda.fault}. {cuda.remedy}")
     if os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
         notes.append("ORT_DISABLE_TELEMETRY is set to something else than 1: ONNX Runtime may report usage")
     if _version("torch") == "not installed":
@@ -79,11 +81,23 @@ def _examine() -> dict[str, Any]:
         "onnxruntime": ", ".join(f"{n} {v}" for n, v in installed_onnxruntime().items()) or "not installed",
         "providers": providers,
         "native kernels": library.note if library.path else "none",
-        "nvidia driver": _first_line(NVIDIA_DRIVER) if driver else "none",
+        "nvidia driver": _first_line(NVIDIA_DRIVER) if NVIDIA_DRIVER.exists() else "none found",
+        "cuda": asdict(cuda) if cuda else None,
         "fingerprint": machine.fingerprint,
         "notes": notes,
         "problems": problems,
     }
+
+
+def _cuda_rows(cuda: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What `Cuda` says, a row each."""
+    if cuda is None:
+        return
+    yield "cuda provider", f"built for CUDA {cuda['built_for']}" if cuda["built_for"] else "none"
+    yield "cuda driver", f"serves CUDA {cuda['driver']}" if cuda["driver"] else "none found"
+    yield "cuda GPUs", str(cuda["gpus"])
+    for name, file in cuda["libraries"].items():
+        yield f"  {name}", file or "MISSING"
 
 
 def _version(package: str) -> str:

@@ -57,7 +57,9 @@ def verify(
                 f"ONNX Runtime's CPU cannot run the module in its dtype. {outcome.what}.",
                 remedy="Compile module.float(), with example inputs of float32.",
             )
-        if guilty is None and _right_without_fast_path(captured, model, outcome, exact=exact):
+        if guilty is None and _right_without_fast_path(
+            captured, model, outcome, precision=precision, exact=exact
+        ):
             raise two_answers(outcome.what)
         if guilty is None:
             raise VerificationError(
@@ -116,12 +118,19 @@ def skip(model: OptimizedModel) -> VerifiedModel:
 
 
 def _right_without_fast_path(
-    captured: CapturedModel, model: OptimizedModel, failure: Failure, *, exact: bool
+    captured: CapturedModel, model: OptimizedModel, failure: Failure, *, precision: Precision, exact: bool
 ) -> bool:
     with switched_off() as was_on:
         if not was_on:
             return False
-        suite = Suite(captured.module, captured.signature, captured.example, exact=exact)
+        suite = Suite(
+            captured.module,
+            captured.signature,
+            captured.example,
+            reference=captured.reference,
+            precision=precision,
+            exact=exact,
+        )
         return not isinstance(suite.compare(model.model, only=failure.case), Failure)
 
 

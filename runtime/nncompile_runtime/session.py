@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nncompile_runtime import cuda
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import DeviceError, InputError, ModelLoadError
 from nncompile_runtime.kernels import REGION, Kernels, refused, register
@@ -102,16 +103,18 @@ class Session:
         """
         ort = onnxruntime()
         provider = _PROVIDERS[plan.provider]
-        if provider not in ort.get_available_providers():
-            raise DeviceError(
-                f"The installed ONNX Runtime has no {provider}.",
-                remedy="Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'.",
-            )
+        if plan.provider == "cuda":
+            cuda.require(ort, plan.device_id)
         self.plan = plan
         self._trace = trace
         try:
             self.native, self.kernels = self._created(ort, plan, model)
         except Exception as error:
+            if plan.provider == "cuda" and cuda.at_fault(error):
+                raise DeviceError(
+                    f"{model.name} could not be started on {plan.device}: {_reason(error)}.",
+                    remedy="Run nncompile doctor, or choose device='cpu'.",
+                ) from None
             raise ModelLoadError(
                 f"ONNX Runtime {ort.__version__} refuses {model.name}: {_reason(error)}.",
                 remedy="Check that the file is a valid ONNX model, or update ONNX Runtime.",
@@ -121,6 +124,8 @@ class Session:
                 f"{provider} could not be started; ONNX Runtime would have run on the CPU instead.",
                 remedy="Run nncompile doctor to see why, or choose device='cpu'.",
             )
+        if plan.provider == "cuda":
+            cuda.refuse_nodes_on_the_cpu(self.native, model.name)
         # A failed run must not be repeated on the CPU behind the caller's back.
         self.native.disable_fallback()
         self.inputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_inputs())
@@ -147,11 +152,14 @@ class Session:
 
     @staticmethod
     def _start(ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
+        precision = model.manifest.precision if model.manifest else "float32"
+        on_gpu = plan.provider == "cuda"
         return ort.InferenceSession(
             model.data,
             sess_options=options,
             providers=[_PROVIDERS[plan.provider]],
-            provider_options=[{"device_id": str(plan.device_id)} if plan.provider == "cuda" else {}],
+            provider_options=[cuda.provider_options(plan.device_id, precision) if on_gpu else {}],
+            enable_fallback=0,  # where a provider raises, it would print so and take the CPU
         )
 
     def _options(self, ort: ModuleType, plan: Plan, model: ModelFile) -> Any:
@@ -167,6 +175,8 @@ class Session:
         options.enable_mem_pattern = plan.memory_pattern
         for name, value in _config_entries(plan).items():
             options.add_session_config_entry(name, value)
+        if plan.provider == "cuda":
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not plan.blocked_layout:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         # ONNX Runtime 1.31 folds Pad(0) into MaxPool as if it padded with -inf: wrong where the

@@ -5,6 +5,8 @@ from types import ModuleType
 import onnx
 import pytest
 
+from nncompile_runtime.cuda import Cuda
+
 
 def test_inspect_shows_the_signature_and_the_verification(run, exported):
     result = run("inspect", exported.model)
@@ -81,6 +83,37 @@ def test_doctor_is_content_here(run):
     found = json.loads(run("doctor", "--json").out)
     assert "CPUExecutionProvider" in found["providers"]
     assert found["problems"] == []
+
+
+GPU = Cuda("13.0", "13.2", 2, {"libcublas.so.13": "/lib/libcublas.so.13", "libcudnn.so.9": None}, "", "")
+NO_GPU = Cuda("13.0", None, 0, {"libcudnn.so.9": None}, "there is no NVIDIA driver", "Install one.")
+
+
+def test_doctor_shows_what_there_is_of_cuda(run, monkeypatch):
+    monkeypatch.setattr("nncompile.cli.doctor.examine", lambda _: GPU)
+    result = run("doctor")
+    assert result.code == 0
+    rows = [line.split() for line in result.out.splitlines()]
+    for row in (
+        ["cuda", "provider", "built", "for", "CUDA", "13.0"],
+        ["cuda", "driver", "serves", "CUDA", "13.2"],
+        ["cuda", "GPUs", "2"],
+        ["libcublas.so.13", "/lib/libcublas.so.13"],
+        ["libcudnn.so.9", "MISSING"],
+    ):
+        assert row in rows
+    assert "device='cuda' is refused" not in result.out
+
+
+def test_doctor_says_why_cuda_is_refused_and_what_to_do(run, monkeypatch):
+    monkeypatch.setattr("nncompile.cli.doctor.examine", lambda _: NO_GPU)
+    found = json.loads(run("doctor", "--json").out)
+    assert found["cuda"]["driver"] is None
+    assert found["cuda"]["libraries"] == {"libcudnn.so.9": None}
+    (note,) = [note for note in found["notes"] if "device='cuda' is refused" in note]
+    assert note.endswith("there is no NVIDIA driver. Install one.")
+    rows = [line.split() for line in run("doctor").out.splitlines()]
+    assert ["cuda", "driver", "none", "found"] in rows
 
 
 @pytest.mark.parametrize("path", [None, "/kernels.so"])

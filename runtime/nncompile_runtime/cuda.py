@@ -1,0 +1,176 @@
+"""What running on an NVIDIA GPU takes, looked at before ONNX Runtime is asked: alone, it would take the CPU.
+
+Library names are those that ONNX Runtime's CUDA provider loads (`onnxruntime.preload_dlls`): CUDA's carry its
+major version, cuFFT's is one less, cuRAND has stayed at 10, and cuDNN is 9. The driver's functions are those
+of https://docs.nvidia.com/cuda/cuda-driver-api.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nncompile_runtime.errors import DeviceError
+
+PROVIDER = "CUDAExecutionProvider"
+_DRIVER = "libcuda.so.1"
+_FFT = "cufft"  # opened by Fourier transforms alone
+# Precisions in which float32 factors may be rounded to 10 bits; bfloat16 itself has 7.
+_TF32 = ("tf32", "bfloat16")
+# These have CUDA kernels: ONNX Runtime puts them on the CPU only to compute shapes, from other shapes.
+_SHAPE_ARITHMETIC = frozenset((
+    "Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Identity",
+    "ConstantOfShape", "Range", "Expand", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max",
+    "Floor", "Ceil", "ReduceProd", "ReduceMin", "ReduceMax", "ReduceSum", "Equal", "Greater",
+    "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Where",
+))  # fmt: skip
+
+Load = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What there is of CUDA.
+
+    Attributes:
+        built_for: The CUDA version that ONNX Runtime was built for; None where it was built without.
+        driver: The newest CUDA version that the driver serves, such as `13.0`; None without a driver.
+        gpus: How many GPUs the driver shows to this process.
+        libraries: Name of each library that the provider needs (cuFFT only for Fourier transforms) -> the
+            file, or None where none was found.
+        fault: Why nothing can run on a GPU; empty where something can.
+        remedy: What to do about it.
+    """
+
+    built_for: str | None
+    driver: str | None
+    gpus: int
+    libraries: dict[str, str | None]
+    fault: str
+    remedy: str
+
+
+def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
+    """Look for driver, provider and libraries. Those that are found stay loaded.
+
+    Args:
+        onnxruntime: The module.
+        load: Opens a shared library by name, or raises OSError.
+    """
+    built_for = (getattr(onnxruntime, "cuda_version", "") or None) if _has_provider(onnxruntime) else None
+    driver, gpus, fault = _ask_driver(load)
+    names = _library_names(built_for) if built_for else ()
+    if names:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):  # it prints failures
+            onnxruntime.preload_dlls()
+    libraries = {name: _file(name, load) for name in names}
+    missing = [name for name, file in libraries.items() if file is None and _FFT not in name]
+    remedy = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
+    if not _has_provider(onnxruntime):
+        fault = f"the installed ONNX Runtime has no {PROVIDER}"
+        remedy = "Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'."
+    elif not fault and missing:
+        fault = f"{PROVIDER} needs {', '.join(missing)}, which cannot be loaded"
+        remedy = "Run: pip install 'onnxruntime-gpu[cuda,cudnn]'."
+    return Cuda(built_for, driver, gpus, libraries, fault, remedy if fault else "")
+
+
+def require(onnxruntime: Any, number: int, load: Load = ctypes.CDLL) -> None:
+    """Refuse where a GPU cannot be used.
+
+    Args:
+        onnxruntime: The module.
+        number: Index of the GPU.
+        load: Opens a shared library by name, or raises OSError.
+
+    Raises:
+        DeviceError: The provider, the driver, a library (named) or this GPU is missing.
+    """
+    cuda = examine(onnxruntime, load)
+    if cuda.fault:
+        raise DeviceError(f"cuda:{number} cannot be had: {cuda.fault}.", remedy=cuda.remedy)
+    if number >= cuda.gpus:
+        raise DeviceError(
+            f"cuda:{number} cannot be had: the driver shows {cuda.gpus} GPU{'s' * (cuda.gpus != 1)}.",
+            remedy=f"Choose from cuda:0 to cuda:{cuda.gpus - 1}, or check CUDA_VISIBLE_DEVICES.",
+        )
+
+
+def provider_options(number: int, precision: str) -> dict[str, str]:
+    """Options of the CUDA provider; its own default for float32 is to round factors to 10 bits (TF32)."""
+    return {"device_id": str(number), "use_tf32": "1" if precision in _TF32 else "0"}
+
+
+def at_fault(error: Exception) -> bool:
+    """Whether ONNX Runtime failed for the GPU's sake (its memory, its libraries), not the model's."""
+    return any(word in str(error).lower() for word in ("cuda", "cudnn", "cublas"))
+
+
+def refuse_nodes_on_the_cpu(session: Any, name: str) -> None:
+    """Refuse a graph that ONNX Runtime would run in part on the CPU; arithmetic on shapes belongs there.
+
+    Args:
+        session: An InferenceSession that recorded the assignment (`session.record_ep_graph_assignment_info`).
+        name: The model, for the message.
+
+    Raises:
+        DeviceError: Nodes, named, have no CUDA kernel.
+    """
+    left = [
+        f"{node.op_type} {node.name!r}"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != PROVIDER
+        for node in part.get_nodes()
+        if node.op_type not in _SHAPE_ARITHMETIC
+    ]
+    if left:
+        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+        raise DeviceError(
+            f"ONNX Runtime has no CUDA kernel for {', '.join(left[:5])}{more} of {name}, and would run "
+            f"{'it' if len(left) == 1 else 'them'} on the CPU.",
+            remedy="Choose device='cpu', or compile a module without these operators.",
+        )
+
+
+def _has_provider(onnxruntime: Any) -> bool:
+    return PROVIDER in onnxruntime.get_available_providers()
+
+
+def _ask_driver(load: Load) -> tuple[str | None, int, str]:
+    """The driver's CUDA version, the number of GPUs, and what is wrong with it."""
+    try:
+        driver = load(_DRIVER)
+    except OSError:
+        return None, 0, f"{PROVIDER} needs an NVIDIA driver, and there is none ({_DRIVER})"
+    number, count = ctypes.c_int(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    version = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        return version, 0, f"the NVIDIA driver shows no GPU (CUDA error {status or 100})"
+    return version, count.value, ""
+
+
+def _library_names(cuda_version: str) -> tuple[str, ...]:
+    major = int(cuda_version.partition(".")[0])
+    of_cuda = tuple(f"lib{name}.so.{major}" for name in ("cudart", "cublas", "cublasLt"))
+    return (*of_cuda, "libcurand.so.10", f"libcufft.so.{major - 1}", "libcudnn.so.9")
+
+
+def _file(name: str, load: Load) -> str | None:
+    """The file that a library was loaded from; its name alone where the system does not tell."""
+    try:
+        load(name)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+            path = line.split(maxsplit=5)[-1]
+            if Path(path).name.startswith(name):
+                return path
+    return name
