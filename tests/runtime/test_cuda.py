@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,10 +222,38 @@ def test_a_provider_that_raises_is_no_reason_to_take_the_cpu(
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.skipif(
+provider_without_gpu = pytest.mark.skipif(
     cuda.PROVIDER not in session.available_providers() or not cuda.examine(session.onnxruntime()).fault,
     reason="this ONNX Runtime has no CUDA, or a GPU to run on",
 )
+
+
+@provider_without_gpu
+def test_real_libraries_behind_a_driver_are_looked_for() -> None:
+    class OnlyTheDriver(Machine):
+        def __call__(self, name: str) -> Any:
+            return self if name == "libcuda.so.1" else ctypes.CDLL(name)
+
+    found = cuda.examine(session.onnxruntime(), OnlyTheDriver())
+    assert len(found.libraries) == 6
+    for name, file in found.libraries.items():
+        if file is None:
+            assert name in found.fault or "cufft" in name
+            with pytest.raises(OSError, match="cannot open"):
+                ctypes.CDLL(name)
+        else:
+            assert Path(file).is_file()
+
+
+@provider_without_gpu
+def test_the_real_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Had nobody looked before, ONNX Runtime would now have a session on the CPU, without a word to Python."""
+    monkeypatch.setattr(cuda, "require", lambda *_: None)
+    with pytest.raises(DeviceError, match="would have run on the CPU instead"):
+        predictor(conv_net()[0], device="cuda")
+
+
+@provider_without_gpu
 def test_the_real_provider_without_a_gpu_is_refused_quietly(capfd: pytest.CaptureFixture[str]) -> None:
     """ONNX Runtime itself logs in red that a library is missing, and answers from the CPU."""
     with pytest.raises(DeviceError, match="cuda:0 cannot be had"):
