@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _SHAPE_ARITHMETIC = frozenset((
     "Floor", "Ceil", "ReduceProd", "ReduceMin", "ReduceMax", "ReduceSum", "Equal", "Greater",
     "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Where",
 ))  # fmt: skip
+# Two threads that redirect stdout at once would leave it redirected.
+_printing = threading.Lock()
 
 Load = Callable[[str], Any]
 
@@ -66,8 +69,7 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
     driver, gpus, fault = _ask_driver(load)
     names = _library_names(built_for) if built_for else ()
     if names:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):  # it prints failures
-            onnxruntime.preload_dlls()
+        _preload(onnxruntime)
     libraries = {name: _file(name, load) for name in names}
     missing = [name for name, file in libraries.items() if file is None and _FFT not in name]
     remedy = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
@@ -160,6 +162,12 @@ def _library_names(cuda_version: str) -> tuple[str, ...]:
     major = int(cuda_version.partition(".")[0])
     of_cuda = tuple(f"lib{name}.so.{major}" for name in ("cudart", "cublas", "cublasLt"))
     return (*of_cuda, "libcurand.so.10", f"libcufft.so.{major - 1}", "libcudnn.so.9")
+
+
+def _preload(onnxruntime: Any) -> None:
+    """Load what NVIDIA's Python packages hold; it prints its failures, which are found again and told better."""
+    with _printing, contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+        onnxruntime.preload_dlls()
 
 
 def _file(name: str, load: Load) -> str | None:

@@ -247,7 +247,7 @@ def test_real_libraries_behind_a_driver_are_looked_for() -> None:
 
 @provider_without_gpu
 def test_the_real_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Had nobody looked before, ONNX Runtime would now have a session on the CPU, without a word to Python."""
+    """Had nobody looked before, ONNX Runtime would now have a session on the CPU, and say nothing."""
     monkeypatch.setattr(cuda, "require", lambda *_: None)
     with pytest.raises(DeviceError, match="would have run on the CPU instead"):
         predictor(conv_net()[0], device="cuda")
