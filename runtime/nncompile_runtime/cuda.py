@@ -165,7 +165,7 @@ def _library_names(cuda_version: str) -> tuple[str, ...]:
 
 
 def _preload(onnxruntime: Any) -> None:
-    """Load what NVIDIA's Python packages hold; it prints its failures, which are found again and told better."""
+    """Load what NVIDIA's Python packages hold; what it prints of failures is found again later."""
     with _printing, contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
         onnxruntime.preload_dlls()
 
