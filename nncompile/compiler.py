@@ -53,7 +53,7 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         target: `portable` keeps to standard ONNX operators (a fused region is a function of them);
             `cpu` and `cuda` may use ONNX Runtime's.
         precision: `float32` computes as the module does, `float16` and `bfloat16` as a copy of it cast to
-            them, called with the same dtypes as the module; `tf32` allows an NVIDIA GPU to round products
+            them, called with the same dtypes as the module; `tf32` allows an NVIDIA GPU to round factors
             of float32 to 10 bits. See docs/precision.md.
         exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds
             more; kept in the artifact. Without those kernels it changes nothing.

@@ -21,7 +21,7 @@ class CompileOptions:
         target: Which operators the graph may hold: `portable` keeps to the ONNX standard (a fused
             region is a function of its operators).
         precision: How the compiled model computes: `float32` as the module does, `float16` and `bfloat16`
-            as a copy of it cast to them, `tf32` with products rounded to 10 bits on an NVIDIA GPU.
+            as a copy of it cast to them, `tf32` with factors rounded to 10 bits on an NVIDIA GPU.
         exact: Whether the native kernels are to do without Winograd's algorithm.
         passes: Names of the passes to run, in any order; None runs them all.
         disabled_passes: Names of passes to leave out.

@@ -66,7 +66,8 @@ def drawings(file: Path, module: torch.nn.Module | None, batch: int) -> dict[str
     drawn = {}
     if module is not None:
         with exported_from(module, model):
-            captured = captured_again(module, signature)
+            precision = model.manifest.precision if model.manifest else "float32"
+            captured = captured_again(module, signature, precision)
         drawn["Before: as PyTorch exports it, unoptimised"] = draw(captured.graph, batch, signature.batch)
     compiled = ir.from_proto(onnx.load_from_string(model.data))
     drawn["After: the compiled file" if model.manifest else "The file"] = draw(
