@@ -74,8 +74,10 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
     missing = [name for name, file in libraries.items() if file is None and _FFT not in name]
     remedy = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
     if not _has_provider(onnxruntime):
-        fault = f"the installed ONNX Runtime has no {PROVIDER}"
-        remedy = "Run: pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'."
+        install = "pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'."
+        also = "" if driver else ", and there is no NVIDIA driver either"
+        fault = f"the installed ONNX Runtime has no {PROVIDER}{also}"
+        remedy = f"Run: {install}" if driver else f"On a machine with an NVIDIA GPU and its driver: {install}"
     elif not fault and missing:
         fault = f"{PROVIDER} needs {', '.join(missing)}, which cannot be loaded"
         remedy = "Run: pip install 'onnxruntime-gpu[cuda,cudnn]'."

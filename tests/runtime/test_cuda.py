@@ -93,6 +93,12 @@ def test_libraries_of_cuda_12() -> None:
     ("onnxruntime", "machine", "problem", "remedy"),
     [
         (runtime(provider=False), Machine(), f"has no {cuda.PROVIDER}", "'nncompile[gpu]'"),
+        (
+            runtime(provider=False),
+            Machine(missing=("libcuda.so.1",)),
+            f"has no {cuda.PROVIDER}, and there is no NVIDIA driver either",
+            "On a machine with an NVIDIA GPU",
+        ),
         (runtime(), Machine(missing=("libcuda.so.1",)), "there is none", "Install an NVIDIA driver"),
         (runtime(), Machine(gpus=0), "shows no GPU", "--gpus all"),
         (runtime(), Machine(status=803), r"shows no GPU \(CUDA error 803\)", "--gpus all"),
