@@ -12,6 +12,9 @@ from nncompile.bench.engines import Array, Engine, Feed, first_line
 # dtype of an output -> (rtol, atol): wide enough for any order of summation, far too narrow for a bug.
 TOLERANCES = {"float16": (1e-2, 1e-2), "float32": (1e-3, 1e-4), "float64": (1e-3, 1e-4)}
 
+# For a file that computes in a narrower precision than the module: so much of the largest value besides.
+NARROW = {"float16": 5e-3, "bfloat16": 4e-2}
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -28,7 +31,9 @@ class Rejected:
     reason: str
 
 
-def rejected(engines: Mapping[str, Engine], reference: str, feed: Feed, batch: int) -> tuple[Rejected, ...]:
+def rejected(
+    engines: Mapping[str, Engine], reference: str, feed: Feed, batch: int, precision: str = "float32"
+) -> tuple[Rejected, ...]:
     """The engines whose answers are not the reference's.
 
     Args:
@@ -36,6 +41,7 @@ def rejected(engines: Mapping[str, Engine], reference: str, feed: Feed, batch: i
         reference: Name of the one that is right by definition. Where it fails, the next one stands in.
         feed: Inputs by graph input name; engines get copies.
         batch: Their batch.
+        precision: What one of them computes in.
     """
     expected: list[Array] | None = None
     by = ""
@@ -49,7 +55,7 @@ def rejected(engines: Mapping[str, Engine], reference: str, feed: Feed, batch: i
             continue
         if expected is None:
             expected, by = outputs, name
-        problem = disagreement(outputs, expected)
+        problem = disagreement(outputs, expected, precision)
         if problem is not None:
             found.append(Rejected(name, batch, f"disagrees with {by}: {problem}"))
         elif any(
@@ -61,18 +67,18 @@ def rejected(engines: Mapping[str, Engine], reference: str, feed: Feed, batch: i
     return tuple(found)
 
 
-def disagreement(got: Sequence[Array], expected: Sequence[Array]) -> str | None:
+def disagreement(got: Sequence[Array], expected: Sequence[Array], precision: str = "float32") -> str | None:
     """What is wrong with the first output that is; None where all are right."""
     if len(got) != len(expected):
         return f"{len(got)} outputs instead of {len(expected)}"
     for number, (a, b) in enumerate(zip(got, expected, strict=True)):
-        problem = _difference(a, b)
+        problem = _difference(a, b, NARROW.get(precision, 0.0))
         if problem is not None:
             return f"output {number}: {problem}"
     return None
 
 
-def _difference(got: Array, expected: Array) -> str | None:
+def _difference(got: Array, expected: Array, share: float) -> str | None:
     if got.shape != expected.shape:
         return f"shape {list(got.shape)} instead of {list(expected.shape)}"
     if got.dtype != expected.dtype:
@@ -82,8 +88,9 @@ def _difference(got: Array, expected: Array) -> str | None:
         return f"{wrong} of {got.size} values differ" if wrong else None
     rtol, atol = TOLERANCES[got.dtype.name]
     wide, exact = got.astype(np.float64), expected.astype(np.float64)
-    close = np.isclose(wide, exact, rtol, atol, equal_nan=True)
+    largest = np.abs(exact, where=np.isfinite(exact), out=np.zeros_like(exact)).max(initial=0.0)
+    close = np.isclose(wide, exact, rtol, atol + share * float(largest), equal_nan=True)
     if close.all():
         return None
-    largest = float(np.abs(wide - exact)[~close].max())
-    return f"{close.size - int(close.sum())} of {close.size} values differ, by up to {largest:.3g}"
+    apart = float(np.abs(wide - exact)[~close].max())
+    return f"{close.size - int(close.sum())} of {close.size} values differ, by up to {apart:.3g}"

@@ -96,6 +96,7 @@ def run(
     machine = this_machine()
     predictor = load(model_path, device="cpu")
     signature, manifest = predictor.signature, predictor.manifest
+    precision = manifest.precision if manifest else "float32"
     del predictor  # its threads; the engines have their own
     check_batches(signature, batches)
     feeds = {batch: make_feed(signature, batch, sizes, seed) for batch in batches}
@@ -114,7 +115,7 @@ def run(
         taken: dict[int, dict[str, tuple[Latencies, ...]]] = {}
         wrong: list[Rejected] = []
         for batch, feed in feeds.items():
-            found = rejected(engines, method.reference, feed, batch)
+            found = rejected(engines, method.reference, feed, batch, precision)
             taken[batch] = measure(
                 _calls(engines, feed, found), schedule, on_block=partial(steps.next, f"batch {batch}")
             )

@@ -116,13 +116,15 @@ def _compare_answers(file: Path, module: torch.nn.Module, weights: Path | None) 
     from nncompile_runtime import load
     from nncompile_runtime.machine import this_machine
 
-    signature = load(file, device="cpu").signature
+    predictor = load(file, device="cpu")
+    signature, manifest = predictor.signature, predictor.manifest
+    precision = manifest.precision if manifest else "float32"
     batch = fixed_batch(signature) or 2
     feed = make_feed(signature, batch)
     with TemporaryDirectory() as folder:
         subject = Subject(str(file), signature, module, this_machine().processors, feed, Path(folder))
         with open_engine("eager", subject) as eager, open_engine("nncompile", subject) as ours:
-            found = rejected({"eager": eager, "nncompile": ours}, "eager", feed, batch)
+            found = rejected({"eager": eager, "nncompile": ours}, "eager", feed, batch, precision)
     for engine in found:
         given = "Check that they are those it was exported with." if weights else "Add --weights."
         raise NncompileError(

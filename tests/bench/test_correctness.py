@@ -129,3 +129,12 @@ def test_disagreements(got, expected, problem):
 )
 def test_agreements(got, expected):
     assert disagreement(got, expected) is None
+
+
+def test_a_narrow_precision_may_lose_a_share_of_the_largest_value():
+    exact = np.float32([100.0, 0.0, 1.0])
+    off = exact + np.float32([0.0, 0.4, 0.0])
+    assert disagreement([off], [exact]) is not None
+    assert disagreement([off], [exact], "float16") is None
+    assert disagreement([off + 1], [exact], "float16") is not None
+    assert disagreement([np.float32([np.nan, 0, 1])], [exact], "bfloat16") is not None
