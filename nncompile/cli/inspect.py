@@ -74,7 +74,7 @@ class _Details:
         self.data: dict[str, Any] = {}
         self.shown: list[RenderableType] = []
         self._model, self._signature, self._batch = model, predictor.signature, batch
-        self._plan = predictor.plan
+        self._plan = predictor.plans[max(first for first in predictor.plans if first <= batch)]
         self._native = predictor.native
 
     def add_nodes(self) -> None:
@@ -123,7 +123,7 @@ def _as_dict(model: ModelFile, predictor: Predictor) -> dict[str, Any]:
         "inputs": [spec.model_dump(mode="json") for spec in predictor.inputs],
         "outputs": [spec.model_dump(mode="json") for spec in predictor.outputs],
         "operators": dict(sorted(model.facts.operators.items())),
-        "plan": predictor.plan.model_dump(),
+        "plans": {str(first): plan.model_dump() for first, plan in predictor.plans.items()},
         "kernels": predictor.session.kernels._asdict(),
         "manifest": model.manifest.model_dump(mode="json") if model.manifest else None,
     }
@@ -141,7 +141,8 @@ def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
     say(grid)
     operators = ", ".join(f"{op} {count}" for op, count in sorted(model.facts.operators.items()))
     say(f"operators: {operators}", markup=False)
-    say(f"plan on this machine: {predictor.plan}", markup=False)
+    plans = [f"from batch {first} on: {plan}" for first, plan in predictor.plans.items()]
+    say(f"plan on this machine: {'; '.join(plans) if plans[1:] else predictor.plan}", markup=False)
     regions = model.facts.operators.get(REGION, 0)
     if regions:
         speed = "native" if predictor.native else "plain"

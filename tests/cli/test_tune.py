@@ -54,6 +54,7 @@ def test_json_says_what_was_tried(run, small):
     told = json.loads(done.out)
     loaded = nncompile.load(small, device="cpu")
     assert told["plans"] == {str(start): plan.model_dump() for start, plan in loaded.plans.items()}
+    assert json.loads(run("inspect", small, "--json").out)["plans"] == told["plans"]
     (regime,) = told["regimes"]
     assert (regime["batch"], told["left_out"]) == (4, [])
     assert regime["tried"][0]["plan"]["native"] is False
