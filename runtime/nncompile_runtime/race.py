@@ -49,12 +49,14 @@ class Race(Generic[Name]):
         yardstick: Likewise the yardstick's, in the same rung.
         calls: Likewise the seconds of every call.
         finalists: Those of the last rung, the kept ones first.
+        kept: How many of them no rung could drop.
     """
 
     rounds: Mapping[Name, tuple[float, ...]]
     yardstick: Mapping[Name, tuple[float, ...]]
     calls: Mapping[Name, tuple[float, ...]]
     finalists: tuple[Name, ...]
+    kept: int = 1
 
     def ratio(self, base: Name, other: Name) -> Estimate:
         """How many times as fast as `base` `other` is; both ran in the same rung."""
@@ -70,12 +72,13 @@ class Race(Generic[Name]):
 
     @property
     def winner(self) -> Name:
-        """The first kept one, unless another beats it beyond the noise; each further one must beat the last.
+        """The last kept one, unless another beats it beyond the noise; each further one must beat the best.
 
-        The kept ones are asked in their order, the others after them from the fastest on.
+        So what would run without a race stays unless it is measured to be slower. The other kept ones are
+        asked first, then the rest from the fastest on.
         """
-        best, *others = self.finalists
-        for name in others:
+        best = self.finalists[self.kept - 1]
+        for name in (*self.finalists[: self.kept - 1], *self.finalists[self.kept :]):
             if self.ratio(best, name).low > 1:
                 best = name
         return best
@@ -94,7 +97,7 @@ def race(
 
     Args:
         entrants: What is timed, by name.
-        kept: Those that no rung drops; the first is the yardstick.
+        kept: Those that no rung drops; the first is the yardstick, the last what would run without a race.
         seconds: About how long it may take. Every entrant is timed at least once a round, so calls that
             are slow take longer.
         finalists: How many others the last rung keeps.
@@ -123,7 +126,7 @@ def race(
         ranked = sorted(alive[len(kept) :], key=lambda name: -paired_median(rounds[kept[0]], rounds[name]))
         left = finalists if rung >= rungs - 2 else math.ceil(len(ranked) / 2)
         alive = [*kept, *ranked[: max(finalists, left)]]
-    return Race(rounds, yardstick, calls, tuple(alive))
+    return Race(rounds, yardstick, calls, tuple(alive), len(kept))
 
 
 def paired_median(base: Sequence[float], other: Sequence[float]) -> float:

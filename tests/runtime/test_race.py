@@ -65,9 +65,16 @@ def test_the_fastest_wins_and_its_ratio_is_right() -> None:
     assert time.now < 13
 
 
-def test_a_tie_goes_to_the_yardstick() -> None:
+def test_a_tie_goes_to_what_would_run_without_a_race() -> None:
     time = Time()
     entrants = {name: time.steady(name, 0.003) for name in ("plain", "default", "other")}
+    assert run(time, entrants, ["plain", "default"]).winner == "default"
+    assert run(time, entrants, ["plain"]).winner == "plain"
+
+
+def test_the_yardstick_replaces_a_default_that_is_slower() -> None:
+    time = Time()
+    entrants = {"plain": time.steady("plain", 0.003), "default": time.steady("default", 0.0031)}
     assert run(time, entrants, ["plain", "default"]).winner == "plain"
 
 
