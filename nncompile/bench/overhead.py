@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from nncompile.bench.engines import Feed
-from nncompile.bench.timing import Clock, garbage_left_alone
+from nncompile.bench.timing import Clock
 from nncompile.calling import Calling
 from nncompile_runtime.bootstrap import Estimate, median_estimate
 from nncompile_runtime.predictor import Predictor
+from nncompile_runtime.race import garbage_left_alone
 
 _MOST_PAIRS = 3000
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.race import garbage_left_alone
 
 Latencies = npt.NDArray[np.int64]
 Clock = Callable[[], int]
@@ -128,15 +127,3 @@ def timed_calls(call: Callable[[], Any], duration: int, minimum: int, clock: Clo
         stop = clock()
         latencies.append(stop - start)
     return latencies
-
-
-@contextmanager
-def garbage_left_alone() -> Iterator[None]:
-    """No garbage collection meanwhile."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

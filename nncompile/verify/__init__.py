@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -36,7 +37,8 @@ def verify(
     Raises:
         VerificationError: The graph is wrong with no pass at all, or eager PyTorch has two answers.
     """
-    suite = Suite(
+    make_suite = partial(
+        Suite,
         captured.module,
         captured.signature,
         captured.example,
@@ -44,6 +46,7 @@ def verify(
         precision=precision,
         exact=exact,
     )
+    suite = make_suite()
     dropped: tuple[str, ...] = ()
     while True:
         model = optimize(frozenset(dropped))
@@ -57,9 +60,7 @@ def verify(
                 f"ONNX Runtime's CPU cannot run the module in its dtype. {outcome.what}.",
                 remedy="Compile module.float(), with example inputs of float32.",
             )
-        if guilty is None and _right_without_fast_path(
-            captured, model, outcome, precision=precision, exact=exact
-        ):
+        if guilty is None and _right_without_fast_path(make_suite, model, outcome):
             raise two_answers(outcome.what)
         if guilty is None:
             raise VerificationError(
@@ -118,20 +119,10 @@ def skip(model: OptimizedModel) -> VerifiedModel:
 
 
 def _right_without_fast_path(
-    captured: CapturedModel, model: OptimizedModel, failure: Failure, *, precision: Precision, exact: bool
+    make_suite: Callable[[], Suite], model: OptimizedModel, failure: Failure
 ) -> bool:
     with switched_off() as was_on:
-        if not was_on:
-            return False
-        suite = Suite(
-            captured.module,
-            captured.signature,
-            captured.example,
-            reference=captured.reference,
-            precision=precision,
-            exact=exact,
-        )
-        return not isinstance(suite.compare(model.model, only=failure.case), Failure)
+        return was_on and not isinstance(make_suite().compare(model.model, only=failure.case), Failure)
 
 
 def _bisect(

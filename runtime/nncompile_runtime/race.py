@@ -27,6 +27,18 @@ _PAUSE = 0.05  # seconds for which an idle worker of ONNX Runtime spins on (nnco
 _SHORTEST_BLOCK = 0.001
 
 
+@contextmanager
+def garbage_left_alone() -> Iterator[None]:
+    """No garbage collection meanwhile."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 @dataclass(frozen=True)
 class Entrant:
     """A call to time.
@@ -152,7 +164,7 @@ def _rung(
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            with _garbage_left_alone():
+            with garbage_left_alone():
                 taken[name].append(_block(entrants[name].call, block, clock))
             if entrants[name].spins:
                 sleep(_PAUSE)
@@ -169,14 +181,3 @@ def _block(call: Callable[[], Any], seconds: float, clock: Callable[[], float]) 
         call()
         taken.append(clock() - start)
     return taken
-
-
-@contextmanager
-def _garbage_left_alone() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
