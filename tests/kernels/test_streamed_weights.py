@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import THREADS, examples
 from regions import Region, assert_close, run, session
-from test_same_bits import assert_same_bits
+from same_bits import assert_same_bits
 
 from nncompile.passes.region_program import Kind
 
