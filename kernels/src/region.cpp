@@ -1,12 +1,14 @@
 #include "region.h"
 
 #include "lowering.h"
+#include "team.h"
 
 namespace nncompile {
 namespace {
 
-// Below this, some 9 microseconds, a step is not worth handing to a second thread: that takes about 2.4 of them.
-constexpr double kMinCostToSplit = 1e6;
+// Below this, some 2 microseconds, a step is not worth cutting: members that wait for each other and read what
+// another processor wrote take that long.
+constexpr double kMinCostToShare = 2e5;
 
 }  // namespace
 
@@ -39,7 +41,7 @@ void Region::run(int64_t batch, const float* const* inputs, float* const* output
   frame.inputs = inputs;
   frame.outputs = outputs;
   if (batch < threads) {
-    if (batch > 0) run_steps_in_parts(frame, int(batch), parallel);
+    if (batch > 0) run_shared(frame, int(batch), parallel);
     return;
   }
   // As many chunks for every thread, each small enough for an arena.
@@ -77,35 +79,34 @@ void Region::run_chunk(Frame frame, int samples) const {
   }
 }
 
-// Fewer samples than threads: one sample after the other, each large step split over the threads.
-void Region::run_steps_in_parts(Frame frame, int samples, const ParallelFor& parallel) const {
-  IdleFloats::Lease arena(arenas_), scratch(scratches_);
+// Fewer samples than threads: one sample after the other, and the threads share each step.
+void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) const {
+  IdleFloats::Lease arena(arenas_);
   frame.arena = arena.data();
-  frame.scratch = scratch.data();
-  const auto run_step = [&](const Step& step, int sample, int count) {
-    const int units = step.units();
-    const int parts = step.cost() * count < kMinCostToSplit ? 1 : std::min(units, options_.threads);
-    if (parts == 1) {
-      step.run(frame, sample, count, 0, units);
-      return;
-    }
-    parallel(size_t(parts), [&](size_t part) {
-      IdleFloats::Lease its_scratch(scratches_);
-      Frame own = frame;
-      own.scratch = its_scratch.data();
-      step.run(own, sample, count, int(size_t(units) * part / size_t(parts)),
-               int(size_t(units) * (part + 1) / size_t(parts)));
-    });
+  Team team(steps_.size() * size_t(samples));
+  const auto add = [&](const Step& step, int sample, int count) {
+    const bool worth = step.cost() * count >= kMinCostToShare;
+    team.add(step, sample, count, worth ? std::min({step.units(), options_.threads, kMaxParts}) : 1);
   };
   for (size_t s = 0, end; s < steps_.size(); s = end) {
     end = segment_end(s);
     if (steps_[s]->batched) {
-      run_step(*steps_[s], 0, samples);
+      add(*steps_[s], 0, samples);
       continue;
     }
     for (int sample = 0; sample < samples; ++sample)
-      for (size_t i = s; i < end; ++i) run_step(*steps_[i], sample, 1);
+      for (size_t i = s; i < end; ++i) add(*steps_[i], sample, 1);
   }
+  const auto task = [&](size_t member) {
+    IdleFloats::Lease scratch(scratches_);
+    Frame own = frame;
+    own.scratch = scratch.data();
+    team.work(own, int(member));
+  };
+  if (team.members() == 1)
+    task(0);
+  else
+    parallel(size_t(team.members()), task);
 }
 
 }  // namespace nncompile

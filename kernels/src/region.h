@@ -26,7 +26,7 @@ class Region {
   // The first step behind the segment of step `first`: batched steps go one by one.
   size_t segment_end(size_t first) const;
   void run_chunk(Frame frame, int samples) const;
-  void run_steps_in_parts(Frame frame, int samples, const ParallelFor& parallel) const;
+  void run_shared(Frame frame, int samples, const ParallelFor& parallel) const;
 
   Program program_;
   Options options_;
