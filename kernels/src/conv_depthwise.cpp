@@ -24,6 +24,9 @@ class Depthwise : public Step {
   }
 
   int units() const override { return shape_.h; }
+  RowWise row_wise() const override {
+    return {shape_.h, 1, 1, x_, window_, size_t(window_.kh) * size_t(window_.kw) * size_t(shape_.c)};
+  }
   double cost() const override { return 6.0 * double(shape_.size()) * window_.kh * window_.kw; }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {

@@ -19,10 +19,16 @@ class Conv : public Step {
                    out_.w == in_.w),
         panels_(out_.c, pointwise_ ? out_.h * out_.w : out_.w,
                 size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), program.bias_of(conv),
-                ConvWeights(program.weight_of(conv))) {}
+                ConvWeights(program.weight_of(conv))),
+        by_rows_(weights() < in_.size() + out_.size()) {}
 
-  // Unit u is row u % height of block u / height: threads that share a sample share its weights too.
-  int units() const override { return int(panels_.blocks().size()) * out_.h; }
+  // Threads share whichever is more, the plane (and find rows that they wrote themselves) or the weights: then unit u
+  // is row u % height of block u / height.
+  int units() const override { return by_rows_ ? out_.h : int(panels_.blocks().size()) * out_.h; }
+  RowWise row_wise() const override {
+    if (!by_rows_) return {};
+    return {out_.h, 1, 1, x_, window_, weights()};
+  }
   double cost() const override { return 2.0 * double(out_.size()) * window_.kh * window_.kw * in_.c; }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
@@ -40,10 +46,7 @@ class Conv : public Step {
     set_activation(job, epilogue_.activation);
     job.residual_pixel = out_.c;
     // Blocks of channels outermost: their weights stay in cache for all rows of all samples.
-    for (int unit = begin, rows; unit < end; unit += rows) {
-      const int first = unit % out_.h;
-      rows = std::min(end - unit, out_.h - first);
-      const Block& block = panels_.blocks()[size_t(unit / out_.h)];
+    const auto run_rows = [&](const Block& block, int first, int rows) {
       const int rows_at_once = flat ? rows : 1, samples_at_once = flat && rows == out_.h ? samples : 1;
       for (int s = sample; s < sample + samples; s += samples_at_once) {
         const Residual residual(frame, epilogue_, s);
@@ -54,18 +57,30 @@ class Conv : public Step {
           panels_.row(block, job, samples_at_once * rows_at_once * out_.w);
         }
       }
+    };
+    if (by_rows_) {
+      for (const Block& block : panels_.blocks()) run_rows(block, begin, end - begin);
+      for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), begin, end);
+      return;
+    }
+    for (int unit = begin, rows; unit < end; unit += rows) {
+      rows = std::min(end - unit, out_.h - unit % out_.h);
+      run_rows(panels_.blocks()[size_t(unit / out_.h)], unit % out_.h, rows);
     }
     if (end == units())
       for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), 0, out_.h);
   }
 
  private:
+  size_t weights() const { return size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c) * size_t(out_.c); }
+
   int x_, y_;
   Window window_;
   Epilogue epilogue_;
   Shape in_, out_;
   bool pointwise_;
   Panels panels_;
+  bool by_rows_;
 };
 
 // A matrix product over all samples of a chunk, which so share each reading of the weights. The input's columns

@@ -45,6 +45,10 @@ class Winograd : public Step {
   }
 
   int units() const override { return streamed_ ? int(panels_[0].blocks().size()) : tiles(); }
+  RowWise row_wise() const override {
+    if (streamed_) return {};
+    return {out_.h, kTileOutputs, columns(), x_, window_, size_t(kPositions) * size_t(in_.c) * size_t(out_.c)};
+  }
   double cost() const override { return 2.0 * double(out_.size()) * R * R * in_.c / 4; }
   size_t scratch() const override { return transformed() + products(); }
 
@@ -61,7 +65,9 @@ class Winograd : public Step {
       multiply(band, transformed_input, product);
       transform_output(frame, band, product);
     }
-    if (end == units())
+    if (!streamed_ && first_row(begin) < first_row(end))
+      clear_border(frame.place(y_), frame.data(y_, sample), first_row(begin), first_row(end));
+    if (streamed_ && end == units())
       for (int s = sample; s < sample + samples; ++s) clear_border(frame.place(y_), frame.data(y_, s), 0, out_.h);
   }
 
@@ -76,6 +82,8 @@ class Winograd : public Step {
 
   int columns() const { return (out_.w + kTileOutputs - 1) / kTileOutputs; }
   int tiles() const { return (out_.h + kTileOutputs - 1) / kTileOutputs * columns(); }
+  // Of the first row of tiles that begins at tile `index` or behind it.
+  int first_row(int index) const { return std::min((index + columns() - 1) / columns() * kTileOutputs, out_.h); }
   Tile tile(int index) const {
     const int inside = index % tiles();
     return {index / tiles(), inside / columns() * kTileOutputs, inside % columns() * kTileOutputs};

@@ -1,8 +1,7 @@
 #include "lanes.h"
 
-#include <unistd.h>
-
 #include "aligned.h"
+#include "cache.h"
 #include "cost.h"
 #include "first_fit.h"
 #include "lane_steps.h"
@@ -194,11 +193,6 @@ class Builder {
         step = make_lane_pointwise<V>(program_, work);
     }
     stage_->steps.push_back(std::move(step));
-  }
-
-  static double cache_bytes() {
-    const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    return bytes > 0 ? double(bytes) : 512.0 * 1024;
   }
 
   const Program& program_;

@@ -58,6 +58,7 @@ class Load : public Step {
   Load(int input, int value, const Shape& shape) : input_(input), value_(value), shape_(shape) {}
 
   int units() const override { return shape_.h; }
+  RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
   double cost() const override { return kCostOfMoving * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {
@@ -86,6 +87,7 @@ class Store : public Step {
   Store(int value, int output, const Shape& shape) : value_(value), output_(output), shape_(shape) {}
 
   int units() const override { return shape_.h; }
+  RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
   double cost() const override { return kCostOfMoving * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {
@@ -119,6 +121,7 @@ class Concat : public Step {
  public:
   Concat(const std::vector<int>& inputs, int y, const Shape& shape) : inputs_(inputs), y_(y), shape_(shape) {}
   int units() const override { return shape_.h; }
+  RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
   double cost() const override { return 8.0 * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {

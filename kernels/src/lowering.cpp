@@ -4,6 +4,7 @@
 #include "cost.h"
 #include "first_fit.h"
 #include "lanes.h"
+#include "row_group.h"
 #include "work.h"
 
 namespace nncompile {
@@ -35,6 +36,7 @@ class Lowering {
     place_values();
     mark_batched();
     make_steps();
+    group_steps();
     keep_between_segments();
     assign_offsets();
     if (one_stage()) result_.lanes = make_lane_stages(program_, options_, works_, result_.places);
@@ -165,6 +167,24 @@ class Lowering {
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
       add(make_store(value, int(i), result_.places[size_t(root(value))].shape), {value}, {});
+    }
+  }
+
+  void group_steps() {
+    std::vector<Candidate> candidates;
+    const auto roots = [&](std::vector<int> values) {
+      for (int& value : values) value = root(value);
+      return values;
+    };
+    for (size_t s = 0; s < result_.steps.size(); ++s)
+      candidates.push_back({std::move(result_.steps[s]), roots(reads_[s]), roots(writes_[s])});
+    result_.steps.clear();
+    reads_.clear();
+    writes_.clear();
+    for (Candidate& step : group_rows(std::move(candidates), result_.places, options_.cache)) {
+      result_.steps.push_back(std::move(step.step));
+      reads_.push_back(std::move(step.reads));
+      writes_.push_back(std::move(step.writes));
     }
   }
 

@@ -27,6 +27,7 @@ class Pool : public Step {
         out_(program.shapes[size_t(y)]) {}
 
   int units() const override { return out_.h; }
+  RowWise row_wise() const override { return {out_.h, 1, 1, x_, window_, 0}; }
   double cost() const override { return 12.0 * double(out_.size()) * window_.kh * window_.kw; }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {

@@ -54,12 +54,23 @@ struct Frame {
   const float* const* inputs;
   float* const* outputs;
   int64_t first = 0;
+  float* const* planes = nullptr;  // by value: where a group of steps keeps those that are its own; null for others
 
   const Place& place(int value) const { return (*places)[size_t(root_of(*places, value))]; }
   float* data(int value, int sample) const {
+    if (planes && planes[root_of(*places, value)]) return planes[root_of(*places, value)];
     const Place& at = place(value);
     return arena + at.offset + (at.kept ? size_t(sample) * at.size() : 0);
   }
+};
+
+// How a step makes some rows of its result, where it can.
+struct RowWise {
+  int height = 0;          // of the result; 0: it makes all or nothing
+  int rows = 1, units = 1; // so many rows are so many units
+  int windowed = -1;       // the value that it reads through `window`; of others it reads the rows that it makes
+  Window window = {};
+  size_t weights = 0;      // floats that it reads for every row
 };
 
 class Step {
@@ -69,6 +80,7 @@ class Step {
   // is given one sample at a time.
   virtual void run(const Frame& frame, int sample, int samples, int begin, int end) const = 0;
   virtual int units() const { return 1; }
+  virtual RowWise row_wise() const { return {}; }
   // Of a sample, in operations of a matrix product that would take as long; measured.
   virtual double cost() const { return 0; }
   virtual size_t scratch() const { return 0; }  // floats for each thread

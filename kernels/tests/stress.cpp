@@ -67,6 +67,8 @@ size_t try_one(uint64_t seed) {
   Options options;
   options.threads = made.number(1, 4);
   options.exact = made.number(0, 1) != 0;
+  static constexpr double kCaches[] = {4e3, 16e3, 64e3};
+  if (made.number(0, 1)) options.cache = kCaches[made.number(0, 2)];  // small: steps of small planes run row by row
   const Region region(made.program(), options);
   const Program& program = region.program();
   const int batch = made.large() ? made.number(1, 3) : kBatches[made.number(0, 9)];

@@ -1,0 +1,93 @@
+"""Steps whose planes would leave a cache, which run row by row.
+
+Small planes, with a cache said to be small, are the stress program's (kernels/tests/stress.cpp).
+"""
+
+import math
+
+import numpy as np
+import pytest
+from regions import Region, assert_close, run, session
+
+from nncompile.passes.region_program import Kind
+
+PLANE = (151, 133)  # 64 channels are 5 MB
+
+
+def normal(*shape):
+    return np.random.default_rng(shape[0]).standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
+
+
+def inverted_residuals():
+    """Two blocks of MobileNetV2: wide planes between narrow ones, one of which is read twice."""
+    region = Region((9, *PLANE))
+    wide = region.activation(region.conv(0, normal(66, 9, 1, 1), normal(66, 1)[:, 0]), Kind.CLIP, 0.0, 6.0)
+    deep = region.conv(wide, normal(66, 1, 3, 3), pads=(1,) * 4, groups=66)
+    block = region.add(region.conv(deep, normal(9, 66, 1, 1)), 0)
+    wide = region.activation(region.conv(block, normal(70, 9, 1, 1)), Kind.RELU)
+    deep = region.conv(wide, normal(70, 1, 3, 3), stride=(2, 2), pads=(1,) * 4, groups=70)
+    return region.output(region.conv(deep, normal(11, 70, 1, 1)))
+
+
+def stem():
+    """A large kernel, a stride and a pool with padding, as ResNet begins."""
+    region = Region((3, 2 * PLANE[0], 2 * PLANE[1]))
+    y = region.conv(0, normal(64, 3, 7, 7), normal(64, 1)[:, 0], (2, 2), (3,) * 4)
+    y = region.activation(y, Kind.RELU)
+    return region.output(region.max_pool(y, (3, 3), (2, 2), (1,) * 4))
+
+
+def tiles():
+    """Winograd's tiles of four rows, after one another and behind a pool."""
+    region = Region((5, 2 * PLANE[0], 2 * PLANE[1]))
+    y = region.conv(0, normal(24, 5, 3, 3), pads=(1,) * 4)
+    y = region.conv(y, normal(24, 24, 3, 3), normal(24, 1)[:, 0], pads=(1,) * 4)
+    y = region.average_pool(y, (2, 2), (2, 2))
+    return region.output(region.conv(y, normal(20, 24, 5, 5), pads=(2, 2, 0, 1)))
+
+
+def borders():
+    """More padding than kernel: some rows read nothing but border."""
+    region = Region((12, *PLANE))
+    y = region.conv(0, normal(66, 12, 1, 1))
+    y = region.conv(y, normal(66, 1, 2, 2), pads=(20, 3, 30, 4), groups=66)
+    return region.output(region.conv(y, normal(4, 66, 1, 1)))
+
+
+def branches():
+    """Branches that lag behind one another, joined twice."""
+    region = Region((16, *PLANE))
+    x = region.conv(0, normal(40, 16, 1, 1))
+    far = region.conv(x, normal(40, 1, 5, 5), pads=(2,) * 4, groups=40)
+    far = region.max_pool(far, (5, 5), (1, 1), (2,) * 4)
+    joined = region.concat(x, region.conv(far, normal(24, 40, 1, 1)))
+    return region.output(region.conv(joined, normal(8, 64, 1, 1)))
+
+
+def outputs():
+    """What lies between is asked for too, so it must be whole."""
+    region = Region((9, *PLANE))
+    wide = region.conv(0, normal(66, 9, 1, 1))
+    deep = region.conv(wide, normal(66, 1, 3, 3), pads=(1,) * 4, groups=66)
+    return region.output(wide).output(region.conv(deep, normal(9, 66, 1, 1)))
+
+
+REGIONS = {made.__name__: made() for made in (inverted_residuals, stem, tiles, borders, branches, outputs)}
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "any"])
+@pytest.mark.parametrize("name", REGIONS)
+def test_like_eager_and_the_same_bits(build, name, exact):
+    region = REGIONS[name]
+    inputs = region.random_inputs(2)
+    want = region.eager(*inputs)
+    first = None
+    for threads in (1, 2, 5):
+        running = session(region.model(), build, threads=threads, exact=exact)
+        for batch in (2, 1):
+            pieces = [run(running, [x[i : i + batch] for x in inputs]) for i in range(0, 2, batch)]
+            got = [np.concatenate(rows) for rows in zip(*pieces, strict=True)]
+            assert_close(got, want, exact=exact)
+            first = first or got
+            for have, before in zip(got, first, strict=True):
+                np.testing.assert_array_equal(have.view(np.int32), before.view(np.int32), f"{threads} {batch}")
