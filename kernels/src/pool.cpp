@@ -28,7 +28,9 @@ class Pool : public Step {
 
   int units() const override { return out_.h; }
   RowWise row_wise() const override { return {out_.h, 1, 1, x_, window_, 0}; }
-  double cost() const override { return 12.0 * double(out_.size()) * window_.kh * window_.kw; }
+  double cost() const override {
+    return 27.0 * std::max(out_.c, 16) * double(out_.h) * out_.w * window_.kh * window_.kw;
+  }
 
   void run(const Frame& frame, int sample, int, int begin, int end) const override {
     const Place& from = frame.place(x_);

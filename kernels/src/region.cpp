@@ -9,6 +9,9 @@ namespace {
 // Below this, some 2 microseconds, a step is not worth cutting: members that wait for each other and read what
 // another processor wrote take that long.
 constexpr double kMinCostToShare = 2e5;
+// Below this, some 20 microseconds, it is not worth it for all steps together: on some pairs of processors the way of a
+// cache line is several times as long.
+constexpr double kMinCostOfAll = 10 * kMinCostToShare;
 
 }  // namespace
 
@@ -84,8 +87,10 @@ void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) c
   IdleFloats::Lease arena(arenas_);
   frame.arena = arena.data();
   Team team(steps_.size() * size_t(samples));
+  double all = 0;
+  for (const StepPtr& step : steps_) all += step->cost() * samples;
   const auto add = [&](const Step& step, int sample, int count) {
-    const bool worth = step.cost() * count >= kMinCostToShare;
+    const bool worth = step.cost() * count >= kMinCostToShare && all >= kMinCostOfAll;
     team.add(step, sample, count, worth ? std::min({step.units(), options_.threads, kMaxParts}) : 1);
   };
   for (size_t s = 0, end; s < steps_.size(); s = end) {
