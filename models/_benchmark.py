@@ -10,11 +10,12 @@ import typer
 
 from nncompile import NncompileError
 from nncompile.bench.correctness import TOLERANCES
+from nncompile.bench.report import OVER_SESSIONS, schedule_line
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
 
 Networks = Annotated[str, typer.Option(help="Networks, comma-separated.")]
-Seconds = Annotated[float, typer.Option(help="Timed seconds of each variant at each batch.")]
+Seconds = Annotated[float, typer.Option(help="Timed seconds of each engine or variant at each batch.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
@@ -30,10 +31,21 @@ def chosen(networks: str, known: Collection[str]) -> list[str]:
     return names
 
 
-def schedule_of(rounds: int, seconds: float) -> Schedule:
+def batches_of(text: str) -> tuple[int, ...]:
+    """Batch sizes from text such as `1,8,64`; ends the command with exit code 2 where it is none."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        fail(f"batches are {text!r}: give whole numbers from 1 on, such as 1,8,64", 2)
+    return numbers
+
+
+def schedule_of(rounds: int, seconds: float, sessions: int = Schedule.sessions) -> Schedule:
     """A schedule; ends the command with exit code 2 where it would measure nothing."""
     try:
-        return Schedule(rounds=rounds, seconds=seconds)
+        return Schedule(rounds=rounds, seconds=seconds, sessions=sessions)
     except NncompileError as error:
         fail(str(error), 2)
 
@@ -94,11 +106,9 @@ def environment() -> str:
 def method(schedule: Schedule) -> str:
     """How variants of nncompile were timed beside plain ONNX Runtime."""
     rtol, atol = TOLERANCES["float32"]
+    whom = "plain ONNX Runtime (default options) and every variant of nncompile (`predict`)"
     return (
-        f"Method: {schedule.rounds} rounds in one process. Each gives plain ONNX Runtime (default options) "
-        f"and every variant of nncompile (`predict`), in rotating order, a pause of {schedule.pause:g} s, "
-        f"{schedule.warmup:g} s of calls that are not counted, and {schedule.seconds / schedule.rounds:g} s "
-        f"(at least {schedule.minimum_calls} calls) that are. A ratio is that of the median times in the "
-        f"same round, the median over the rounds; in brackets its bootstrap 95 % interval. A variant is "
-        f"timed only if it answers like plain ONNX Runtime (rtol {rtol:g}, atol {atol:g})."
+        f"Method: {schedule_line(schedule, whom)}. Each session opens all of them anew. A ratio is that of "
+        f"the median times in the same round, {OVER_SESSIONS}. A variant is timed only if it answers like "
+        f"plain ONNX Runtime (rtol {rtol:g}, atol {atol:g})."
     )

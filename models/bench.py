@@ -1,6 +1,6 @@
 """Benchmark the seed documents' networks, ResNet-18 and MobileNetV2 against every engine there is.
 
-Weights are random, of one seed: they change no time. From the repository root, in about forty minutes on two
+Weights are random, of one seed: they change no time. From the repository root, in about half an hour on two
 idle processors:
 
     python -m models.bench -o docs/benchmarks.md
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -25,12 +25,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 import nncompile
+from models import _benchmark
 from models.bench_page import page
 from models.zoo import LARGER, ZOO
 from nncompile import NncompileError
 from nncompile.bench import BATCHES, BenchReport, report, run
+from nncompile.bench.disturbance import load_average
 from nncompile.bench.engines import NAMES, check_names
-from nncompile.bench.runner import Progress as OnStep
+from nncompile.bench.steps import Progress as OnStep
 from nncompile.bench.timing import Schedule
 
 NETWORKS = {**ZOO, **LARGER}
@@ -39,6 +41,10 @@ YARDSTICK = "onnxruntime"
 # Networks whose calls take so long that two batches say as much as four, and one call a block is enough.
 LARGE_BATCHES = (1, 16)
 LARGE = ("mynet", *LARGER)
+# Opening a large one takes as long as a block of it; where its memory lies matters less besides.
+SESSIONS, SESSIONS_OF_LARGE = 10, 5
+# What an engine takes before it is warm differs little between small networks: one stands for them.
+COLD = ("lenet5", *LARGE)
 
 
 def bench(
@@ -47,6 +53,9 @@ def bench(
     engines: tuple[str, ...],
     schedule: Schedule,
     progress: OnStep | None,
+    *,
+    cold: bool = False,
+    load_before: float | None = None,
 ) -> BenchReport:
     """Compile one network in a temporary folder and benchmark it.
 
@@ -54,8 +63,11 @@ def bench(
         name: The network's.
         batches: Samples in one call; None leaves it to the size of the network.
         engines: What to compare with.
-        schedule: How long and how often; a large network's blocks may be of a single call.
+        schedule: How long and how often; a large network's blocks may be of a single call, and it has fewer
+            sessions.
         progress: Told of each step.
+        cold: Start each engine in a fresh process too.
+        load_before: The load average before the first network.
 
     Raises:
         ImportError: The network needs a package that is missing; the message says which.
@@ -63,7 +75,8 @@ def bench(
     """
     entry = NETWORKS[name]
     if name in LARGE:
-        schedule = replace(schedule, minimum_calls=1)
+        sessions = min(schedule.sessions, SESSIONS_OF_LARGE)
+        schedule = replace(schedule, minimum_calls=1, sessions=sessions)
     with (
         torch.random.fork_rng(devices=[]),
         tempfile.TemporaryDirectory() as folder,
@@ -81,8 +94,9 @@ def bench(
             engines,
             module=module,
             schedule=schedule,
-            cold=True,
+            cold=cold,
             compile_seconds=time.perf_counter() - start,
+            load_before=load_before,
             progress=progress,
         )
 
@@ -106,90 +120,68 @@ def keep(file: Path, settings: Mapping[str, Any], found: BenchReport) -> None:
     part.replace(file)
 
 
+EVERY = ",".join(NETWORKS)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    networks: Annotated[str, typer.Option(help="Networks, comma-separated.")] = ",".join(NETWORKS),
+    networks: _benchmark.Networks = EVERY,
     batches: Annotated[
         str | None, typer.Option("--batches", "-b", help="Batch sizes, comma-separated [by network].")
     ] = None,
     engines: Annotated[str, typer.Option(help="Engines, comma-separated.")] = ",".join(NAMES),
-    seconds: Annotated[float, typer.Option(help="Timed seconds of each engine on each batch.")] = 0.6,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that these seconds are cut into.")] = 10,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write the page (Markdown) [stdout].")
-    ] = None,
+    seconds: _benchmark.Seconds = 0.6,
+    rounds: _benchmark.Rounds = 10,
+    cold: Annotated[
+        str, typer.Option(help="Networks whose engines are started in a fresh process too, comma-separated.")
+    ] = ",".join(COLD),
+    output: _benchmark.Output = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON on stdout.")] = False,
     folder: Annotated[Path, typer.Option("--keep", help="Where results are kept.")] = Path("build/bench"),
     resume: Annotated[bool, typer.Option("--resume", help="Do not measure again what is kept.")] = False,
 ) -> None:
     """Benchmark networks and write a page of ratios."""
-    names, peers = _names(networks), tuple(_names(engines))
-    for name in names:
-        if name not in NETWORKS:
-            _fail(f"no network is called {name!r}: choose from {', '.join(NETWORKS)}", 2)
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        _fail(f"cannot write {output}: name a file in a folder that exists", 2)
-    reports: dict[str, BenchReport] = {}
-    skipped: dict[str, str] = {}
+    load_before = load_average()
+    names, with_cold = _benchmark.chosen(networks, NETWORKS), _benchmark.chosen(cold, NETWORKS)
+    peers = tuple(name.strip() for name in engines.split(",") if name.strip())
+    schedule = _benchmark.schedule_of(rounds, seconds, SESSIONS)
+    sizes = _benchmark.batches_of(batches) if batches else None
     try:
         check_names(list(peers))
-        sizes = parse_batches(batches) if batches else None
-        schedule = Schedule(rounds=rounds, seconds=seconds)
-    except (NncompileError, ValueError) as error:
-        _fail(str(error), 2)
+    except NncompileError as error:
+        _benchmark.fail(str(error), 2)
+    _benchmark.refuse_unwritable(output)
+    reports: dict[str, BenchReport] = {}
+    skipped: dict[str, str] = {}
     failed = False
     for name in names:
-        file = folder / f"{name}.json"
-        settings = {"batches": sizes, "engines": peers, "schedule": asdict(schedule)}
+        file, starts = folder / f"{name}.json", name in with_cold
+        settings = {"batches": sizes, "engines": peers, "schedule": asdict(schedule), "cold": starts}
         earlier = kept(file, settings) if resume else None
         if earlier is not None:
-            typer.echo(f"{name}: kept in {file}", err=True)
+            _benchmark.say(f"{name}: kept in {file}")
             reports[name] = earlier
             continue
         with _progress(name) as on_step:
             try:
-                reports[name] = bench(name, sizes, peers, schedule, on_step)
+                reports[name] = bench(
+                    name, sizes, peers, schedule, on_step, cold=starts, load_before=load_before
+                )
                 keep(file, settings, reports[name])
             except (ImportError, NncompileError) as error:
-                typer.echo(f"{name}: not measured: {error}", err=True)
+                _benchmark.say(f"{name}: not measured: {error}")
                 skipped[name] = str(error)
                 failed = failed or isinstance(error, NncompileError)
     if not reports:
-        _fail("nothing was measured", 1)
+        _benchmark.fail("nothing was measured", 1)
     if as_json:
         data = {name: report.as_json(found) for name, found in reports.items()}
         typer.echo(json.dumps({"networks": data, "skipped": skipped}, indent=2))
-    if output is not None:
-        try:
-            output.write_text(page(reports, skipped, YARDSTICK), encoding="utf-8")
-        except OSError as error:
-            _fail(f"cannot write {output}: {error.strerror or error}; choose another --output", 1)
-    elif not as_json:
-        typer.echo(page(reports, skipped, YARDSTICK), nl=False)
+    if output is not None or not as_json:
+        _benchmark.write(page(reports, skipped, YARDSTICK), output)
     if failed:
         raise typer.Exit(1)
-
-
-def parse_batches(text: str) -> tuple[int, ...]:
-    """Batch sizes from text such as `1,8,64`.
-
-    Raises:
-        ValueError: It is no list of whole numbers from 1 on.
-    """
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise ValueError(f"batches are {text!r}: give whole numbers from 1 on, such as 1,8,64")
-    return numbers
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @contextmanager
@@ -206,11 +198,6 @@ def _progress(name: str) -> Iterator[OnStep]:
             bar.update(task, description=f"{name}, {what}", completed=done, total=total, refresh=True)
 
         yield on_step
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -16,32 +16,14 @@ import onnx
 import onnx_ir as ir
 import typer
 
-from models import kernel_memory, winograd_error
-from models._benchmark import (
-    Networks,
-    Output,
-    Rounds,
-    Seconds,
-    chosen,
-    environment,
-    fail,
-    method,
-    refuse_unwritable,
-    say,
-    schedule_of,
-    write,
-)
-from models.bench_passes import LARGER, YARDSTICK, Variant, captured_and_exported, compiled
+from models import _benchmark, kernel_memory, winograd_error
+from models._variants import YARDSTICK, Variant, captured_and_exported, compiled, timed
 from models.kernel_memory import Memory
 from models.winograd_error import LAYERS, Error
-from models.zoo import ZOO, Entry
-from nncompile.bench.correctness import rejected
-from nncompile.bench.engines import Engine
-from nncompile.bench.engines.onnxruntime import Plain
-from nncompile.bench.inputs import make_feed
+from models.zoo import LARGER, ZOO, Entry
 from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds
 from nncompile.bench.statistics import latency, paired_ratio
-from nncompile.bench.timing import Schedule, measure
+from nncompile.bench.timing import Schedule
 from nncompile.costs import graph_cost
 from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.kernels import installed_library
@@ -83,18 +65,15 @@ def bench(name: str, batches: Sequence[int], schedule: Schedule) -> list[Result]
     entry, _ = NETWORKS[name]
     captured, exported = captured_and_exported(entry.build, entry.input_shape)
     data, _ = compiled(captured)
-    names = tuple(spec.name for spec in captured.signature.inputs)
-    engines: dict[str, Engine] = {YARDSTICK: Plain(exported, "torch.onnx.export's graph", names)}
-    engines |= {key: Variant(key, data, captured.signature, plan) for key, plan in PLANS.items()}
+    variants = {key: partial(Variant, key, data, captured.signature, plan) for key, plan in PLANS.items()}
     flops = graph_cost(ir.from_proto(onnx.load_from_string(exported))).totals.flops
     results = []
     for batch in batches:
-        feed = make_feed(captured.signature, batch)
-        wrong = {found.engine: found.reason for found in rejected(engines, YARDSTICK, feed, batch)}
-        calls = {key: partial(engine.run, feed) for key, engine in engines.items() if key not in wrong}
-        taken = measure(calls, schedule)
+        samples = timed(variants, exported, captured.signature, batch, schedule)
+        taken, wrong = samples.taken[batch], {found.engine: found.reason for found in samples.rejected}
         medians = {key: float(latency(rounds).p50) for key, rounds in taken.items()}
-        ratios = {key: paired_ratio(taken[YARDSTICK], taken[key]) for key in taken if key != YARDSTICK}
+        ratio = partial(paired_ratio, taken.get(YARDSTICK, ()), sessions=schedule.sessions)
+        ratios = {key: ratio(taken[key]) for key in taken if key != YARDSTICK and YARDSTICK in taken}
         gflops = flops * batch / medians[KERNELS] / 1e3 if KERNELS in medians else 0.0
         results.append(Result(name, batch, medians, ratios, gflops, wrong))
     return results
@@ -182,7 +161,12 @@ def page(
         "as a share of max |y| / of max (|x| * |w|), the largest sum of absolute values.",
         winograd_error.table(errors),
     ]
-    sections += ["## How", environment(), f"Kernels: {installed_library().note}.", method(schedule)]
+    sections += [
+        "## How",
+        _benchmark.environment(),
+        f"Kernels: {installed_library().note}.",
+        _benchmark.method(schedule),
+    ]
     return "\n\n".join(sections) + "\n"
 
 
@@ -192,28 +176,29 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    networks: Networks = EVERY,
-    seconds: Seconds = 1.0,
-    rounds: Rounds = 10,
-    output: Output = None,
+    networks: _benchmark.Networks = EVERY,
+    seconds: _benchmark.Seconds = 1.0,
+    rounds: _benchmark.Rounds = 10,
+    output: _benchmark.Output = None,
 ) -> None:
     """Measure the native kernels and write a page of ratios to plain ONNX Runtime."""
-    names, schedule = chosen(networks, NETWORKS), schedule_of(rounds, seconds)
-    refuse_unwritable(output)
+    names = _benchmark.chosen(networks, NETWORKS)
+    schedule = _benchmark.schedule_of(rounds, seconds)
+    _benchmark.refuse_unwritable(output)
     if installed_library().path is None:
-        fail(installed_library().note, 1)
+        _benchmark.fail(installed_library().note, 1)
     results: list[Result] = []
     for number, name in enumerate(names, 1):
-        say(f"{number}/{len(names)} {name} ...")
+        _benchmark.say(f"{number}/{len(names)} {name} ...")
         results += bench(name, NETWORKS[name][1], schedule)
     if not results:
-        fail("nothing was measured", 1)
-    say("memory ...")
+        _benchmark.fail("nothing was measured", 1)
+    _benchmark.say("memory ...")
     memories = {(name, max(LARGE)): memory(name, max(LARGE)) for name in names if name in LARGER}
-    say("errors ...")
+    _benchmark.say("errors ...")
     errors = winograd_error.measure()
     known = {key: both for key, both in memories.items() if both}
-    write(page(results, known, errors, peak_gflops(), schedule), output)
+    _benchmark.write(page(results, known, errors, peak_gflops(), schedule), output)
 
 
 if __name__ == "__main__":

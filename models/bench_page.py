@@ -6,6 +6,18 @@ from nncompile.bench import BenchReport, grid, report
 
 TUNED, OURS = "nncompile-tuned", "nncompile"
 
+# Why a peer is not behind, by network, batch and peer: only what a command of this repository has shown.
+REASONS: grid.Reasons = {}
+
+_SESSIONS = (
+    "The median call in the slowest session over that in the fastest: so much, noise included, a comparison "
+    "of one session with one session can be wrong by. Besides noise it is which physical pages a session's "
+    "memory got: they decide which of its lines share a set of the larger caches, for as long as it lives. "
+    "Most concerned are values of some megabytes that pass through memory from layer to layer; with huge "
+    "pages (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`) sessions of ONNX Runtime come close to one another. A "
+    "region of the native kernels keeps such values in a scratch that fits into a core's own cache."
+)
+
 
 def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardstick: str) -> str:
     """Ratios, times, what engines cost before they are warm, and how it was measured.
@@ -16,21 +28,30 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
         yardstick: The engine that ratios are relative to.
     """
     any_report = next(iter(reports.values()))
-    described = {e.name: e for found in reports.values() for e in found.engines}
-    engines = tuple(described)
-    ours = [name for name in (TUNED, OURS) if name in described]
+    engines = tuple(dict.fromkeys(e.name for found in reports.values() for e in found.engines))
+    ours = [name for name in (TUNED, OURS) if name in engines]
     sections = ["# Benchmarks", "Written by `python -m models.bench`; random weights, float32, CPU."]
-    sections += ["\n".join(f"- {e.name}: {e.description}, {e.threads} threads" for e in described.values())]
+    doubts = [f"{name}: {said}" for name, found in reports.items() for said in report.warnings(found)]
+    if doubts:
+        sections += ["**Warning**", "\n".join(f"- {doubt}" for doubt in doubts)]
+    sections += ["\n".join(f"- {_described(name, reports)}" for name in engines)]
     for engine in ours:
         sections += [f"## Times as fast as the best peer: {engine}", grid.against_the_best(reports, engine)]
-    behind = grid.losses(reports, ours[0])
-    if behind:
-        sections += [f"## Where {ours[0]} is not ahead", "\n".join(f"- {line}" for line in behind)]
+    for engine in ours:
+        behind = grid.losses(reports, engine, REASONS) or ["nowhere"]
+        sections += [f"## Where {engine} is not ahead", "\n".join(f"- {line}" for line in behind)]
     for engine in engines:
         if engine != yardstick:
             title = f"## Times as fast as {yardstick}: {engine}"
             sections += [title, grid.ratios(reports, engine, yardstick)]
     sections += [f"## Median microseconds of one call: {' / '.join(engines)}", grid.medians(reports, engines)]
+    anew = tuple(e.name for e in any_report.engines if e.sessions > 1)
+    if anew:
+        sections += [
+            f"## How far sessions differ: {' / '.join(anew)}",
+            _SESSIONS,
+            grid.spreads(reports, anew),
+        ]
     if any_report.roofline is not None:
         said = (
             f"{report.ceilings_line(any_report.roofline.ceilings)} The share is of the least time that the "
@@ -52,3 +73,10 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
         sections += ["## Not measured", "\n".join(f"- {gap}" for gap in gaps)]
     sections += ["## How", report.environment(any_report), report.method(any_report)]
     return "\n\n".join(sections) + "\n"
+
+
+def _described(engine: str, reports: Mapping[str, BenchReport]) -> str:
+    """An engine in one line, with the threads that it had in every network."""
+    found = [e for one in reports.values() for e in one.engines if e.name == engine]
+    counts = " or ".join(dict.fromkeys(report.threads(e.threads) for e in found))
+    return f"{engine}: {found[-1].description}, {counts}"

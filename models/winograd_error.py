@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from models.bench_passes import Variant, compiled
+from models._variants import Variant, compiled
 from nncompile.bench.report import markdown_table
 from nncompile.capture import capture
 from nncompile.options import CompileOptions

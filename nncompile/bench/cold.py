@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nncompile.bench.engines import Engine, EngineError, Feed, Subject, first_line, open_engine
+from nncompile.bench.engines import EngineError, Feed, Subject, first_line, open_engine
 from nncompile.bench.inputs import make_feed
 from nncompile.bench.results import Cold
 from nncompile_runtime.manifest import Signature
@@ -44,11 +44,12 @@ def write_request(subject: Subject, feed_of: Mapping[str, Any]) -> None:
     (subject.folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
 
 
-def measure_cold(engine: Engine, subject: Subject) -> Cold:
+def measure_cold(name: str, compile_seconds: float, subject: Subject) -> Cold:
     """Start an engine in a process of its own.
 
     Args:
-        engine: It, open in this process, which knows how long making its files took.
+        name: The engine's.
+        compile_seconds: How long making its files took in this process.
         subject: What is benchmarked, after `write_request`.
 
     Raises:
@@ -57,9 +58,9 @@ def measure_cold(engine: Engine, subject: Subject) -> Cold:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-        "TORCHINDUCTOR_CACHE_DIR": str(subject.folder / f"inductor-{engine.name}"),
+        "TORCHINDUCTOR_CACHE_DIR": str(subject.folder / f"inductor-{name}"),
     }
-    command = [sys.executable, "-m", __name__, engine.name, str(subject.folder)]
+    command = [sys.executable, "-m", __name__, name, str(subject.folder)]
     try:
         done = subprocess.run(  # noqa: S603
             command, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
@@ -70,7 +71,7 @@ def measure_cold(engine: Engine, subject: Subject) -> Cold:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise EngineError(f"A fresh process with it fails: {last[:400]}")
     cold = Cold(**json.loads(done.stdout.splitlines()[-1]))
-    return replace(cold, compile_seconds=cold.compile_seconds or engine.compile_seconds)
+    return replace(cold, compile_seconds=cold.compile_seconds or compile_seconds)
 
 
 def start(name: str, folder: Path) -> Cold:

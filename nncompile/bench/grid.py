@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds, not_measured, percent
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.sections import cold_section
-from nncompile_runtime.bootstrap import Estimate, median_estimate
+from nncompile.bench.statistics import ratio_of_rounds
+from nncompile_runtime.bootstrap import Estimate
 
 Reports = Mapping[str, BenchReport]
+
+# (network, batch, peer) -> why that peer is not behind there
+Reasons = Mapping[tuple[str, int, str], str]
 
 
 def ratios(reports: Reports, engine: str, yardstick: str) -> str:
@@ -34,23 +36,32 @@ def against_the_best(reports: Reports, engine: str) -> str:
         found = best_peer(report, batch)
         if ours is None or found is None:
             return NOTHING
-        return f"{estimate(_ratio(found, ours))} {found.engine}"
+        return f"{estimate(_ratio(report, found, ours))} {found.engine}"
 
     return _grid(reports, cell)
 
 
-def losses(reports: Reports, engine: str) -> list[str]:
-    """A line for each cell in which an engine is not ahead of the best peer by the whole interval."""
+def losses(reports: Reports, engine: str, reasons: Reasons | None = None) -> list[str]:
+    """A line for each cell in which an engine is not ahead of the best peer by the whole interval.
+
+    Args:
+        reports: By network.
+        engine: The engine's name.
+        reasons: Why a peer is as fast or faster, where that was measured; else the line says that it was not.
+    """
     lines = []
     for name, report in reports.items():
         for batch in report.batches:
             ours, peer = report.row(engine, batch), best_peer(report, batch)
-            if ours is None or peer is None:
-                continue
-            ratio = _ratio(peer, ours)
-            if ratio.low <= 1:
+            cell = f"{name}, batch {batch}"
+            if ours is None:
+                lines.append(f"{cell}: {engine} has no time (see what was not measured)")
+            elif peer is None:
+                lines.append(f"{cell}: no peer has a time (see what was not measured)")
+            elif (ratio := _ratio(report, peer, ours)).low <= 1:
                 verdict = "is ahead" if ratio.high < 1 else "is level"
-                lines.append(f"{name}, batch {batch}: {peer.engine} {verdict} ({estimate(ratio)})")
+                why = (reasons or {}).get((name, batch, peer.engine), "not explained")
+                lines.append(f"{cell}: {peer.engine} {verdict} ({estimate(ratio)}): {why}")
     return lines
 
 
@@ -67,6 +78,17 @@ def medians(reports: Reports, engines: tuple[str, ...]) -> str:
         rows = [report.row(engine, batch) for engine in engines]
         times = [microseconds(row.latency.p50) if row else NOTHING for row in rows]
         return NOTHING if set(times) == {NOTHING} else " / ".join(times)
+
+    return _grid(reports, cell)
+
+
+def spreads(reports: Reports, engines: tuple[str, ...]) -> str:
+    """The slowest session's median over the fastest's, the engines' in the given order between slashes."""
+
+    def cell(report: BenchReport, batch: int) -> str:
+        rows = [report.row(engine, batch) for engine in engines]
+        apart = [f"{row.by_session.high / row.by_session.low:.2f}" if row else NOTHING for row in rows]
+        return NOTHING if set(apart) == {NOTHING} else " / ".join(apart)
 
     return _grid(reports, cell)
 
@@ -114,9 +136,8 @@ def gaps(reports: Reports) -> list[str]:
     return [f"{name}: {line}" for name, report in reports.items() for line in not_measured(report)]
 
 
-def _ratio(yardstick: Row, row: Row) -> Estimate:
-    pairs = zip(yardstick.medians, row.medians, strict=True)
-    return median_estimate(np.array([theirs / ours for theirs, ours in pairs]))
+def _ratio(report: BenchReport, yardstick: Row, row: Row) -> Estimate:
+    return ratio_of_rounds(yardstick.medians, row.medians, report.method.schedule.sessions)
 
 
 def _grid(reports: Reports, cell: Callable[[BenchReport, int], str]) -> str:

@@ -13,12 +13,14 @@ from nncompile.bench.correctness import TOLERANCES
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.roofline import Roofline
 from nncompile.bench.sections import NOTHING, estimate, microseconds, sections
+from nncompile.bench.timing import Schedule, dealt
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
     "NOTHING",
+    "OVER_SESSIONS",
     "as_csv",
     "as_json",
     "as_markdown",
@@ -34,8 +36,17 @@ __all__ = [
     "not_measured",
     "percent",
     "remarks",
+    "schedule_line",
     "section_tables",
+    "threads",
+    "warnings",
 ]
+
+# How the ratios of rounds become one, in words.
+OVER_SESSIONS = (
+    "the median over the sessions of each one's median over its rounds; in brackets its 95 % interval, from "
+    "a bootstrap of sessions and of the rounds within them"
+)
 
 _CSV = ["model", "network", "engine", "threads", "batch", "calls", "p50_us", "p90_us", "p95_us", "p99_us"]
 _CSV += ["samples_per_second", "yardstick", "ratio", "ratio_low", "ratio_high"]
@@ -98,14 +109,14 @@ def as_markdown(report: BenchReport) -> str:
 
 def as_csv(report: BenchReport) -> str:
     """One line for each engine and batch; times in microseconds, no ratio where there is none."""
-    threads = {engine.name: engine.threads for engine in report.engines}
+    threads_of = {engine.name: engine.threads for engine in report.engines}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV)
     for row in report.rows:
         ratio = dataclasses.astuple(row.ratio) if row.ratio else (None, None, None)
         times = dataclasses.astuple(row.latency)
-        named = (report.model, report.network, row.engine, threads[row.engine], row.batch, row.calls)
+        named = (report.model, report.network, row.engine, threads_of[row.engine], row.batch, row.calls)
         writer.writerow([*named, *times, row.samples_per_second, report.method.yardstick, *ratio])
     return text.getvalue()
 
@@ -132,16 +143,45 @@ def environment(report: BenchReport) -> str:
 
 def method(report: BenchReport) -> str:
     """How it was measured, in a few sentences."""
-    schedule, (rtol, atol) = report.method.schedule, TOLERANCES["float32"]
+    (rtol, atol), own = TOLERANCES["float32"], report.method
+    return (
+        f"Method: {schedule_line(own.schedule, 'every engine')}; numpy in, numpy out. "
+        f"{_sessions_line(report)}A ratio is {own.yardstick}'s median time over the engine's in the same "
+        f"round, {OVER_SESSIONS}. Above 1 is faster than {own.yardstick}. Before it is timed in a session, "
+        f"an engine must answer like {own.reference} (float32: rtol {rtol:g}, atol {atol:g})."
+    )
+
+
+def schedule_line(schedule: Schedule, whom: str) -> str:
+    """Rounds, sessions and blocks of a schedule, up to what is timed."""
+    sessions = len(dealt(range(schedule.rounds), schedule.sessions))
     block = f"{schedule.seconds / schedule.rounds:g} s (at least {schedule.minimum_calls} calls)"
     return (
-        f"Method: {schedule.rounds} rounds in one process. Each gives every engine, in rotating order, a "
-        f"pause of {schedule.pause:g} s, {schedule.warmup:g} s of calls that are not counted, and {block} "
-        f"that are; numpy in, numpy out. A ratio is {report.method.yardstick}'s median time over the "
-        f"engine's in the same round, the median over the rounds: above 1 is faster than "
-        f"{report.method.yardstick}; in brackets its bootstrap 95 % interval. Before it is timed, an engine "
-        f"must answer like {report.method.reference} (float32: rtol {rtol:g}, atol {atol:g})."
+        f"{schedule.rounds} rounds in one process, in {sessions} session{'s' * (sessions > 1)}. Each round "
+        f"gives {whom}, in rotating order, a pause of {schedule.pause:g} s, {schedule.warmup:g} s of calls "
+        f"that are not counted, and {block} that are"
     )
+
+
+def _sessions_line(report: BenchReport) -> str:
+    anew = [e.name for e in report.engines if e.sessions > 1]
+    kept = [e.name for e in report.engines if e.sessions == 1]
+    if not anew:
+        return ""
+    line = f"Each session opens {', '.join(anew)} anew"
+    if kept:
+        line += f"; {', '.join(kept)} {'stays' if len(kept) == 1 else 'stay'} open throughout"
+    return f"{line}. "
+
+
+def warnings(report: BenchReport) -> list[str]:
+    """What makes the numbers doubtful: a busy machine, engines with different numbers of threads."""
+    found = []
+    if report.disturbance is not None and report.disturbance.warning:
+        found.append(report.disturbance.warning)
+    if len({engine.threads for engine in report.engines}) > 1:
+        found.append("These engines do not compute with the same number of threads.")
+    return found
 
 
 def not_measured(report: BenchReport) -> list[str]:
@@ -197,17 +237,14 @@ def percent(share: float | None) -> str:
 
 def remarks(report: BenchReport) -> list[str]:
     """Sentences about the engines, what was not measured, and the limit."""
-    engines = [f"{e.name}: {e.description}, {_threads(e.threads)}" for e in report.engines]
+    engines = [f"{e.name}: {e.description}, {threads(e.threads)}" for e in report.engines]
     o = report.overhead
     overhead = (
         f"predict over the bare session call, batch {o.batch}: {estimate(o.difference, 1)} µs "
         f"({o.predict:.1f} against {o.bare:.1f}, {o.pairs} pairs)"
     )
-    unequal = ["These engines do not compute with the same number of threads."] * (
-        len({e.threads for e in report.engines}) > 1
-    )
     limits = [limits_line(report.roofline)] if report.roofline else []
-    return [*engines, *unequal, *not_measured(report), overhead, *limits]
+    return [*warnings(report), *engines, *not_measured(report), overhead, *limits]
 
 
 def limits_line(roofline: Roofline) -> str:
@@ -225,11 +262,12 @@ def ceilings_line(ceilings: Ceilings) -> str:
     fastest = max(rung.rate for rung in ceilings.rungs)
     return (
         f"Limit: {ceilings.flops / 1e9:,.0f} GFLOP/s ({ceilings.product}); {ceilings.memory / 1e9:,.1f} GB/s "
-        f"from memory, up to {fastest / 1e9:,.0f} GB/s from caches; {_threads(ceilings.threads)}."
+        f"from memory, up to {fastest / 1e9:,.0f} GB/s from caches; {threads(ceilings.threads)}."
     )
 
 
-def _threads(count: int | None) -> str:
+def threads(count: int | None) -> str:
+    """A number of threads in words."""
     return "threads unknown" if count is None else f"{count} thread{'' if count == 1 else 's'}"
 
 

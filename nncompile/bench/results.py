@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nncompile.bench.correctness import Rejected
+from nncompile.bench.disturbance import Disturbance
 from nncompile.bench.overhead import Overhead
 from nncompile.bench.roofline import Roofline
 from nncompile.bench.scenarios import ScenarioReport
-from nncompile.bench.statistics import Latency
+from nncompile.bench.statistics import Latency, Spread
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.machine import Machine
@@ -22,11 +23,14 @@ class EngineInfo:
         name: What it is chosen by.
         description: One line: which version runs which graph, and how.
         threads: Threads that compute; None where that cannot be told.
+        sessions: How often it was opened; one that is kept open throughout has only one placement in
+            memory, whose luck its intervals do not cover.
     """
 
     name: str
     description: str
     threads: int | None
+    sessions: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Row:
         latency: Microseconds a call.
         samples_per_second: Throughput of calls one after another.
         ratio: How many times faster than the yardstick; None where that was rejected on this batch.
+        by_session: How far the sessions' median calls are apart.
         medians: Median microseconds of a call in each round, for ratios between any two engines.
         share: Part of the attainable speed that the median call reaches; None where that is not known.
     """
@@ -63,6 +68,7 @@ class Row:
     latency: Latency
     samples_per_second: float
     ratio: Estimate | None
+    by_session: Spread
     share: float | None = None
     medians: tuple[float, ...] = ()
 
@@ -128,6 +134,7 @@ class BenchReport:
         cold: What engines cost before they are warm, where that was asked for.
         not_cold: Engines whose fresh process failed.
         roofline: What this machine allows; None where onnx and onnx-ir, which count, are not installed.
+        disturbance: What else kept the machine busy; None where the system does not tell.
     """
 
     model: str
@@ -146,6 +153,7 @@ class BenchReport:
     cold: tuple[Cold, ...] = ()
     not_cold: tuple[Absent, ...] = ()
     roofline: Roofline | None = None
+    disturbance: Disturbance | None = None
 
     def row(self, engine: str, batch: int) -> Row | None:
         """The row of an engine on a batch; None where it was not timed."""

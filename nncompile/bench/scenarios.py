@@ -138,6 +138,7 @@ def measure_server(
     scenario: Scenario,
     schedule: Schedule,
     seed: int,
+    rounds: Sequence[int] | None = None,
     *,
     on_block: Callable[[str], None] | None = None,
     clock: Clock = time.perf_counter_ns,
@@ -150,6 +151,7 @@ def measure_server(
         scenario: The server's.
         schedule: Rounds and seconds; a round has as many queries as arrive in its share of the seconds.
         seed: Seed of the arrivals.
+        rounds: The numbers of the rounds to measure; None for all of the schedule's.
         on_block: Told the name before each block.
         clock: Nanoseconds that only grow.
         sleep: Waits for a number of seconds.
@@ -163,16 +165,16 @@ def measure_server(
     def block(name: str, number: int) -> list[int]:
         return serve(calls[name], poisson_arrivals(rate, count, [seed, number]), clock, sleep)
 
-    return interleave(calls, block, schedule, on_block=on_block, clock=clock, sleep=sleep)
+    return interleave(calls, block, schedule, rounds, on_block=on_block, clock=clock, sleep=sleep)
 
 
-def single_stream(taken: Taken, yardstick: str) -> tuple[ScenarioRow, ...]:
+def single_stream(taken: Taken, yardstick: str, sessions: int) -> tuple[ScenarioRow, ...]:
     """Each engine's rows at the smallest batch, compared by the 90th percentile."""
     batch = min(taken)
-    return _rows(batch, taken[batch], yardstick, 0.90)
+    return _rows(batch, taken[batch], yardstick, sessions, 0.90)
 
 
-def offline(taken: Taken, yardstick: str) -> tuple[ScenarioRow, ...]:
+def offline(taken: Taken, yardstick: str, sessions: int) -> tuple[ScenarioRow, ...]:
     """Each engine at the batch at which it answers most samples a second, compared by time a sample."""
     best: dict[str, tuple[float, int]] = {}
     for batch, engines in taken.items():
@@ -186,18 +188,25 @@ def offline(taken: Taken, yardstick: str) -> tuple[ScenarioRow, ...]:
             queries=sum(map(len, taken[batch][name])),
             latency=latency(taken[batch][name]),
             samples_per_second=rate,
-            ratio=paired_ratio(a_sample[yardstick], a_sample[name]) if yardstick in a_sample else None,
+            ratio=(
+                paired_ratio(a_sample[yardstick], a_sample[name], sessions) if yardstick in a_sample else None
+            ),
         )
         for name, (rate, batch) in best.items()
     )
 
 
 def server(
-    served: Mapping[str, tuple[Latencies, ...]], batch: int, yardstick: str, scenario: Scenario, seed: int
+    served: Mapping[str, tuple[Latencies, ...]],
+    batch: int,
+    yardstick: str,
+    sessions: int,
+    scenario: Scenario,
+    seed: int,
 ) -> tuple[ScenarioRow, ...]:
     """Each engine by the 99th percentile of what `measure_server` returns for the same seed."""
     rows = []
-    for row in _rows(batch, served, yardstick, 0.99):
+    for row in _rows(batch, served, yardstick, sessions, 0.99):
         ends = [
             int(poisson_arrivals(scenario.rate or 0.0, len(latencies), [seed, number])[-1] + latencies[-1])
             for number, latencies in enumerate(served[row.engine])
@@ -209,7 +218,7 @@ def server(
 
 
 def _rows(
-    batch: int, engines: Mapping[str, tuple[Latencies, ...]], yardstick: str, quantile: float
+    batch: int, engines: Mapping[str, tuple[Latencies, ...]], yardstick: str, sessions: int, quantile: float
 ) -> tuple[ScenarioRow, ...]:
     return tuple(
         ScenarioRow(
@@ -218,7 +227,9 @@ def _rows(
             queries=sum(map(len, rounds)),
             latency=latency(rounds),
             samples_per_second=samples_per_second(rounds, batch),
-            ratio=paired_ratio(engines[yardstick], rounds, quantile) if yardstick in engines else None,
+            ratio=(
+                paired_ratio(engines[yardstick], rounds, sessions, quantile) if yardstick in engines else None
+            ),
         )
         for name, rounds in engines.items()
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from nncompile_runtime.race import garbage_left_alone
 Latencies = npt.NDArray[np.int64]
 Clock = Callable[[], int]
 Sleep = Callable[[float], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Schedule:
         pause: Seconds of sleep before each block: an idle worker of ONNX Runtime spins on for about
             50 ms after a run and slows whatever is timed next on its processor.
         minimum_calls: Calls that a block times at least, however long they take.
+        sessions: Into how many runs of neighbouring rounds the rounds are cut, each with engines opened
+            anew: where memory happens to lie differs from one to the next (docs/benchmarks.md). At most
+            one a round.
     """
 
     rounds: int = 10
@@ -36,6 +41,7 @@ class Schedule:
     warmup: float = 0.05
     pause: float = 0.1
     minimum_calls: int = 3
+    sessions: int = 5
 
     def __post_init__(self) -> None:
         """Refuse a schedule that measures nothing.
@@ -43,16 +49,25 @@ class Schedule:
         Raises:
             NncompileError: A number is too small.
         """
-        for name, least in (("rounds", 1), ("minimum_calls", 1), ("seconds", 0), ("warmup", 0), ("pause", 0)):
+        counts, times = ("rounds", "minimum_calls", "sessions"), ("seconds", "warmup", "pause")
+        for name, least in [*((name, 1) for name in counts), *((name, 0) for name in times)]:
             if not getattr(self, name) >= least:
                 raise NncompileError(
                     f"{name} is {getattr(self, name)}.", remedy=f"Give a number from {least} on."
                 )
 
 
+def dealt(rounds: Sequence[T], sessions: int) -> list[Sequence[T]]:
+    """What belongs to each round, such as its number, cut into sessions of neighbouring rounds."""
+    sessions = min(sessions, len(rounds))
+    ends = [len(rounds) * number // sessions for number in range(sessions + 1)]
+    return [rounds[start:end] for start, end in pairwise(ends)]
+
+
 def measure(
     calls: Mapping[str, Callable[[], Any]],
     schedule: Schedule,
+    rounds: Sequence[int] | None = None,
     *,
     on_block: Callable[[str], None] | None = None,
     clock: Clock = time.perf_counter_ns,
@@ -63,6 +78,7 @@ def measure(
     Args:
         calls: What to time, by name. Each round starts with the next name.
         schedule: How long and how often.
+        rounds: The numbers of the rounds to measure; None for all of the schedule's.
         on_block: Told the name before each block, outside all timing.
         clock: Nanoseconds that only grow.
         sleep: Waits for a number of seconds.
@@ -75,13 +91,14 @@ def measure(
     def calls_of_a_block(name: str, _: int) -> list[int]:
         return timed_calls(calls[name], block, schedule.minimum_calls, clock)
 
-    return interleave(calls, calls_of_a_block, schedule, on_block=on_block, clock=clock, sleep=sleep)
+    return interleave(calls, calls_of_a_block, schedule, rounds, on_block=on_block, clock=clock, sleep=sleep)
 
 
 def interleave(
     calls: Mapping[str, Callable[[], Any]],
     block: Callable[[str, int], list[int]],
     schedule: Schedule,
+    rounds: Sequence[int] | None = None,
     *,
     on_block: Callable[[str], None] | None = None,
     clock: Clock = time.perf_counter_ns,
@@ -93,6 +110,7 @@ def interleave(
         calls: What to warm up, by name. Each round starts with the next name.
         block: The latencies of one block, from a name and the number of the round.
         schedule: How often, and the pause and the warm-up.
+        rounds: The numbers of the rounds to run; None for all of the schedule's.
         on_block: Told the name before each block, outside all timing.
         clock: Nanoseconds that only grow.
         sleep: Waits for a number of seconds.
@@ -103,7 +121,7 @@ def interleave(
     names = list(calls)
     warmup = round(schedule.warmup * 1e9)
     taken: dict[str, list[Latencies]] = {name: [] for name in names}
-    for number in range(schedule.rounds):
+    for number in range(schedule.rounds) if rounds is None else rounds:
         first = number % len(names) if names else 0
         for name in names[first:] + names[:first]:
             if on_block is not None:
@@ -113,7 +131,7 @@ def interleave(
                 timed_calls(calls[name], warmup, 1, clock)
                 latencies = block(name, number)
             taken[name].append(np.array(latencies, dtype=np.int64))
-    return {name: tuple(rounds) for name, rounds in taken.items()}
+    return {name: tuple(blocks) for name, blocks in taken.items()}
 
 
 def timed_calls(call: Callable[[], Any], duration: int, minimum: int, clock: Clock) -> list[int]:

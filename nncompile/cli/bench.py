@@ -46,6 +46,9 @@ def bench(
     arg: Arguments = None,
     seconds: Annotated[float, typer.Option(help="Timed seconds for each engine and batch.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds the time is split into.")] = 10,
+    sessions: Annotated[
+        int, typer.Option(min=1, help="How often engines are opened anew meanwhile; at most once a round.")
+    ] = 5,
     scenario: Annotated[
         str | None, typer.Option(help="Of MLPerf Inference: single-stream, offline or server.")
     ] = None,
@@ -74,7 +77,7 @@ def bench(
     batches = whole_numbers(given, "--batch-size", f"-b {_DEFAULT_BATCHES}")
     if not seconds > 0:
         raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
-    schedule = Schedule(rounds=rounds, seconds=seconds)
+    schedule = Schedule(rounds=rounds, seconds=seconds, sessions=sessions)
     engines = tuple(name.strip() for name in against.split(",") if name.strip())
     if engines == ("all",):
         engines = NAMES

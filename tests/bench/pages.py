@@ -9,7 +9,7 @@ from nncompile.bench.drawing import draw
 from nncompile.bench.overhead import Overhead
 from nncompile.bench.results import Absent, BenchReport, EngineInfo, Method, Row
 from nncompile.bench.roofline import Limit, Roofline
-from nncompile.bench.statistics import Latency
+from nncompile.bench.statistics import Latency, Spread
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.machine import Machine
@@ -30,7 +30,8 @@ def report(name="LeNet5", batches=BATCHES, engines=ENGINES):
             p50 = 9.3 * batch * (number + 1) ** 1.7
             speed = Estimate(2 / (number + 1), 1.9 / (number + 1), 2.1 / (number + 1))
             times = Latency(p50, 1.1 * p50, 1.3 * p50, 3 * p50)
-            rows.append(Row(engine, batch, 100, times, 1e6 * batch / p50, speed, roofline.share(batch, p50)))
+            apart, share = Spread(p50, 0.9 * p50, 1.2 * p50), roofline.share(batch, p50)
+            rows.append(Row(engine, batch, 100, times, 1e6 * batch / p50, speed, apart, share, (p50,) * 2))
     return BenchReport(
         model=f"{name}.onnx",
         network=name,

@@ -8,18 +8,30 @@ from rich.console import Console
 
 from nncompile.bench import grid
 from nncompile.bench.correctness import Rejected
+from nncompile.bench.disturbance import Disturbance
 from nncompile.bench.overhead import Overhead
-from nncompile.bench.report import as_csv, as_json, as_markdown, as_table, microseconds, section_tables
+from nncompile.bench.report import (
+    as_csv,
+    as_json,
+    as_markdown,
+    as_table,
+    method,
+    microseconds,
+    remarks,
+    section_tables,
+    warnings,
+)
 from nncompile.bench.results import Absent, BenchReport, Cold, EngineInfo, Method, Row
 from nncompile.bench.scenarios import Scenario, ScenarioReport, ScenarioRow
-from nncompile.bench.statistics import Latency
+from nncompile.bench.statistics import Latency, Spread
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.machine import Machine
 
 
 def row(engine, batch, p50, ratio):
-    return Row(engine, batch, 100, Latency(p50, p50 + 1, p50 + 2, p50 + 3), 1e6 * batch / p50, ratio)
+    times, apart = Latency(p50, p50 + 1, p50 + 2, p50 + 3), Spread(p50, 0.9 * p50, 1.2 * p50)
+    return Row(engine, batch, 100, times, 1e6 * batch / p50, ratio, apart)
 
 
 REPORT = BenchReport(
@@ -203,11 +215,63 @@ def test_a_cell_that_is_not_won_by_the_whole_interval_is_named():
     level = with_medians((10.0, 10.0, 10.0), {"ncnn": (9.0, 12.0, 13.0)})
     lost = with_medians((10.0, 10.0, 10.0), {"ncnn": (7.0, 8.0, 9.0)})
     assert grid.losses({"a": won, "b": level, "c": lost}, "nncompile") == [
-        "b, batch 1: ncnn is level (1.20 [0.90, 1.30])",
-        "c, batch 1: ncnn is ahead (0.80 [0.70, 0.90])",
+        "b, batch 1: ncnn is level (1.20 [0.90, 1.30]): not explained",
+        "c, batch 1: ncnn is ahead (0.80 [0.70, 0.90]): not explained",
     ]
 
 
 def test_a_grid_of_fresh_processes():
     assert grid.cold({"net": WHOLE}).splitlines()[2] == "| net | nncompile | - | 0.08 | 0.33 | 74 |"
     assert grid.cold({"net": REPORT}) == ""
+
+
+def test_the_method_says_which_engines_are_opened_anew():
+    anew = [dataclasses.replace(e, sessions=5 if e.name != "eager" else 1) for e in REPORT.engines]
+    text = method(dataclasses.replace(REPORT, engines=tuple(anew)))
+    assert "10 rounds in one process, in 5 sessions." in text
+    assert "Each session opens nncompile, onnxruntime anew; eager stays open throughout." in text
+    once = dataclasses.replace(REPORT.method, schedule=Schedule(rounds=3, sessions=1))
+    alone = method(dataclasses.replace(REPORT, method=once))
+    assert "3 rounds in one process, in 1 session." in alone
+    assert "anew" not in alone
+
+
+def test_a_busy_machine_and_unequal_threads_are_warned_of_first():
+    busy = dataclasses.replace(REPORT, disturbance=Disturbance(7.0, 0.0, 2, 2))
+    first, second, *_ = remarks(busy)
+    assert "the load average was 7.0 when it began" in first
+    assert second == "These engines do not compute with the same number of threads."
+    assert f"- {first}" in as_markdown(busy)
+    even = dataclasses.replace(
+        REPORT,
+        engines=tuple(dataclasses.replace(e, threads=2) for e in REPORT.engines),
+        disturbance=Disturbance(1.0, 0.0, 2, 2),
+    )
+    assert warnings(even) == []
+
+
+def test_how_far_sessions_differ():
+    assert grid.spreads({"net": REPORT}, ("nncompile", "onnxruntime")).splitlines()[-1] == (
+        "| net | 1.33 / 1.33 | - / 1.33 |"
+    )
+
+
+def test_a_cell_without_our_time_or_without_a_peers_is_no_win():
+    alone = dataclasses.replace(REPORT, rows=REPORT.rows[:1], batches=(1,))
+    assert grid.losses({"net": alone}, "nncompile") == [
+        "net, batch 1: no peer has a time (see what was not measured)"
+    ]
+    fast = dataclasses.replace(REPORT.rows[0], medians=(1.0,))
+    slow = [dataclasses.replace(row, medians=(2.0,)) for row in REPORT.rows[1:]]
+    assert grid.losses({"net": dataclasses.replace(REPORT, rows=(fast, *slow))}, "nncompile") == [
+        "net, batch 64: nncompile has no time (see what was not measured)"
+    ]
+
+
+def test_a_reason_is_that_of_one_peer():
+    slow = dataclasses.replace(REPORT.rows[0], medians=(2.0,))
+    fast = dataclasses.replace(REPORT.rows[1], medians=(1.0,))
+    lost = {"net": dataclasses.replace(REPORT, rows=(slow, fast), batches=(1,))}
+    told = "net, batch 1: onnxruntime is ahead (0.50 [0.50, 0.50]): "
+    assert grid.losses(lost, "nncompile", {("net", 1, "onnxruntime"): "so"}) == [told + "so"]
+    assert grid.losses(lost, "nncompile", {("net", 1, "openvino"): "so"}) == [told + "not explained"]

@@ -310,3 +310,61 @@ def test_a_copy_of_its_own_is_tuned(lenet, subject_of, monkeypatch):
         assert seconds == nncompile_tuned.SECONDS
         assert predictor is not subject.predictor
         assert engine.compile_seconds > 0
+
+
+def test_a_tuned_model_is_tuned_once(lenet, subject_of, monkeypatch):
+    tuned, tune = [], Predictor.tune
+    monkeypatch.setattr(Predictor, "tune", lambda self, **options: tuned.append(tune(self, **options)))
+    subject = subject_of(lenet.path)
+    with open_engine("nncompile-tuned", subject) as first, open_engine("nncompile-tuned", subject) as again:
+        assert first.reopens
+        assert again.reopens
+        assert (first.compile_seconds > 0, again.compile_seconds) == (True, 0)
+        assert again.description == first.description
+    ((found),) = tuned
+    assert nncompile.load(subject.folder / "tuned.onnx", device="cpu").plans == found.plans
+
+
+def test_a_tuned_file_that_keeps_no_plans_stays_open(lenet, subject_of, tmp_path):
+    from nncompile.bench.engines.exporting import export
+
+    compiled = subject_of(lenet.path)
+    plain = tmp_path / "plain.onnx"
+    plain.write_bytes(export(lenet.module, compiled.signature, compiled.example))
+    subject = subject_of(plain)
+    with open_engine("nncompile-tuned", subject) as engine:
+        assert not engine.reopens
+        assert engine.compile_seconds > 0
+    assert not (subject.folder / "tuned.onnx").exists()
+
+
+def test_each_opening_of_nncompile_has_a_session_of_its_own(lenet, subject_of, monkeypatch):
+    from nncompile.bench.engines import nncompile as engine
+
+    sessions = []
+
+    class Watched(Compiled):
+        def __init__(self, predictor):
+            super().__init__(predictor)
+            sessions.append(predictor.session)
+
+    monkeypatch.setattr(engine, "Compiled", Watched)
+    subject = subject_of(lenet.path)
+    with open_engine("nncompile", subject), open_engine("nncompile", subject):
+        first, again = sessions
+        assert first is not again
+        assert first.native is not again.native
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_engine_that_can_be_opened_again_answers_the_same_then(lenet, subject_of, name):
+    subject = subject_of(lenet.path, lenet.module)
+    feed = make_feed(subject.signature, 5, seed=3)
+    with opened(name, subject) as first:
+        reopens = first.reopens
+        before = [output.copy() for output in first.run(feed)]
+        assert reopens == (name not in ("ncnn", "eager"))
+        if reopens:
+            with opened(name, subject) as again:
+                for a, b in zip(before, again.run(feed), strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -6,6 +6,8 @@ import torch
 
 from models.lenet import LeNet5
 from nncompile.bench import Scenario, run
+from nncompile.bench.engines import open_engine
+from nncompile.bench.timing import Schedule
 from nncompile_runtime import ModelLoadError, NncompileError
 
 ENGINES = ("nncompile", "onnxruntime", "eager")
@@ -200,3 +202,33 @@ def test_a_rejected_engine_serves_nobody(lenet, instant):
     )
     assert [row.engine for row in report.scenario.rows] == ["onnxruntime", "eager"]
     assert steps[-1][1:] == (2 * 3 * instant.rounds, 2 * 3 * instant.rounds + 1)
+
+
+def test_each_session_opens_engines_anew_where_that_is_cheap(lenet, monkeypatch):
+    opened = []
+
+    def spy(name, subject):
+        opened.append(name)
+        return open_engine(name, subject)
+
+    monkeypatch.setattr("nncompile.bench.runner.open_engine", spy)
+    schedule = Schedule(rounds=5, seconds=0.005, warmup=0, pause=0, sessions=3)
+    found = run(lenet.path, (1,), module=lenet.module, schedule=schedule)
+    assert opened == [*ENGINES, *["nncompile", "onnxruntime"] * 2]
+    assert {engine.name: engine.sessions for engine in found.engines} == {
+        "nncompile": 3,
+        "onnxruntime": 3,
+        "eager": 1,
+    }
+    for row in found.rows:
+        apart = row.by_session
+        assert len(row.medians) == 5
+        assert 0 < apart.low <= apart.p50 <= apart.high
+        assert apart.low < apart.high  # three sessions, three medians of a clock of nanoseconds
+
+
+def test_the_report_says_what_else_ran(lenet, instant):
+    found = run(lenet.path, (1,), ("onnxruntime",), schedule=instant, load_before=1e6)
+    assert found.disturbance.load == 1e6
+    assert found.disturbance.threads == found.machine.processors
+    assert "was not quiet" in found.disturbance.warning

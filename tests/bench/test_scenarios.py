@@ -82,7 +82,7 @@ def served(time, rate, **works):
     scenario = Scenario("server", rate, bound=15.0)
     calls = {name: time.work(nanoseconds) for name, nanoseconds in works.items()}
     taken = measure_server(calls, scenario, schedule, 3, clock=time.clock, sleep=time.sleep)
-    return {row.engine: row for row in server(taken, 1, "slow", scenario, 3)}
+    return {row.engine: row for row in server(taken, 1, "slow", schedule.sessions, scenario, 3)}
 
 
 def test_every_engine_serves_as_many_queries_as_arrive(time):
@@ -118,7 +118,7 @@ def blocks(*rounds):
 def test_single_stream_compares_the_90th_percentile():
     slow = blocks([1000] * 9 + [4000] * 2, [1000] * 9 + [4000] * 2)
     fast = blocks([1000] * 9 + [2000] * 2, [1000] * 9 + [2000] * 2)
-    rows = {row.engine: row for row in single_stream({8: {}, 1: {"slow": slow, "fast": fast}}, "slow")}
+    rows = {row.engine: row for row in single_stream({8: {}, 1: {"slow": slow, "fast": fast}}, "slow", 5)}
     assert {row.batch for row in rows.values()} == {1}
     assert rows["fast"].latency.p90 == 2.0
     assert rows["fast"].ratio.value == 2.0
@@ -130,7 +130,7 @@ def test_offline_takes_each_engine_at_its_best_batch():
         1: {"slow": blocks([1000, 1000]), "fast": blocks([500, 500])},
         4: {"slow": blocks([2000, 2000]), "fast": blocks([4000, 4000])},
     }
-    rows = {row.engine: row for row in offline(taken, "slow")}
+    rows = {row.engine: row for row in offline(taken, "slow", 5)}
     assert (rows["slow"].batch, rows["fast"].batch) == (4, 1)
     assert rows["slow"].samples_per_second == pytest.approx(2e6)
     assert rows["fast"].samples_per_second == pytest.approx(2e6)
@@ -138,8 +138,8 @@ def test_offline_takes_each_engine_at_its_best_batch():
 
 
 def test_without_the_yardstick_there_is_no_ratio():
-    assert [row.ratio for row in single_stream({1: {"fast": blocks([1, 2])}}, "slow")] == [None]
-    assert [row.ratio for row in offline({1: {"fast": blocks([1, 2])}}, "slow")] == [None]
+    assert [row.ratio for row in single_stream({1: {"fast": blocks([1, 2])}}, "slow", 5)] == [None]
+    assert [row.ratio for row in offline({1: {"fast": blocks([1, 2])}}, "slow", 5)] == [None]
 
 
 @pytest.mark.parametrize(

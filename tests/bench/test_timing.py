@@ -3,7 +3,7 @@ import gc
 import pytest
 
 from nncompile.bench.statistics import paired_ratio
-from nncompile.bench.timing import Schedule, measure
+from nncompile.bench.timing import Schedule, dealt, measure
 from nncompile_runtime import NncompileError
 
 MICROSECOND = 1000
@@ -99,7 +99,7 @@ def test_a_machine_that_slows_down_between_rounds_leaves_the_ratio_alone(time):
         "engine": time.work("engine", on_a_slowing_machine(10 * MICROSECOND)),
     }
     taken = time.measure(calls, schedule())
-    ratio = paired_ratio(taken["yardstick"], taken["engine"])
+    ratio = paired_ratio(taken["yardstick"], taken["engine"], sessions=3)
     assert (ratio.value, ratio.low, ratio.high) == (3.0, 3.0, 3.0)
 
 
@@ -134,8 +134,33 @@ def test_nothing_to_measure_is_measured_in_no_time(time):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("rounds", 0), ("seconds", -1.0), ("pause", float("nan")), ("minimum_calls", 0)]
+    ("field", "value"),
+    [("rounds", 0), ("sessions", 0), ("seconds", -1.0), ("pause", float("nan")), ("minimum_calls", 0)],
 )
 def test_a_schedule_that_measures_nothing_is_refused(field, value):
     with pytest.raises(NncompileError, match=field):
         Schedule(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("sessions", "expected"),
+    [
+        (1, ["abcdefg"]),
+        (2, ["abc", "defg"]),
+        (3, ["ab", "cd", "efg"]),
+        (7, list("abcdefg")),
+        (9, list("abcdefg")),
+    ],
+)
+def test_rounds_are_dealt_to_sessions_in_order(sessions, expected):
+    assert dealt("abcdefg", sessions) == expected
+
+
+def test_the_order_rotates_on_over_sessions(time):
+    calls = {name: time.work(name, MILLISECOND) for name in "abc"}
+    taken = [
+        measure(calls, schedule(), rounds, on_block=time.blocks.append, clock=time.clock, sleep=time.sleep)
+        for rounds in (range(1), range(1, 3))
+    ]
+    assert "".join(time.blocks) == "abc" + "bca" + "cab"
+    assert [len(found["a"]) for found in taken] == [1, 2]

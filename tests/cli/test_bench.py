@@ -6,7 +6,7 @@ import pytest
 
 
 def test_bench_compares_the_engines(run, folder, exported):
-    quick = ("--seconds", "0.02", "--rounds", "2", "-b", "1,2", "--markdown", "table.md")
+    quick = ("--seconds", "0.02", "--rounds", "3", "--sessions", "2", "-b", "1,2", "--markdown", "table.md")
     result = run(
         "bench", exported.model, "--module", "nets.py:Small", "-w", exported.weights, *quick, "--json"
     )
@@ -14,7 +14,9 @@ def test_bench_compares_the_engines(run, folder, exported):
     report = json.loads(result.out)
     rows = {(row["engine"], row["batch"]) for row in report["rows"]}
     assert rows == {(e, b) for e in ("nncompile", "onnxruntime", "eager") for b in (1, 2)}
-    assert "eager" in (folder / "table.md").read_text()
+    assert [engine["sessions"] for engine in report["engines"]] == [2, 2, 1]
+    assert all(row["by_session"]["low"] <= row["by_session"]["high"] for row in report["rows"])
+    assert "3 rounds in one process, in 2 sessions" in (folder / "table.md").read_text()
 
 
 def test_bench_without_a_module_says_what_eager_needs(run, exported):

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from models import bench_passes
+from models import _variants, bench_passes
 from models.bench_passes import ALL, Ablation, ablate, page, sample_shape, table
 from models.zoo import ZOO, Entry
 from nncompile import passes
+from nncompile.bench import sampling
 from nncompile.bench.timing import Schedule
 from nncompile.options import CompileOptions
 from nncompile.passes.contract import Outcome, Pass
@@ -60,9 +61,9 @@ def test_each_variant_runs_without_its_pass(monkeypatch):
     timed = {}
     times = {"onnxruntime": 12, ALL: 4}
 
-    def measured(calls, schedule):
+    def measured(calls, schedule, rounds, on_block):
         timed.update(calls)
-        return {name: (np.array([times.get(name, 6)]),) * schedule.rounds for name in calls}
+        return {name: (np.array([times.get(name, 6)]),) * len(rounds) for name in calls}
 
     made = []
 
@@ -73,7 +74,7 @@ def test_each_variant_runs_without_its_pass(monkeypatch):
 
     whole_compiled = bench_passes.compiled
     monkeypatch.setattr(bench_passes, "compiled", compiled)
-    monkeypatch.setattr(bench_passes, "measure", measured)
+    monkeypatch.setattr(sampling, "measure", measured)
     found = ablate("tiny", 5, INSTANT)
     for skip, changes in made:
         assert changes.keys() == found.changes.keys() - skip
@@ -114,7 +115,7 @@ def test_a_variant_with_wrong_answers_is_not_timed(monkeypatch):
 
 def test_batch_norms_have_live_statistics():
     norm = nn.BatchNorm2d(8)
-    bench_passes._with_live_statistics(nn.Sequential(norm))
+    _variants._with_live_statistics(nn.Sequential(norm))
     assert norm.running_mean.abs().min() > 0
     assert (norm.running_var != 1).all()
 

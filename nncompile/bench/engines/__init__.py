@@ -54,6 +54,10 @@ class Engine(Protocol):
     def compile_seconds(self) -> float:
         """Seconds spent until now on what is done once a model: exporting, converting, compiling, tuning."""
 
+    @property
+    def reopens(self) -> bool:
+        """Whether opening it again is cheap, and places its memory anew."""
+
     def run(self, feed: Feed) -> list[Array]:
         """All outputs, in the order of the signature, for inputs by graph input name."""
 

@@ -16,6 +16,7 @@ class Eager:
 
     name = "eager"
     compile_seconds = 0.0
+    reopens = False
 
     def __init__(self, module: torch.nn.Module, calling: Calling, threads: int) -> None:
         """Prepare to call `module`."""

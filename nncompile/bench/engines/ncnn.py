@@ -37,6 +37,7 @@ class Ncnn:
     """
 
     name = "ncnn"
+    reopens = False
 
     def __init__(self, folder: Path, signature: Signature, threads: int) -> None:
         """Load the network that pnnx left in `folder`."""

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 from nncompile.bench.engines import Array, Feed, Subject
 from nncompile.calling import Calling
-from nncompile_runtime.predictor import Predictor
+from nncompile_runtime.predictor import Predictor, load
 
 
 class Compiled:
     """The artifact as a user of the Python API runs it."""
 
     compile_seconds = 0.0
+    reopens = True
 
     def __init__(self, predictor: Predictor, name: str = "nncompile") -> None:
         """Prepare to call `predictor`."""
@@ -36,4 +37,4 @@ class Compiled:
 @contextmanager
 def opened(subject: Subject) -> Iterator[Compiled]:
     """The engine for a subject."""
-    yield Compiled(subject.predictor)
+    yield Compiled(load(subject.path, device="cpu"))

@@ -19,6 +19,7 @@ class Plain:
 
     name = "onnxruntime"
     compile_seconds = 0.0
+    reopens = True
 
     def __init__(self, model: bytes | str, graph: str, inputs: tuple[str, ...]) -> None:
         """Open the session.

@@ -23,6 +23,7 @@ class OpenVino:
     """
 
     name = "openvino"
+    reopens = True
 
     def __init__(self, path: str, graph: str, inputs: Sequence[str], threads: int) -> None:
         """Read the model.

@@ -20,6 +20,8 @@ _MOST_SHAPES = 64
 class TorchCompile:
     """A compiled module behind numpy arrays."""
 
+    reopens = False
+
     def __init__(self, name: str, how: str, call: Any, calling: Calling, threads: int) -> None:
         """Prepare to call a compiled module."""
         self.name = name
