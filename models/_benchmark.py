@@ -1,5 +1,6 @@
 """What the benchmark commands of models/ share: options and their checks, the page's file, and the method."""
 
+import os
 import platform
 from collections.abc import Collection
 from importlib import metadata
@@ -10,6 +11,7 @@ import typer
 
 from nncompile import NncompileError
 from nncompile.bench.correctness import TOLERANCES
+from nncompile.bench.disturbance import Disturbance
 from nncompile.bench.report import OVER_SESSIONS, schedule_line
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
@@ -101,6 +103,13 @@ def environment() -> str:
         f"{package} {version}" for package, version in (versions | installed_onnxruntime()).items()
     )
     return f"Machine: {machine.cpu} ({flags}), {machine.processors} processors. Versions: {listed}."
+
+
+def warnings(load: float) -> list[str]:
+    """What to say about the load average of before, where it was more than the machine has processors."""
+    machine = this_machine().processors
+    said = Disturbance(load, 0.0, os.cpu_count() or machine, machine).warning
+    return [f"**Warning**: {said}"] if said else []
 
 
 def method(schedule: Schedule) -> str:

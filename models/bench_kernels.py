@@ -21,8 +21,9 @@ from models._variants import YARDSTICK, Variant, captured_and_exported, compiled
 from models.kernel_memory import Memory
 from models.winograd_error import LAYERS, Error
 from models.zoo import LARGER, ZOO, Entry
+from nncompile.bench.disturbance import load_average
 from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds
-from nncompile.bench.statistics import latency, paired_ratio
+from nncompile.bench.statistics import latency, paired_ratio, spread
 from nncompile.bench.timing import Schedule
 from nncompile.costs import graph_cost
 from nncompile_runtime.bootstrap import Estimate
@@ -47,6 +48,7 @@ class Result:
         batch: Samples in one call.
         medians: The median time of a call in microseconds, by engine.
         ratios: How many times as fast as plain ONNX Runtime, by variant.
+        apart: The median call of the slowest session over that of the fastest, by engine.
         gflops: Multiplications and additions of the network as it is defined, in 1e9 a second, with kernels;
             Winograd's algorithm does fewer.
         rejected: Why an engine was not timed, by its name.
@@ -56,6 +58,7 @@ class Result:
     batch: int
     medians: Mapping[str, float]
     ratios: Mapping[str, Estimate]
+    apart: Mapping[str, float]
     gflops: float
     rejected: Mapping[str, str]
 
@@ -75,7 +78,8 @@ def bench(name: str, batches: Sequence[int], schedule: Schedule) -> list[Result]
         ratio = partial(paired_ratio, taken.get(YARDSTICK, ()), sessions=schedule.sessions)
         ratios = {key: ratio(taken[key]) for key in taken if key != YARDSTICK and YARDSTICK in taken}
         gflops = flops * batch / medians[KERNELS] / 1e3 if KERNELS in medians else 0.0
-        results.append(Result(name, batch, medians, ratios, gflops, wrong))
+        apart = {key: spread(rounds, schedule.sessions).apart for key, rounds in taken.items()}
+        results.append(Result(name, batch, medians, ratios, apart, gflops, wrong))
     return results
 
 
@@ -106,8 +110,9 @@ def page(
     errors: Sequence[Error],
     peak: float,
     schedule: Schedule,
+    load: float = 0.0,
 ) -> str:
-    """The tables, and how they were measured."""
+    """The tables, and how they were measured; `load` is the load average of before."""
     columns = [
         "network",
         "batch",
@@ -118,6 +123,7 @@ def page(
         "plain",
         "GFLOP/s",
         "of peak",
+        "sessions apart",
     ]
     rows = []
     for one in results:
@@ -128,9 +134,13 @@ def page(
         def ratio(key: str, one: Result = one) -> str:
             return f"{one.ratios[key].value:.2f}" if key in one.ratios else NOTHING
 
+        def apart(key: str, one: Result = one) -> str:
+            return f"{one.apart[key]:.2f}" if key in one.apart else NOTHING
+
         whole = estimate(one.ratios[KERNELS]) if KERNELS in one.ratios else NOTHING
         rows.append([one.network, str(one.batch), time_of(YARDSTICK), time_of(KERNELS), whole, ratio("exact"),
-                     ratio("plain"), f"{one.gflops:.0f}", f"{one.gflops / peak:.0%}"])  # fmt: skip
+                     ratio("plain"), f"{one.gflops:.0f}", f"{one.gflops / peak:.0%}",
+                     f"{apart(YARDSTICK)} / {apart(KERNELS)}"])  # fmt: skip
     gaps = [
         f"- {one.network}, batch {one.batch}, {key}: it {why}"
         for one in results
@@ -138,12 +148,14 @@ def page(
     ]
     sections = [
         "# The native kernels, measured",
+        *_benchmark.warnings(load),
         "Written by `python -m models.bench_kernels`. Times in microseconds of one call, ratios to plain "
         "ONNX Runtime (default options, the exporter's own graph). *kernels* is `predict` with the default "
         "plan, *exact* the same without Winograd's algorithm, *plain* without the kernels. GFLOP/s counts "
         "the operations of the network as it is defined, of which Winograd's algorithm does a part; *of "
         f"peak* is their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the "
-        "same run (numpy's BLAS).",
+        f"same run (numpy's BLAS). *Sessions apart*: the slowest session's median over the fastest's, noise "
+        f"included, of {YARDSTICK} and of {KERNELS}; docs/benchmarks.md says why.",
         markdown_table(columns, rows, [False] + [True] * (len(columns) - 1)),
     ]
     if gaps:
@@ -185,6 +197,7 @@ def main(
     names = _benchmark.chosen(networks, NETWORKS)
     schedule = _benchmark.schedule_of(rounds, seconds)
     _benchmark.refuse_unwritable(output)
+    load = load_average()
     if installed_library().path is None:
         _benchmark.fail(installed_library().note, 1)
     results: list[Result] = []
@@ -198,7 +211,7 @@ def main(
     _benchmark.say("errors ...")
     errors = winograd_error.measure()
     known = {key: both for key, both in memories.items() if both}
-    _benchmark.write(page(results, known, errors, peak_gflops(), schedule), output)
+    _benchmark.write(page(results, known, errors, peak_gflops(), schedule, load), output)
 
 
 if __name__ == "__main__":

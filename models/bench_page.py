@@ -66,12 +66,15 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
         grid.overheads(reports),
     ]
     if cold := grid.cold(reports):
-        said = "A process each, at batch 1. Compiling is done once a model; loading includes the imports."
+        said = (
+            "A process each, at batch 1, for networks that `--cold` names. Compiling is done once a model; "
+            "loading includes the imports."
+        )
         sections += ["## Before it is warm", said, cold]
     gaps = [f"{name}: not measured: {reason}" for name, reason in skipped.items()] + grid.gaps(reports)
     if gaps:
         sections += ["## Not measured", "\n".join(f"- {gap}" for gap in gaps)]
-    sections += ["## How", report.environment(any_report), report.method(any_report)]
+    sections += ["## How", report.environment(any_report), *_methods(reports)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -80,3 +83,13 @@ def _described(engine: str, reports: Mapping[str, BenchReport]) -> str:
     found = [e for one in reports.values() for e in one.engines if e.name == engine]
     counts = " or ".join(dict.fromkeys(report.threads(e.threads) for e in found))
     return f"{engine}: {found[-1].description}, {counts}"
+
+
+def _methods(reports: Mapping[str, BenchReport]) -> list[str]:
+    """How it was measured; where networks differ in that, of which ones each text tells."""
+    networks: dict[str, list[str]] = {}
+    for name, found in reports.items():
+        networks.setdefault(report.method(found), []).append(name)
+    if len(networks) == 1:
+        return list(networks)
+    return [f"{', '.join(names)}: {told}" for told, names in networks.items()]

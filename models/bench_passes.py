@@ -18,6 +18,7 @@ from models._variants import YARDSTICK, Variant, captured_and_exported, compiled
 from models.squeeze_excite import SEResNet18
 from models.zoo import ZOO, Entry
 from nncompile import NncompileError, passes
+from nncompile.bench.disturbance import load_average
 from nncompile.bench.engines import Engine
 from nncompile.bench.report import NOTHING, estimate, markdown_table
 from nncompile.bench.statistics import paired_ratio
@@ -125,14 +126,15 @@ def _missing(one: Ablation, name: str) -> str:
     return "rejected" if name in one.rejected else NOTHING
 
 
-def page(found: Sequence[Ablation], skipped: Mapping[str, str], schedule: Schedule) -> str:
-    """The passes, the ablation, and how it was measured."""
+def page(found: Sequence[Ablation], skipped: Mapping[str, str], schedule: Schedule, load: float = 0.0) -> str:
+    """The passes, the ablation, and how it was measured; `load` is the load average of before."""
     steps = [[step.name, step.summary] for step in passes.PIPELINE]
     sections = [
         "# Passes",
         "In the order in which they run; each file in `nncompile/passes/` begins with its algebra.",
         markdown_table(["pass", "what it does"], steps, [False, False]),
         "## What each is worth",
+        *_benchmark.warnings(load),
         f"Written by `python -m models.bench_passes`: times as fast as plain ONNX Runtime on the exporter's "
         f"own graph, float32, CPU, random weights. A dash: the pass changes nothing in this network; "
         f"one that changes nothing in any has no column. A star: "
@@ -168,7 +170,7 @@ def main(
     names = _benchmark.chosen(networks, NETWORKS)
     schedule = _benchmark.schedule_of(rounds, seconds)
     _benchmark.refuse_unwritable(output)
-    sizes = _benchmark.batches_of(batches)
+    sizes, load = _benchmark.batches_of(batches), load_average()
     found: list[Ablation] = []
     skipped: dict[str, str] = {}
     failed = False
@@ -184,7 +186,7 @@ def main(
                 break
     if not found:
         _benchmark.fail("nothing was measured", 1)
-    _benchmark.write(page(found, skipped, schedule), output)
+    _benchmark.write(page(found, skipped, schedule, load), output)
     if failed:
         raise typer.Exit(1)
 

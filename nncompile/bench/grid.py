@@ -66,9 +66,9 @@ def losses(reports: Reports, engine: str, reasons: Reasons | None = None) -> lis
 
 
 def best_peer(report: BenchReport, batch: int) -> Row | None:
-    """The row with the least median of the engines that are not nncompile's own."""
+    """The row with the least median over sessions of the engines that are not nncompile's own."""
     peers = [row for row in report.rows if row.batch == batch and not row.engine.startswith("nncompile")]
-    return min(peers, key=lambda row: row.latency.p50, default=None)
+    return min(peers, key=lambda row: row.by_session.p50, default=None)
 
 
 def medians(reports: Reports, engines: tuple[str, ...]) -> str:
@@ -87,7 +87,7 @@ def spreads(reports: Reports, engines: tuple[str, ...]) -> str:
 
     def cell(report: BenchReport, batch: int) -> str:
         rows = [report.row(engine, batch) for engine in engines]
-        apart = [f"{row.by_session.high / row.by_session.low:.2f}" if row else NOTHING for row in rows]
+        apart = [f"{row.by_session.apart:.2f}" if row else NOTHING for row in rows]
         return NOTHING if set(apart) == {NOTHING} else " / ".join(apart)
 
     return _grid(reports, cell)

@@ -50,6 +50,7 @@ def page(found: BenchReport, graphs: dict[str, Drawing] | None = None) -> str:
         columns=columns,
         rows=rows,
         sections=sections(found),
+        warnings=report.warnings(found),
         remarks=report.remarks(found),
         method=report.method(found),
         estimate=report.estimate,

@@ -93,8 +93,8 @@ def run(
         task = Task(subject, feeds, sizes, precision, scenario, cold, load_before)
         with opened({name: partial(open_engine, name, subject) for name in names}) as sessions:
             method = _method(sessions.engines, against, schedule, seed)
-            found = measured(sessions, task, method, progress)
             engines = tuple(_info(engine, schedule) for engine in sessions.engines.values())
+            found = measured(sessions, task, method, progress)
     return BenchReport(
         model=os.path.basename(path),
         network=manifest.model_name if manifest else "",

@@ -83,13 +83,11 @@ def sample(
             for found in rejected(sessions.engines, reference, feed, batch, precision):
                 wrong.setdefault((batch, found.engine), found)
             told = partial(steps.next, f"batch {batch}")
-            calls = right_calls(batch)
             with watch:
-                _extend(taken[batch], measure(calls, schedule, rounds, on_block=told))
+                _extend(taken[batch], measure(right_calls(batch), schedule, rounds, on_block=told))
         if serve is not None:
-            calls = right_calls(min(feeds))
             with watch:
-                _extend(served, serve(calls, rounds, partial(steps.next, "server")))
+                _extend(served, serve(right_calls(min(feeds)), rounds, partial(steps.next, "server")))
     for batch, name in wrong:
         taken[batch].pop(name, None)
         if batch == min(feeds):

@@ -32,6 +32,11 @@ class Spread:
     low: float
     high: float
 
+    @property
+    def apart(self) -> float:
+        """How many times as long the slowest session's median call takes as the fastest's."""
+        return self.high / self.low
+
 
 def latency(rounds: Sequence[Numbers]) -> Latency:
     """Percentiles of nanoseconds, by linear interpolation between neighbours."""

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from pages import BATCHES, ENGINES, HOSTILE, drawing, report
 
+from nncompile.bench.disturbance import Disturbance
 from nncompile.bench.html import page
 from nncompile.bench.results import Absent, Cold
 from nncompile.bench.scenarios import Scenario, ScenarioReport, ScenarioRow
@@ -54,7 +55,7 @@ def test_the_page_holds_everything(read):
         "2.00 [1.90, 2.10]",
         "AMD EPYC 7B13",
         "2.13.0+cpu",
-        "bootstrap 95 % interval",
+        "95 % interval, from a bootstrap",
         "Limit: 200 GFLOP/s",
         "tvm was not measured",
         "ncnn has no time at batch 1",
@@ -157,3 +158,11 @@ def test_when_ours_was_rejected_there_are_no_cards():
     assert "rejected" in read.text
     nothing = Reader(page(dataclasses.replace(found, rows=())))
     assert [svg["id"] for svg in nothing.named("svg")] == ["latency", "throughput", "roofline"]
+
+
+def test_a_busy_machine_is_warned_of_above_everything_else():
+    quiet = report()
+    assert "Warning:" not in page(quiet)
+    busy = dataclasses.replace(quiet, disturbance=Disturbance(7.0, 0.0, 2, 2))
+    text = page(busy)
+    assert 0 < text.index("the load average was 7.0 when it began") < text.index("<main>")

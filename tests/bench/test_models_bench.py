@@ -210,3 +210,13 @@ def test_reasons_are_of_networks_and_engines_that_there_are():
         assert network in bench.NETWORKS
         assert batch in (*bench.BATCHES, *bench.LARGE_BATCHES)
         assert peer in NAMES
+
+
+def test_networks_that_were_measured_otherwise_have_a_method_of_their_own():
+    small = pages.report("net")
+    large = dataclasses.replace(small, method=dataclasses.replace(small.method, schedule=Schedule(rounds=4)))
+    alike = bench_page.page({"a": small, "b": small}, {}, "onnxruntime")
+    assert "\n\nMethod: 10 rounds" in alike
+    apart = bench_page.page({"a": small, "b": small, "c": large}, {}, "onnxruntime")
+    assert "\n\na, b: Method: 10 rounds" in apart
+    assert "\n\nc: Method: 4 rounds" in apart

@@ -1,8 +1,11 @@
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
+from nncompile.bench import sampling
+from nncompile.bench.correctness import rejected
 from nncompile.bench.sampling import sample
 from nncompile.bench.sessions import opened
 from nncompile.bench.steps import Steps
@@ -99,3 +102,19 @@ def test_steps_add_up_whoever_is_rejected_when(openers, wrong):
     steps.next("the", "end")
     assert told[-1] == ("the: end", total - 1, total)
     assert told[0][::2] == ("batch 2: a", total)
+
+
+def test_a_session_that_is_over_is_let_go(openers, made, monkeypatch):
+    """Two of a large network in memory at once would be one too many."""
+    seen, alive = [], []
+
+    def checked(engines, *args):
+        alive.append(sum(one() is not None for one in seen))
+        seen.append(weakref.ref(engines["a"]))
+        made.clear()
+        return rejected(engines, *args)
+
+    monkeypatch.setattr(sampling, "rejected", checked)
+    with opened(openers(a={})) as sessions:
+        sample(sessions, {1: FEEDS[1]}, SCHEDULE, "a")
+    assert alive == [0, 0, 0]

@@ -77,6 +77,7 @@ def test_each_plan_is_timed_at_each_batch(monkeypatch):
             "plain": 1.2,
         }
         assert one.rejected == {}
+        assert one.apart == dict.fromkeys(times, 1.0)
     flops = [one.gflops * 4e3 / one.batch for one in found]
     assert flops[0] == pytest.approx(flops[1])
     convolutions = 2 * 16 * (16 * 16 * 9 + 14 * 14 * 9 * 16)
@@ -127,14 +128,17 @@ def test_a_row_of_the_page():
         64,
         {YARDSTICK: 9000.0, KERNELS: 4500.0},
         {KERNELS: Estimate(2.0, 1.9, 2.1), "exact": Estimate(1.25, 1.2, 1.3)},
+        apart={YARDSTICK: 1.5, "exact": 1.1},
         gflops=150.0,
         rejected={"plain": "fails: oh"},
     )
     memories = {("net", 16): (Memory(100.2, 120.0), Memory(90.0, 150.6))}
     text = page([found], memories, ERRORS, 200.0, INSTANT)
-    assert "| net | 64 | 9,000 | 4,500 | 2.00 [1.90, 2.10] | 1.25 | - | 150 | 75% |" in text
+    assert "| net | 64 | 9,000 | 4,500 | 2.00 [1.90, 2.10] | 1.25 | - | 150 | 75% | 1.50 / - |" in text
     assert "- net, batch 64, plain: it fails: oh" in text
     assert "200 GFLOP/s" in text
+    assert "Warning" not in text
+    assert "the load average was 9999.0" in page([found], memories, ERRORS, 200.0, INSTANT, load=9999.0)
     assert "| net | 16 | 100 | 120 | 90 | 151 |" in text
     assert (
         "| normal | 2.0e-06 / 1.0e-06 | 2.0e-06 / 1.0e-06 | 2.0e-06 / 1.0e-06 | 2.0e-06 / 1.0e-06 |" in text

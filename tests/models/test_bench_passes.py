@@ -109,6 +109,8 @@ def test_a_variant_with_wrong_answers_is_not_timed(monkeypatch):
     assert set(found.ratios) == {ALL}
     assert found.rejected.keys() == {"there", "back"}
     text = page([found], {}, INSTANT)
+    assert "Warning" not in text
+    assert "the load average was 9999.0" in page([found], {}, INSTANT, load=9999.0)
     assert "| rejected | rejected |" in text
     assert "- tiny, batch 1, without there: it disagrees with onnxruntime" in text
 
