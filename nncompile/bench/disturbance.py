@@ -41,7 +41,7 @@ class Disturbance:
             return None
         return (
             f"The machine of {self.processors} processors was not quiet: {' and '.join(told)}. "
-            "Times are too long, and ratios of engines that share it otherwise may differ."
+            "Times are too long, and ratios may be wrong: some engines lose more by it than others."
         )
 
 
