@@ -25,7 +25,10 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   arenas_.resize(lowered.arena_floats);
   size_t scratch = 0;
   for (const auto& stage : lanes_) scratch = std::max(scratch, stage->scratch());
-  for (const StepPtr& step : steps_) scratch = std::max(scratch, step->scratch());
+  for (const StepPtr& step : steps_) {
+    scratch = std::max(scratch, step->scratch());
+    cost_ += step->cost();
+  }
   scratches_.resize(scratch);
 }
 
@@ -38,13 +41,14 @@ size_t Region::segment_end(size_t first) const {
 
 void Region::run(int64_t batch, const float* const* inputs, float* const* outputs,
                  const ParallelFor& parallel) const {
-  const int64_t threads = options_.threads, at_once = threads * chunk_;
+  if (batch <= 0) return;
+  const int64_t threads = cost_ * double(batch) < kMinCostOfAll ? 1 : options_.threads, at_once = threads * chunk_;
   Frame frame{};
   frame.places = &places_;
   frame.inputs = inputs;
   frame.outputs = outputs;
   if (batch < threads) {
-    if (batch > 0) run_shared(frame, int(batch), parallel);
+    run_shared(frame, int(batch), parallel);
     return;
   }
   // As many chunks for every thread, each small enough for an arena.
@@ -52,7 +56,6 @@ void Region::run(int64_t batch, const float* const* inputs, float* const* output
   const int64_t chunks = threads * rounds;
   const auto task = [&](size_t i) {
     const int64_t first = batch * int64_t(i) / chunks, end = batch * (int64_t(i) + 1) / chunks;
-    if (first == end) return;
     IdleFloats::Lease arena(arenas_), scratch(scratches_);
     Frame own = frame;
     own.first = first;
@@ -87,10 +90,8 @@ void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) c
   IdleFloats::Lease arena(arenas_);
   frame.arena = arena.data();
   Team team(steps_.size() * size_t(samples));
-  double all = 0;
-  for (const StepPtr& step : steps_) all += step->cost() * samples;
   const auto add = [&](const Step& step, int sample, int count) {
-    const bool worth = step.cost() * count >= kMinCostToShare && all >= kMinCostOfAll;
+    const bool worth = step.cost() * count >= kMinCostToShare;
     team.add(step, sample, count, worth ? std::min({step.units(), options_.threads, kMaxParts}) : 1);
   };
   for (size_t s = 0, end; s < steps_.size(); s = end) {

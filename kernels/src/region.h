@@ -33,6 +33,7 @@ class Region {
   std::vector<Place> places_;
   std::vector<StepPtr> steps_;
   int chunk_ = 1;
+  double cost_ = 0;  // of a sample
   std::vector<std::unique_ptr<LaneStage>> lanes_;
   mutable IdleFloats arenas_, scratches_;
 };
