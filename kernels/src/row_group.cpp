@@ -54,18 +54,17 @@ class Progress {
     made_.back() = {begin, end, begin, 0};
     for (size_t i = members.size(); i-- > 0;) {
       const Member& member = members[i];
+      Made& its = made_[i];  // all that read it have been here
+      its.begin = its.done = member.down(std::min(its.begin, member.wise.height - 1));
+      its.end = std::max(member.up(its.end), member.up(its.begin + 1));
+      its.window = its.begin + (its.begin > 0 ? member.place.top : 0);
       for (const Read& read : member.reads) {
         const Member& maker = members[size_t(read.maker)];
-        Made& its = made_[size_t(read.maker)];
-        its.begin = std::min(its.begin, std::max(0, member.first_read(read, maker, made_[i].begin) - maker.place.top));
-        its.end = std::max(its.end, member.needed(read, maker, made_[i].end));
+        Made& read_of = made_[size_t(read.maker)];
+        const int first = member.first_read(read, maker, its.begin) - maker.place.top;
+        read_of.begin = std::min(read_of.begin, std::max(0, first));
+        read_of.end = std::max(read_of.end, member.needed(read, maker, its.end));
       }
-    }
-    for (size_t i = 0; i < members.size(); ++i) {
-      Made& its = made_[i];
-      its.begin = its.done = members[i].down(std::min(its.begin, members[i].wise.height - 1));
-      its.end = std::max(members[i].up(its.end), members[i].up(its.begin + 1));
-      its.window = its.begin + (its.begin > 0 ? members[i].place.top : 0);
     }
   }
 

@@ -90,4 +90,6 @@ def test_like_eager_and_the_same_bits(build, name, exact):
             assert_close(got, want, exact=exact)
             first = first or got
             for have, before in zip(got, first, strict=True):
-                np.testing.assert_array_equal(have.view(np.int32), before.view(np.int32), f"{threads} {batch}")
+                np.testing.assert_array_equal(
+                    have.view(np.int32), before.view(np.int32), f"{threads} {batch}"
+                )
