@@ -12,7 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
-__all__ = ["Info", "info", "library_path"]
+__all__ = ["OPTIONS", "Info", "info", "library_path", "report"]
+
+OPTIONS = ("threads", "exact", "winograd", "lanes", "split", "session")
+"""What a session may be asked for, as its configuration entries `nncompile.<option>` (docs/plans.md)."""
 
 _BEST_FIRST = ("avx512", "avx2")
 _PREFIX = "nncompile_kernels_"
@@ -55,6 +58,28 @@ def info() -> Info:
     built = sorted(file.stem.removeprefix(_PREFIX) for file in _FOLDER.glob(f"{_PREFIX}*.so"))
     used = Path(path).stem.removeprefix(_PREFIX) if path else None
     return Info(version=installed, built=built, used=used)
+
+
+def report(session: int, instruction_set: str | None = None) -> list[str]:
+    """What the regions of a session chose; told once, and then forgotten.
+
+    Args:
+        session: What it was given as its configuration entry `nncompile.session`, 1 or more.
+        instruction_set: Of its library; as for `library_path`.
+
+    Returns:
+        `lanes W` for samples in W lanes; then for each convolution that Winograd's algorithm applies to
+        its weight's shape and output plane, 1 where that algorithm runs it and 0 where not, and its cost over
+        that of the definition: `16x6x5x5@10x10 1 0.412`.
+    """
+    path = library_path(instruction_set)
+    if path is None:
+        return []
+    ask = ctypes.CDLL(path).nncompile_kernels_report
+    ask.restype, ask.argtypes = ctypes.c_size_t, (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
+    text = ctypes.create_string_buffer(ask(session, None, 0))
+    length = ask(session, text, len(text))
+    return text.raw[:length].decode().splitlines()
 
 
 def _runs_here(path: Path) -> bool:

@@ -1,6 +1,8 @@
 // What a convolution costs, in operations of one lane for one sample: how an algorithm is chosen.
 #pragma once
 
+#include <cmath>
+
 #include "options.h"
 #include "program.h"
 #include "vector.h"
@@ -17,7 +19,10 @@ double direct_cost(const Program& program, const Instruction& conv, int y, Layou
 double winograd_cost(const Program& program, const Instruction& conv, int y);
 
 inline bool uses_winograd(const Program& program, const Options& options, const Instruction& conv, int y) {
-  return !options.exact && winograd_cost(program, conv, y) < direct_cost(program, conv, y, Layout::kChannels);
+  const double cost = winograd_cost(program, conv, y);
+  if (options.exact || std::isinf(cost)) return false;
+  const bool cheaper = cost < direct_cost(program, conv, y, Layout::kChannels);
+  return options.winograd.says(layer_name(program, conv, y), cheaper);
 }
 
 // Whether a layer's weights, and not what it reads and writes for a sample, are what memory is busy with.

@@ -39,7 +39,7 @@ class Lowering {
     group_steps();
     keep_between_segments();
     assign_offsets();
-    if (one_stage()) result_.lanes = make_lane_stages(program_, options_, works_, result_.places);
+    if (options_.lanes && one_stage()) result_.lanes = make_lane_stages(program_, options_, works_, result_.places);
     return std::move(result_);
   }
 

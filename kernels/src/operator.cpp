@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "region.h"
+#include "report.h"
 
 namespace nncompile {
 namespace {
@@ -69,7 +70,9 @@ std::vector<Number> attribute(const Ort& ort, const Read& read) {
 class Kernel {
  public:
   Kernel(const Ort& ort, const OrtKernelInfo* info, const Options& options)
-      : ort_(ort), region_(read_program(ort, info), options) {}
+      : ort_(ort), region_(read_program(ort, info), options) {
+    add_report(options.session, report(region_.program(), options, region_.lane_widths()));
+  }
 
   OrtStatus* compute_guarded(OrtKernelContext* context) const {
     return guarded(ort_, [&] { compute(context); });
@@ -202,18 +205,39 @@ OrtCustomOp description() {
   return op;
 }
 
-int read_option(const Ort& ort, const OrtSessionOptions* options, const char* key, int otherwise) {
+std::string read_text(const Ort& ort, const OrtSessionOptions* options, const char* key, const char* otherwise) {
   int has = 0;
   check(ort.HasSessionConfigEntry(options, key, &has));
   if (!has) return otherwise;
-  char text[64] = {};
-  size_t size = sizeof text;
-  check(ort.GetSessionConfigEntry(options, key, text, &size));
+  size_t size = 0;
+  if (OrtStatus* too_small = ort.GetSessionConfigEntry(options, key, nullptr, &size)) ort.ReleaseStatus(too_small);
+  std::vector<char> text(size + 1);
+  check(ort.GetSessionConfigEntry(options, key, text.data(), &size));
+  return {text.data(), size - 1};
+}
+
+int read_number(const Ort& ort, const OrtSessionOptions* options, const char* key, int otherwise, int most) {
+  const std::string text = read_text(ort, options, key, std::to_string(otherwise).c_str());
   char* end = nullptr;
-  const long value = std::strtol(text, &end, 10);
-  if (end == text || *end || value < 0 || value > 1024)
-    throw Refused(std::string(key) + " is '" + text + "', not a number from 0 to 1024");
+  const long value = std::strtol(text.c_str(), &end, 10);
+  if (end == text.c_str() || *end || value < 0 || value > most)
+    throw Refused(std::string(key) + " is '" + text + "', not a number from 0 to " + std::to_string(most));
   return int(value);
+}
+
+Options read_options(const Ort& ort, const OrtSessionOptions* from) {
+  Options options;
+  const int cores = int(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = read_number(ort, from, "nncompile.threads", 0, 1024);
+  options.threads = threads ? threads : cores;
+  options.exact = read_number(ort, from, "nncompile.exact", 0, 1) != 0;
+  options.winograd = WinogradChoice::parse(read_text(ort, from, "nncompile.winograd", "auto"));
+  options.split = read_number(ort, from, "nncompile.split", int(options.split), 1000000000);
+  options.session = read_number(ort, from, "nncompile.session", 0, std::numeric_limits<int>::max());
+  const std::string lanes = read_text(ort, from, "nncompile.lanes", "auto");
+  if (lanes != "auto" && lanes != "off") throw Refused("nncompile.lanes is '" + lanes + "', not auto or off");
+  options.lanes = lanes == "auto";
+  return options;
 }
 
 }  // namespace
@@ -227,10 +251,7 @@ OrtStatus* register_operator(OrtSessionOptions* options, const OrtApiBase* base)
     static std::vector<std::unique_ptr<Operator>> operators;
     auto op = std::make_unique<Operator>();
     static_cast<OrtCustomOp&>(*op) = description();
-    const int cores = int(std::max(1u, std::thread::hardware_concurrency()));
-    const int threads = read_option(ort, options, "nncompile.threads", 0);
-    op->options.threads = threads ? threads : cores;
-    op->options.exact = read_option(ort, options, "nncompile.exact", 0) != 0;
+    op->options = read_options(ort, options);
     OrtCustomOpDomain* domain = nullptr;
     check(ort.CreateCustomOpDomain("nncompile", &domain));
     check(ort.CustomOpDomain_Add(domain, op.get()));

@@ -6,12 +6,9 @@
 namespace nncompile {
 namespace {
 
-// Below this, some 2 microseconds, a step is not worth cutting: members that wait for each other and read what
-// another processor wrote take that long.
-constexpr double kMinCostToShare = 2e5;
-// Below this, some 20 microseconds, it is not worth it for all steps together: on some pairs of processors the way of a
-// cache line is several times as long.
-constexpr double kMinCostOfAll = 10 * kMinCostToShare;
+// Below so many times what makes a step worth cutting, some 20 microseconds, it is not worth it for all steps together:
+// on some pairs of processors the way of a cache line is several times as long.
+constexpr double kOfAll = 10;
 
 }  // namespace
 
@@ -32,6 +29,12 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   scratches_.resize(scratch);
 }
 
+std::vector<int> Region::lane_widths() const {
+  std::vector<int> widths;
+  for (const auto& stage : lanes_) widths.push_back(stage->width());
+  return widths;
+}
+
 size_t Region::segment_end(size_t first) const {
   size_t end = first + 1;
   if (!steps_[first]->batched)
@@ -42,7 +45,7 @@ size_t Region::segment_end(size_t first) const {
 void Region::run(int64_t batch, const float* const* inputs, float* const* outputs,
                  const ParallelFor& parallel) const {
   if (batch <= 0) return;
-  const int64_t threads = cost_ * double(batch) < kMinCostOfAll ? 1 : options_.threads, at_once = threads * chunk_;
+  const int64_t threads = cost_ * double(batch) < kOfAll * options_.split ? 1 : options_.threads, at_once = threads * chunk_;
   Frame frame{};
   frame.places = &places_;
   frame.inputs = inputs;
@@ -91,7 +94,7 @@ void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) c
   frame.arena = arena.data();
   Team team(steps_.size() * size_t(samples));
   const auto add = [&](const Step& step, int sample, int count) {
-    const bool worth = step.cost() * count >= kMinCostToShare;
+    const bool worth = step.cost() * count >= options_.split;
     team.add(step, sample, count, worth ? std::min({step.units(), options_.threads, kMaxParts}) : 1);
   };
   for (size_t s = 0, end; s < steps_.size(); s = end) {

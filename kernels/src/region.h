@@ -18,6 +18,8 @@ class Region {
   Region(Program program, const Options& options);
 
   const Program& program() const { return program_; }
+  // Of samples in lanes, widest first.
+  std::vector<int> lane_widths() const;
 
   // Computes all outputs for `batch` samples. May be called from several threads at once.
   void run(int64_t batch, const float* const* inputs, float* const* outputs, const ParallelFor& parallel) const;

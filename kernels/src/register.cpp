@@ -1,6 +1,7 @@
 // The library's doors. This file is compiled for the plainest CPU of the architecture: it must be able to say no
 // where the rest of the library cannot run.
 #include "operator.h"
+#include "report.h"
 
 #if defined(NNCOMPILE_ISA_AVX512)
 #define NNCOMPILE_ISA "avx512"
@@ -26,6 +27,11 @@ NNCOMPILE_EXPORT int nncompile_kernels_supported() {
 
 NNCOMPILE_EXPORT const char* nncompile_kernels_isa() { return NNCOMPILE_ISA; }
 NNCOMPILE_EXPORT const char* nncompile_kernels_version() { return NNCOMPILE_VERSION; }
+
+// What the regions of the session chose that was opened with this number as `nncompile.session` (report.h).
+NNCOMPILE_EXPORT size_t nncompile_kernels_report(int session, char* text, size_t size) {
+  return nncompile_kernels_supported() ? nncompile::take_report(session, text, size) : 0;
+}
 
 // What ONNX Runtime calls.
 NNCOMPILE_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {

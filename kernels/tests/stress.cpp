@@ -69,6 +69,10 @@ size_t try_one(uint64_t seed) {
   options.exact = made.number(0, 1) != 0;
   static constexpr double kCaches[] = {4e3, 16e3, 64e3};
   if (made.number(0, 1)) options.cache = kCaches[made.number(0, 2)];  // small: steps of small planes run row by row
+  static const char* const kWinograd[] = {"auto", "always", "never"};
+  options.winograd = WinogradChoice::parse(kWinograd[made.number(0, 2)]);
+  options.lanes = made.number(0, 3) != 0;
+  options.split = made.number(0, 1) ? options.split : 0;
   const Region region(made.program(), options);
   const Program& program = region.program();
   const int batch = made.large() ? made.number(1, 3) : kBatches[made.number(0, 9)];

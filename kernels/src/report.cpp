@@ -1,0 +1,59 @@
+#include "report.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "cost.h"
+
+namespace nncompile {
+namespace {
+
+struct Reports {
+  std::mutex mutex;
+  std::map<int, std::string> by_session;
+};
+
+Reports& reports() {
+  static Reports all;
+  return all;
+}
+
+}  // namespace
+
+std::string report(const Program& program, const Options& options, const std::vector<int>& lane_widths) {
+  std::string lines;
+  for (const int width : lane_widths) lines += "lanes " + std::to_string(width) + "\n";
+  for (size_t i = 0; i < program.instructions.size(); ++i) {
+    const Instruction& conv = program.instructions[i];
+    if (conv.op != Opcode::kConv) continue;
+    const int y = program.value_of(int(i));
+    const double ratio = winograd_cost(program, conv, y) / direct_cost(program, conv, y, Layout::kChannels);
+    if (std::isinf(ratio)) continue;
+    char cost[32];
+    std::snprintf(cost, sizeof cost, "%.3f", ratio);
+    lines += layer_name(program, conv, y) + (uses_winograd(program, options, conv, y) ? " 1 " : " 0 ") + cost + "\n";
+  }
+  return lines;
+}
+
+void add_report(int session, const std::string& lines) {
+  if (session == 0) return;
+  const std::lock_guard<std::mutex> lock(reports().mutex);
+  reports().by_session[session] += lines;
+}
+
+size_t take_report(int session, char* text, size_t size) {
+  const std::lock_guard<std::mutex> lock(reports().mutex);
+  const auto found = reports().by_session.find(session);
+  if (found == reports().by_session.end()) return 0;
+  const size_t length = found->second.size();
+  if (length > size) return length;
+  std::memcpy(text, found->second.data(), length);
+  reports().by_session.erase(found);
+  return length;
+}
+
+}  // namespace nncompile
