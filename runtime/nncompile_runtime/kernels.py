@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from functools import lru_cache
 from importlib import import_module
+from itertools import count
 from typing import Any, NamedTuple
 
 from nncompile_runtime.plan import Plan
@@ -17,7 +18,24 @@ from nncompile_runtime.plan import Plan
 REGION = "FusedRegion"
 _PACKAGE, _DISTRIBUTION = "nncompile_kernels", "nncompile-kernels"
 
+# What kernels take that say nothing of what they take.
+_FIRST_OPTIONS = ("threads", "exact")
+_sessions = count(1)
 _log = logging.getLogger("nncompile")
+
+
+class Layer(NamedTuple):
+    """The convolutions of one shape, where Winograd's algorithm applies to them.
+
+    Attributes:
+        name: The shape of the weight and the output's plane: `16x6x5x5@10x10`.
+        winograd: Whether that algorithm runs them.
+        cost: What the kernels reckon that it costs, over what the definition does.
+    """
+
+    name: str
+    winograd: bool
+    cost: float
 
 
 class Kernels(NamedTuple):
@@ -26,10 +44,16 @@ class Kernels(NamedTuple):
     Attributes:
         active: Whether they are.
         note: Their version, or why not.
+        lanes: The fewest samples that they put into the lanes of a vector; 0 where they do so with none.
+        layers: Where they had to choose an algorithm, and what they chose.
+        session: The number by which the library knows the session; 0 where it does not.
     """
 
     active: bool
     note: str
+    lanes: int = 0
+    layers: tuple[Layer, ...] = ()
+    session: int = 0
 
 
 class Library(NamedTuple):
@@ -38,10 +62,12 @@ class Library(NamedTuple):
     Attributes:
         path: The file to register; None where it cannot be used.
         note: The package's version, or why not.
+        options: What a session may ask of it, as `nncompile.<option>`.
     """
 
     path: str | None
     note: str
+    options: tuple[str, ...] = ()
 
 
 def installed_library() -> Library:
@@ -59,7 +85,8 @@ def installed_library() -> Library:
         named = f"{_DISTRIBUTION} {info['version']}"
         if path is None:
             return Library(None, f"{named} has no kernels for this processor")
-        return Library(path, f"{named} ({info['used']})")
+        options = tuple(getattr(package, "OPTIONS", _FIRST_OPTIONS))
+        return Library(path, f"{named} ({info['used']})", options)
     except Exception as error:
         return Library(None, f"{_DISTRIBUTION} is broken: {type(error).__name__}: {error}")
 
@@ -78,14 +105,58 @@ def register(options: Any, plan: Plan) -> Kernels:
     library = installed_library()
     if library.path is None:
         return Kernels(False, library.note)
-    options.add_session_config_entry("nncompile.threads", str(plan.threads))
-    options.add_session_config_entry("nncompile.exact", str(int(plan.exact)))
+    asked = _asked(plan)
+    unknown = sorted(asked.keys() - set(library.options))
+    if unknown:
+        return refused(f"{library.note} knows no {', '.join(unknown)}, which the plan gives; update it")
+    number = next(_sessions) if "session" in library.options else 0
+    if number:
+        asked["session"] = str(number)
+    for name, value in asked.items():
+        options.add_session_config_entry(f"nncompile.{name}", value)
     try:
         options.register_custom_ops_library(library.path)
     except Exception as error:
         why = str(error).strip().partition("\n")[0]
         return refused(f"ONNX Runtime could not register {library.note}: {why}")
-    return Kernels(True, library.note)
+    return Kernels(True, library.note, session=number)
+
+
+def _asked(plan: Plan) -> dict[str, str]:
+    """What a session asks of the kernels: beside the oldest options only what the plan says."""
+    asked = {"threads": str(plan.threads), "exact": str(int(plan.exact))}
+    if plan.winograd != "auto":
+        asked["winograd"] = plan.winograd
+    if not plan.lanes:
+        asked["lanes"] = "off"
+    if plan.split is not None:
+        asked["split"] = str(plan.split)
+    return asked
+
+
+def with_choices(kernels: Kernels, plan: Plan, model: str) -> Kernels:
+    """What the kernels of a session that was just opened have chosen.
+
+    Args:
+        kernels: Of the session.
+        plan: How it runs. One that names convolutions which the model does not have is warned about.
+        model: Its name, for that warning.
+    """
+    if not kernels.session:
+        return kernels
+    lines = [line.split() for line in import_module(_PACKAGE).report(kernels.session)]
+    lanes = min((int(line[1]) for line in lines if line[0] == "lanes"), default=0)
+    layers = {line[0]: Layer(line[0], line[1] == "1", float(line[2])) for line in lines if line[0] != "lanes"}
+    if "@" in plan.winograd and not plan.exact:
+        missing = [name for name in plan.winograd.split(",") if name not in layers]
+        if missing:
+            _log.warning(
+                "The plan's winograd names %s; of %s it applies to %s.",
+                ", ".join(missing),
+                model,
+                ", ".join(layers) or "no convolution",
+            )
+    return kernels._replace(lanes=lanes, layers=tuple(layers.values()))
 
 
 def refused(note: str) -> Kernels:

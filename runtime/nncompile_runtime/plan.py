@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.machine import Machine
 
 MAX_BATCH = 2**20  # the largest batch that a plan can be stored for, and the largest micro-batch
+LONGEST_WINOGRAD = 1024  # characters of a list of convolutions
 _MOST_REGIMES = 64
+_LAYER = "x".join(["[1-9][0-9]{0,8}"] * 4) + "@" + "x".join(["[1-9][0-9]{0,8}"] * 2)
+_WINOGRAD = re.compile(f"auto|always|never|{_LAYER}(,{_LAYER})*", re.ASCII)
 _log = logging.getLogger("nncompile")
 
 
@@ -37,7 +41,14 @@ class Plan(BaseModel):
         workers: Threads of the process's pool that run pieces at the same time, the caller's included;
             needs `micro_batch`. Each runs the session on `threads` threads.
         native: Whether fused regions run on the native kernels, where those are installed.
-        exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds more.
+        exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds more;
+            `winograd` says nothing then.
+        winograd: Which convolutions the native kernels run by Winograd's algorithm, of those that it applies
+            to: `auto` where it costs less, `always`, `never`, or the shapes of weight and output plane that
+            it runs, such as `16x6x5x5@10x10,32x16x3x3@8x8`. One for all batches: it changes how sums round.
+        lanes: Whether they may run small networks with a sample in each lane of a vector.
+        split: Operations of a layer from which on several threads share it, where a call has fewer samples
+            than threads; None leaves it to the kernels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -56,6 +67,16 @@ class Plan(BaseModel):
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
     native: bool = True
     exact: bool = False
+    winograd: Annotated[str, Field(max_length=LONGEST_WINOGRAD)] = "auto"
+    lanes: bool = True
+    split: Annotated[int, Field(ge=0, le=10**9)] | None = None
+
+    @field_validator("winograd")
+    @classmethod
+    def _names_layers(cls, text: str) -> str:
+        if not _WINOGRAD.fullmatch(text):
+            raise ValueError("neither auto, always, never nor layers such as 16x6x5x5@10x10 between commas")
+        return text
 
     @model_validator(mode="after")
     def _workers_have_pieces(self) -> Plan:
@@ -89,6 +110,25 @@ def default_plan(
 
 Plans = Mapping[int, Plan]
 """Plans by the smallest batch that each serves; the first key is 1."""
+
+
+def disagreement(plans: Plans) -> str | None:
+    """Why plans may not serve one model: a sample would be rounded in another way in another batch.
+
+    ONNX Runtime's kernels and the native ones round differently as well; what is refused here is that the
+    native ones, which promise the same bits whatever the batch, run two algorithms.
+    """
+    served: dict[str, int] = {}
+    for start, plan in sorted(plans.items()):
+        if plan.native:
+            served.setdefault("never" if plan.exact else plan.winograd, start)
+    if len(served) < 2:
+        return None
+    (one, first), (other, second), *_ = served.items()
+    return (
+        f"the native kernels would run Winograd's algorithm by {one!r} at batch {first} and by {other!r} "
+        f"at batch {second}"
+    )
 
 
 def plain_plan(
@@ -137,6 +177,9 @@ def choose(
         }
         if 1 not in plans or len(plans) > _MOST_REGIMES:
             raise ValueError(f"there is none for a batch of 1, or more than {_MOST_REGIMES}")
+        fault = disagreement(plans)
+        if fault is not None:
+            raise ValueError(fault)
     except (ValueError, TypeError) as error:
         why = _first(error) if isinstance(error, ValidationError) else str(error)
         _log.warning("The stored plans for this machine are invalid (%s); using the default.", why)

@@ -11,11 +11,11 @@ from typing import Any
 
 from nncompile_runtime import batching, devices
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.errors import DeviceError
+from nncompile_runtime.errors import DeviceError, PlanError
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.plan import Plan, Plans, choose
+from nncompile_runtime.plan import Plan, Plans, choose, disagreement
 from nncompile_runtime.session import Runner, Session
 
 _log = logging.getLogger("nncompile")
@@ -64,7 +64,16 @@ class Regimes:
     def __init__(
         self, plans: Plans, sessions: Sessions, signature: Signature, *, rows_independent: bool
     ) -> None:
-        """Serve batches as `plans` say; they are cut only where `rows_independent`."""
+        """Serve batches as `plans` say; they are cut only where `rows_independent`.
+
+        Raises:
+            PlanError: The plans disagree about the native kernels' algorithm.
+        """
+        fault = disagreement(plans)
+        if fault is not None:
+            raise PlanError(
+                f"The plans do not go together: {fault}.", remedy="Give them one `winograd` and one `exact`."
+            )
         self.plans: Mapping[int, Plan] = dict(sorted(plans.items()))
         self.sessions = sessions
         self._starts, self._chosen = list(self.plans), list(self.plans.values())

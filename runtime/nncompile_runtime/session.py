@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nncompile_runtime import cuda
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import DeviceError, InputError, ModelLoadError
-from nncompile_runtime.kernels import REGION, Kernels, refused, register
+from nncompile_runtime.kernels import REGION, Kernels, refused, register, with_choices
 from nncompile_runtime.machine import installed_onnxruntime
 from nncompile_runtime.plan import Plan
 
@@ -143,7 +143,8 @@ class Session:
                 )
             kernels = register(options, plan)
             try:
-                return self._start(ort, plan, model, options), kernels
+                started = self._start(ort, plan, model, options)
+                return started, with_choices(kernels, plan, model.name)
             except Exception as error:
                 if not kernels.active:
                     raise

@@ -64,8 +64,13 @@ def expected() -> np.ndarray:
     return predictor(conv_net()[0]).predict(X)
 
 
-def package(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
-    """Stand for nncompile-kernels; `library` is what `library_path()` returns, or raises."""
+def package(
+    monkeypatch: pytest.MonkeyPatch, library: Any, options: tuple[str, ...] | None = None
+) -> ModuleType:
+    """Stand for nncompile-kernels.
+
+    `library` is what `library_path()` returns, or raises; `options` are its OPTIONS, which the oldest lack.
+    """
 
     def library_path() -> Any:
         if isinstance(library, Exception):
@@ -75,7 +80,10 @@ def package(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
     module = ModuleType("nncompile_kernels")
     module.library_path = library_path  # type: ignore[attr-defined]
     module.info = lambda: {"version": "9.9", "built": ["avx2"], "used": "avx2"}  # type: ignore[attr-defined]
+    if options is not None:
+        module.OPTIONS = options  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nncompile_kernels", module)
+    return module
 
 
 def runs_plain(expected: np.ndarray, why: str) -> Predictor:
@@ -193,6 +201,52 @@ def test_the_plan_reaches_the_library_before_it_is_registered(
     ]
 
 
+CHOICES = ("threads", "exact", "winograd", "lanes", "split")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asked"),
+    [
+        ({}, []),
+        ({"winograd": "never"}, [("nncompile.winograd", "never")]),
+        ({"winograd": "16x6x5x5@10x10"}, [("nncompile.winograd", "16x6x5x5@10x10")]),
+        ({"lanes": False}, [("nncompile.lanes", "off")]),
+        ({"split": 0}, [("nncompile.split", "0")]),
+    ],
+)
+def test_choices_reach_a_library_that_knows_them_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+    log: pytest.LogCaptureFixture,
+    chosen: dict[str, Any],
+    asked: list[tuple[str, str]],
+) -> None:
+    package(monkeypatch, "/kernels.so", CHOICES)
+    options = Options()
+    assert register(options, Plan(**chosen)).active
+    assert options.asked == [("nncompile.threads", "1"), ("nncompile.exact", "0"), *asked, ("/kernels.so",)]
+
+    package(monkeypatch, "/kernels.so")
+    options = Options()
+    kernels = register(options, Plan(**chosen))
+    assert kernels.active is not bool(chosen)
+    if chosen:
+        (name,) = chosen
+        assert kernels.note == (
+            f"nncompile-kernels 9.9 (avx2) knows no {name}, which the plan gives; update it"
+        )
+        assert options.asked == []
+        assert [kernels.note in record.getMessage() for record in log.records] == [True]
+
+
+def test_an_old_library_with_a_new_plan_runs_plain(
+    monkeypatch: pytest.MonkeyPatch, expected: np.ndarray
+) -> None:
+    package(monkeypatch, "/kernels.so")
+    model = predictor(region_net(), plan={"lanes": False, "winograd": "never"})
+    assert "knows no lanes, winograd" in model.session.kernels.note
+    np.testing.assert_array_equal(model.predict(X), expected)
+
+
 def test_the_kernels_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     package(monkeypatch, "/kernels.so")
     options = Options()
@@ -251,6 +305,41 @@ class TestWithKernels:
         assert "refuses test.onnx" in model.session.kernels.note
         assert len(log.records) == 1
         np.testing.assert_array_equal(model.predict(X), expected)
+
+    def test_what_they_chose(self, log: pytest.LogCaptureFixture) -> None:
+        (layer,) = predictor(region_net()).session.kernels.layers
+        assert layer.name == "4x1x3x3@6x6"
+        assert not layer.winograd
+        assert layer.cost > 1
+        for winograd in ("always", "4x1x3x3@6x6"):
+            (told,) = predictor(region_net(), plan={"winograd": winograd}).session.kernels.layers
+            assert told == layer._replace(winograd=True)
+        assert log.records == []
+
+    def test_samples_in_lanes(self) -> None:
+        wide = predictor(region_net()).session.kernels.lanes
+        assert wide == 8
+        assert predictor(region_net(), plan={"lanes": False}).session.kernels.lanes == 0
+
+    def test_a_plan_that_names_no_convolution_of_the_model_is_warned_about(
+        self, expected: np.ndarray, log: pytest.LogCaptureFixture
+    ) -> None:
+        plan = {"winograd": "4x1x3x3@6x6,4x1x3x3@6x7"}
+        model = predictor(region_net(), plan=plan)
+        (record,) = log.records
+        assert record.getMessage() == (
+            "The plan's winograd names 4x1x3x3@6x7; of test.onnx it applies to 4x1x3x3@6x6."
+        )
+        np.testing.assert_allclose(model.predict(X), expected, rtol=1e-4, atol=1e-5)
+        predictor(region_net(), plan={**plan, "exact": True})
+        assert len(log.records) == 1
+
+    @pytest.mark.parametrize("choice", [{"winograd": "always"}, {"lanes": False}, {"split": 0}])
+    def test_every_choice_gives_the_same_answers(self, expected: np.ndarray, choice: dict[str, Any]) -> None:
+        model = predictor(region_net(), plan={"threads": 2, **choice})
+        assert model.native
+        for rows in (1, 2, 5):
+            np.testing.assert_allclose(model.predict(X[:rows]), expected[:rows], rtol=1e-4, atol=1e-5)
 
     def test_an_empty_batch_and_pieces(self, expected: np.ndarray) -> None:
         _, inputs, outputs = conv_net()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from nncompile import Plan, PlanError
 from nncompile_runtime.machine import Machine, this_machine
-from nncompile_runtime.plan import choose, default_plan, key, plain_plan, stored_form
+from nncompile_runtime.plan import choose, default_plan, disagreement, key, plain_plan, stored_form
 
 from .graphs import doubling, floats
 
@@ -135,6 +135,17 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"pointwise_channels": -1}, "pointwise_channels"),
     ({"pointwise_channels": 7}, "pointwise_channels"),
     ({"pointwise_channels": "128"}, "pointwise_channels"),
+    *(({"winograd": text}, "winograd") for text in ("", "fast", "Auto", "auto,never", "never ", "16x6x5x5")),
+    *(({"winograd": text}, "winograd") for text in ("0x6x5x5@8x8", "16x6x5x5@8x8,", "16x6x5x5@8x8\n")),
+    ({"winograd": ",".join(["16x6x5x5@10x10"] * 100)}, "winograd"),
+    ({"winograd": ["16x6x5x5@10x10"]}, "winograd"),
+    ({"winograd": None}, "winograd"),
+    ({"lanes": "off"}, "lanes"),
+    ({"lanes": 8}, "lanes"),
+    ({"split": -1}, "split"),
+    ({"split": 10**9 + 1}, "split"),
+    ({"split": 1e6}, "split"),
+    ({"split": False}, "split"),
     ({"arena": 0}, "arena"),
     ({"memory_pattern": "no"}, "memory_pattern"),
     ({"mlas.nchwc_pointwise_conv_max_input_channel_batch": -1}, "mlas"),
@@ -162,6 +173,51 @@ def test_a_hostile_stored_plan_is_ignored_with_a_warning(
     assert field in record.getMessage()
     assert net.plan == default_plan(this_machine())
     np.testing.assert_array_equal(net.predict(x), 2 * x)
+
+
+LAYER = "16x6x5x5@10x10"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"winograd": "never"},
+        {"winograd": LAYER},
+        {"exact": True},
+        {"exact": True, "winograd": "auto"},
+        {"winograd": "always", "threads": 2},
+    ],
+)
+def test_plans_that_would_round_a_sample_differently_are_not_used_together(
+    other: dict[str, Any], log: pytest.LogCaptureFixture
+) -> None:
+    fault = disagreement({1: Plan(), 8: Plan(threads=2), 64: Plan(**other)})
+    assert fault is not None
+    assert "by 'auto' at batch 1 and" in fault
+    assert "at batch 64" in fault
+    assert choose(None, {MACHINE.fingerprint: {"1": {}, "64": other}}, MACHINE) == DEFAULT
+    (record,) = log.records
+    assert "Winograd's algorithm by 'auto' at batch 1" in record.getMessage()
+    net = doubling()
+    with pytest.raises(PlanError, match="do not go together") as caught:
+        net._run_as({1: Plan(), 64: Plan(**other)}, net._regimes.sessions)
+    assert "one `winograd`" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        {1: Plan(winograd=LAYER), 8: Plan(winograd=LAYER, lanes=False, split=0, threads=2)},
+        {1: Plan(winograd=LAYER), 8: Plan(native=False)},
+        {1: Plan(winograd="always", native=False), 8: Plan(winograd="never")},
+        {1: Plan(exact=True), 8: Plan(winograd="never")},
+        {1: Plan(exact=True, winograd="always"), 8: Plan(exact=True)},
+    ],
+)
+def test_plans_of_one_algorithm_serve_together(plans: dict[int, Plan], log: pytest.LogCaptureFixture) -> None:
+    assert disagreement(plans) is None
+    assert choose(None, {MACHINE.fingerprint: stored_form(plans)}, MACHINE) == plans
+    assert log.records == []
 
 
 def test_a_good_stored_plan_is_used_without_a_word(log: pytest.LogCaptureFixture) -> None:
@@ -198,6 +254,8 @@ def test_the_users_plan_may_use_more_threads_than_there_are_processors() -> None
         Plan(dynamic_block_base=4, threads=2),
         Plan(blocked_layout=False),
         Plan(arena=False, memory_pattern=False),
+        Plan(winograd="always", lanes=False, split=0),
+        Plan(winograd=",".join(["16x6x5x5@10x10"] * 60)),
         *(Plan(pointwise_channels=channels) for channels in (32, 64, 128, 256, 512)),
         Plan(threads=1, micro_batch=2, workers=2),
         Plan(threads=2, micro_batch=1, workers=64),
