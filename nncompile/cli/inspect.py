@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from nncompile_runtime.container import ModelFile
+    from nncompile_runtime.kernels import Kernels
     from nncompile_runtime.predictor import Predictor
 
 
@@ -124,9 +126,24 @@ def _as_dict(model: ModelFile, predictor: Predictor) -> dict[str, Any]:
         "outputs": [spec.model_dump(mode="json") for spec in predictor.outputs],
         "operators": dict(sorted(model.facts.operators.items())),
         "plans": {str(first): plan.model_dump() for first, plan in predictor.plans.items()},
-        "kernels": predictor.session.kernels._asdict(),
+        "kernels": _kernels_as_dict(predictor.session.kernels),
         "manifest": model.manifest.model_dump(mode="json") if model.manifest else None,
     }
+
+
+def _kernels_as_dict(kernels: Kernels) -> dict[str, Any]:
+    layers = [layer._asdict() for layer in kernels.layers]
+    return {"active": kernels.active, "note": kernels.note, "lanes": kernels.lanes, "layers": layers}
+
+
+def _choices(kernels: Kernels) -> Iterator[str]:
+    """What the native kernels chose where they had a choice, by the shapes of convolutions."""
+    for algorithm, chosen in (("by Winograd's algorithm", True), ("not by Winograd's algorithm", False)):
+        layers = [f"{layer.name} {layer.cost:.2f}" for layer in kernels.layers if layer.winograd is chosen]
+        if layers:
+            yield f"  {algorithm}, with its cost over the definition's: {', '.join(layers)}"
+    if kernels.lanes:
+        yield f"  samples in the lanes of a vector: from {kernels.lanes} on"
 
 
 def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
@@ -147,6 +164,8 @@ def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
     if regions:
         speed = "native" if predictor.native else "plain"
         say(f"fused regions: {regions}, {speed}: {predictor.session.kernels.note}", markup=False)
+        for line in _choices(predictor.session.kernels):
+            say(line, markup=False)
     if manifest is None:
         return
     from nncompile.report import caveats, verification_lines

@@ -12,8 +12,8 @@ from nncompile.cli.usage import UsageError, whole_numbers
 from nncompile_runtime.errors import ModelLoadError
 
 if TYPE_CHECKING:
+    from nncompile_runtime.findings import Regime, Tuning
     from nncompile_runtime.predictor import Predictor
-    from nncompile_runtime.tuning import Regime, Tuning
 
 
 def tune(

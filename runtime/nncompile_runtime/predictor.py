@@ -13,6 +13,7 @@ import numpy as np
 from nncompile_runtime import batching, container, tuning
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import PlanError
+from nncompile_runtime.findings import Tuning
 from nncompile_runtime.inputs import Array, InputBinder, is_tensor
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
@@ -21,6 +22,7 @@ from nncompile_runtime.regimes import Regimes, Sessions, opened
 from nncompile_runtime.session import Runner, Session
 from nncompile_runtime.signature import check_against, signature_of
 from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
+from nncompile_runtime.trial import Subject
 
 _MOST_SHAPES = 256
 
@@ -120,7 +122,7 @@ class Predictor:
         batches: Sequence[int] | None = None,
         sizes: Mapping[str, int] | None = None,
         progress: tuning.Progress | None = None,
-    ) -> tuning.Tuning:
+    ) -> Tuning:
         """Find the fastest plans on this machine, run by them from now on, and keep them in the artifact.
 
         Plain ONNX Runtime with its default options is among what is measured, and another plan takes its
@@ -150,7 +152,7 @@ class Predictor:
         exact = self._file.manifest is not None and self._file.manifest.exact
         yardstick = plain_plan(machine, *device, exact=exact)
         default = default_plan(machine, *device, exact=exact)
-        subject = tuning.Subject(
+        subject = Subject(
             self._file,
             self._signature,
             yardstick,

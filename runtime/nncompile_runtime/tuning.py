@@ -1,120 +1,36 @@
 """Finding the fastest plan for each batch on this machine (docs/plans.md).
 
 For each measured batch: the yardstick (plain ONNX Runtime) and the default plan, against the ways to share
-the work, then against the options of the best way. Every candidate's answers are compared with the
-yardstick's before it is timed.
+the work, then against the options of the best way; for all batches together: the native kernels' algorithms.
+Every candidate's answers are compared with the yardstick's before it is timed.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from nncompile_runtime.answers import difference
-from nncompile_runtime.bootstrap import Estimate
+from nncompile_runtime.algorithms import contested, settle
 from nncompile_runtime.candidates import variations, ways
-from nncompile_runtime.container import ModelFile
-from nncompile_runtime.errors import InputError, NncompileError
-from nncompile_runtime.feeds import standard_feed
+from nncompile_runtime.errors import InputError
+from nncompile_runtime.findings import Regime, Tuning, table
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.plan import MAX_BATCH, Plan, Plans
-from nncompile_runtime.race import Entrant, Race, race
-from nncompile_runtime.regimes import Sessions
-from nncompile_runtime.session import Session
-from nncompile_runtime.structure import unflattener
+from nncompile_runtime.plan import MAX_BATCH, Plan
+from nncompile_runtime.race import Race, race
+from nncompile_runtime.trial import Subject, Trial
 
 BATCHES = (1, 8, 64, 256)
 Progress = Callable[[str, float], None]
 """Told what is done next, and which share of the work is behind it (0 to 1)."""
 
 _BETWEEN = 0.1  # share of the time for the batches between the measured ones
+_ALGORITHMS = 0.2  # likewise for the native kernels' algorithms, where there is a choice
 _AFFORDABLE = 50  # a batch that was not asked for is measured where so many calls fit into its time
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A plan at one batch.
-
-    Attributes:
-        plan: The plan.
-        ratio: How many times as fast as the yardstick, in the last rung that it ran in; None where it
-            was not timed.
-        p50: Seconds of a call, the median; 0 where it was not timed.
-        p99: Seconds of a call, the 99th percentile.
-        outcome: `chosen`, `lost the last rung`, `dropped early`, or why it was not timed.
-    """
-
-    plan: Plan
-    ratio: Estimate | None
-    p50: float
-    p99: float
-    outcome: str
-
-
-@dataclass(frozen=True)
-class Regime:
-    """What was found at one batch.
-
-    Attributes:
-        batch: Rows of each call.
-        chosen: The plan that won.
-        tried: Every plan, the yardstick first.
-    """
-
-    batch: int
-    chosen: Plan
-    tried: tuple[Tried, ...]
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What `tune` found.
-
-    Attributes:
-        plans: By the smallest batch that each serves; the first key is 1.
-        yardstick: Plain ONNX Runtime.
-        regimes: One for each batch that was measured.
-        left_out: Batches that would have taken too long; the largest measured one's plan serves them.
-        seconds: How long it took.
-    """
-
-    plans: Plans
-    yardstick: Plan
-    regimes: tuple[Regime, ...]
-    left_out: tuple[int, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is tuned, and how a plan is tried.
-
-    Attributes:
-        model: The graph.
-        signature: How it is called.
-        yardstick: Plain ONNX Runtime on the device to tune for.
-        default: The plan without tuning.
-        processors: Threads that a plan may keep busy.
-        cut: Whether a batch may be cut.
-        predict: `predict` of a predictor that runs one plan in a session.
-        flatten: The tensors of what that returns.
-    """
-
-    model: ModelFile
-    signature: Signature
-    yardstick: Plan
-    default: Plan
-    processors: int
-    cut: bool
-    predict: Callable[[Plan, Session], Callable[..., Any]]
-    flatten: Callable[[Any], list[Any]]
 
 
 def tune(
@@ -145,65 +61,32 @@ def tune(
     asked = _checked(seconds, batches, subject.signature)
     timing = partial(race, clock=clock, sleep=sleep)
     begin = clock()
-    end = begin + seconds * (1 - _BETWEEN)
+    trial = Trial(subject, sizes or {})
+    layers = trial.sessions.get(subject.default).kernels.layers
+    algorithms = _ALGORITHMS if contested(layers) and not subject.default.exact else 0.0
+    end = begin + seconds * (1 - _BETWEEN - algorithms)
     regimes: list[Regime] = []
     left_out: list[int] = []
-    trial = _Trial(subject, sizes or {})
     for number, batch in enumerate(asked):
         share = max(0.0, end - clock()) / (len(asked) - number)
         if batches is None and regimes and _one_call(trial, batch, clock) * _AFFORDABLE > share:
             left_out = list(asked[number:])
             break
-        tell = _teller(progress, batch, number, len(asked))
+        span = (0.95 - algorithms) / len(asked)
+        tell = _teller(progress, batch, span * number, span)
         regimes.append(_tuned(trial, batch, clock() + share, timing, tell, clock))
+    if algorithms:
+        if progress is not None:
+            progress("algorithms of the native kernels", 0.95 - algorithms)
+        regimes = settle(trial, regimes, layers, seconds * algorithms, timing)
     if progress is not None:
         progress("between the measured batches", 0.95)
     plans = _between(trial, regimes, seconds * _BETWEEN, timing)
     return Tuning(plans, subject.yardstick, tuple(regimes), tuple(left_out), clock() - begin)
 
 
-class _Trial:
-    """Opens candidates on their inputs, and says whether they answer as the yardstick does."""
-
-    def __init__(self, subject: Subject, sizes: Mapping[str, int]) -> None:
-        self.subject, self._sizes = subject, sizes
-        self.sessions = Sessions(subject.model)
-        self._positional = [
-            unflattener(a.structure) for a in subject.signature.arguments if not a.keyword_only
-        ]
-        self._named = {
-            a.name: unflattener(a.structure) for a in subject.signature.arguments if a.keyword_only
-        }
-
-    def call(self, plan: Plan, batch: int) -> Callable[[], Any]:
-        """`predict` under a plan, on the standard inputs."""
-        flat = standard_feed(self.subject.signature, batch, self._sizes)
-        args = [nest(flat) for nest in self._positional]
-        kwargs = {name: nest(flat) for name, nest in self._named.items()}
-        return partial(self.subject.predict(plan, self.sessions.get(plan)), *args, **kwargs)
-
-    def enter(self, plans: Iterable[Plan], batch: int, rejected: dict[Plan, str]) -> dict[Plan, Entrant]:
-        """The plans that answer as the yardstick does, ready to be timed; why not goes into `rejected`."""
-        yardstick = self.subject.yardstick
-        reference = self.subject.flatten(self.call(yardstick, batch)())
-        entrants: dict[Plan, Entrant] = {}
-        for plan in dict.fromkeys((yardstick, *plans)):
-            if plan in rejected:
-                continue
-            try:
-                call = self.call(plan, batch)
-                fault = difference(reference, self.subject.flatten(call()))
-            except NncompileError as error:
-                fault = error.problem
-            if fault is None or plan == yardstick:
-                entrants[plan] = Entrant(call, spins=plan.threads > 1 and plan.spinning)
-            else:
-                rejected[plan] = fault
-        return entrants
-
-
 def _tuned(
-    trial: _Trial,
+    trial: Trial,
     batch: int,
     end: float,
     timing: Callable[..., Race[Plan]],
@@ -212,7 +95,8 @@ def _tuned(
 ) -> Regime:
     subject = trial.subject
     rejected: dict[Plan, str] = {}
-    native = trial.sessions.get(subject.default).kernels.active
+    kernels = trial.sessions.get(subject.default).kernels
+    native = kernels.active
     kept = [subject.yardstick, *([subject.default] if native else [])]
     tried = ways(subject.yardstick, subject.processors, batch, native=native, cut=subject.cut and batch > 1)
     entrants = trial.enter([*kept, *tried], batch, rejected)
@@ -223,33 +107,20 @@ def _tuned(
     convolutions = "Conv" in subject.model.facts.operators and not (best.native and native)
     entrants.clear()  # with the losers' sessions
     trial.sessions.keep([*kept, best])
-    entrants = trial.enter([*kept, best, *variations(best, convolutions=convolutions)], batch, rejected)
+    of_kernels = kernels if best.native and native else None
+    settings = variations(best, convolutions=convolutions, kernels=of_kernels, batch=batch)
+    entrants = trial.enter([*kept, best, *settings], batch, rejected)
     kept = [plan for plan in kept if plan in entrants]
     tell(f"{len(entrants)} settings of {best}", 0.5)
     last = timing(entrants, kept, max(0.0, end - clock()))
     chosen = last.winner
     entrants.clear()
     trial.sessions.keep([*kept, chosen])
-    return Regime(batch, chosen, _table(first, last, chosen, rejected))
-
-
-def _table(
-    first: Race[Plan], last: Race[Plan], chosen: Plan, rejected: Mapping[Plan, str]
-) -> tuple[Tried, ...]:
-    """Every plan once, with what its last race says of it."""
-    table = []
-    for plan in dict.fromkeys((*first.rounds, *last.rounds)):
-        run = last if plan in last.rounds else first
-        compared = run.to_yardstick(plan)
-        outcome = "dropped early"
-        if plan in last.finalists:
-            outcome = "chosen" if plan == chosen else "lost the last rung"
-        table.append(Tried(plan, compared, run.percentile(plan, 50), run.percentile(plan, 99), outcome))
-    return (*table, *(Tried(plan, None, 0.0, 0.0, why) for plan, why in rejected.items()))
+    return Regime(batch, chosen, table(first, last, chosen, rejected))
 
 
 def _between(
-    trial: _Trial, regimes: Sequence[Regime], seconds: float, timing: Callable[..., Race[Plan]]
+    trial: Trial, regimes: Sequence[Regime], seconds: float, timing: Callable[..., Race[Plan]]
 ) -> dict[int, Plan]:
     """From where on each plan serves: of two neighbours, the better one halfway serves the gap."""
     plans = {1: regimes[0].chosen}
@@ -287,7 +158,7 @@ def _checked(seconds: float, batches: Sequence[int] | None, signature: Signature
     return tuple(sorted(set(chosen)))
 
 
-def _one_call(trial: _Trial, batch: int, clock: Callable[[], float]) -> float:
+def _one_call(trial: Trial, batch: int, clock: Callable[[], float]) -> float:
     """Seconds of the fastest of three calls under the yardstick."""
     call = trial.call(trial.subject.yardstick, batch)
     moments = [clock()]
@@ -297,9 +168,9 @@ def _one_call(trial: _Trial, batch: int, clock: Callable[[], float]) -> float:
     return min(end - start for start, end in pairwise(moments))
 
 
-def _teller(progress: Progress | None, batch: int, number: int, total: int) -> Progress:
+def _teller(progress: Progress | None, batch: int, start: float, span: float) -> Progress:
     def tell(what: str, share: float) -> None:
         if progress is not None:
-            progress(f"batch {batch}: {what}", 0.95 * (number + share) / total)
+            progress(f"batch {batch}: {what}", start + span * share)
 
     return tell

@@ -38,6 +38,21 @@ def test_graph_shows_the_cost_of_every_node(run, exported):
     assert found["4"][-1] == str(CONV + HEAD)
 
 
+def test_the_choices_of_the_native_kernels(run, exported):
+    told = json.loads(run("inspect", exported.model, "--json").out)["kernels"]
+    if not told["active"]:
+        assert (told["lanes"], told["layers"]) == (0, [])
+        pytest.skip(told["note"])
+    (layer,) = told["layers"]
+    assert layer.keys() == {"name", "winograd", "cost"}
+    assert layer["winograd"] is (layer["cost"] < 1)
+    which = "by" if layer["winograd"] else "not by"
+    shown = run("inspect", exported.model).out
+    cost = f"with its cost over the definition's: {layer['name']} {layer['cost']:.2f}"
+    assert f"  {which} Winograd's algorithm, {cost}" in shown
+    assert (f"from {told['lanes']} on" in shown) is (told["lanes"] > 0)
+
+
 def test_a_region_is_one_row(run, exported):
     """Its operations and parameters are those of its nodes; its bytes, what goes in and out."""
     apart, region = (

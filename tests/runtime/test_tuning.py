@@ -13,12 +13,15 @@ from nncompile import InputError, Plan, PlanError, Predictor
 from nncompile_runtime import container
 from nncompile_runtime.answers import difference
 from nncompile_runtime.candidates import variations, ways
+from nncompile_runtime.findings import Tuning
+from nncompile_runtime.kernels import Kernels
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Argument
 from nncompile_runtime.plan import default_plan, key, plain_plan
 from nncompile_runtime.session import Session
 from nncompile_runtime.structure import TensorLeaf
-from nncompile_runtime.tuning import Subject, Tuning, tune
+from nncompile_runtime.trial import Subject
+from nncompile_runtime.tuning import tune
 
 from .graphs import adding, conv_net, doubling, floats, manifest, predictor
 
@@ -287,6 +290,22 @@ class TestCandidates:
 
     def test_without_kernels_there_is_nothing_to_try_with_them(self) -> None:
         assert {plan.native for plan in ways(PLAIN, 8, 32, native=False, cut=True)} == {False}
+
+    def test_what_the_native_kernels_choose_is_varied_where_it_matters(self) -> None:
+        def changed(best: Plan, batch: int, lanes: int) -> list[str]:
+            kernels = Kernels(True, "", lanes)
+            settings = variations(best, convolutions=False, kernels=kernels, batch=batch)
+            more = settings[len(variations(best, convolutions=False)) :]
+            return [str(one).removeprefix(str(best)).strip() for one in more]
+
+        two = Plan(threads=2)
+        assert changed(two, 1, 8) == ["split=250000", "split=4000000"]
+        assert changed(two, 8, 8) == ["lanes=False"]
+        assert changed(two, 64, 0) == changed(two, 7, 8) == []
+        assert changed(Plan(), 1, 8) == []
+        cut = two.model_copy(update={"micro_batch": 4})
+        assert changed(cut, 64, 8) == []
+        assert changed(cut, 64, 4) == ["lanes=False"]
 
     def test_variations_change_one_thing(self) -> None:
         best = Plan(threads=2, native=False)

@@ -1,0 +1,85 @@
+"""What is tuned, and how a plan is tried: opened, fed, its answers compared before it is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from nncompile_runtime.answers import difference
+from nncompile_runtime.container import ModelFile
+from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.feeds import standard_feed
+from nncompile_runtime.manifest import Signature
+from nncompile_runtime.plan import Plan
+from nncompile_runtime.race import Entrant
+from nncompile_runtime.regimes import Sessions
+from nncompile_runtime.session import Session
+from nncompile_runtime.structure import unflattener
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tuned, and how a plan is tried.
+
+    Attributes:
+        model: The graph.
+        signature: How it is called.
+        yardstick: Plain ONNX Runtime on the device to tune for.
+        default: The plan without tuning.
+        processors: Threads that a plan may keep busy.
+        cut: Whether a batch may be cut.
+        predict: `predict` of a predictor that runs one plan in a session.
+        flatten: The tensors of what that returns.
+    """
+
+    model: ModelFile
+    signature: Signature
+    yardstick: Plan
+    default: Plan
+    processors: int
+    cut: bool
+    predict: Callable[[Plan, Session], Callable[..., Any]]
+    flatten: Callable[[Any], list[Any]]
+
+
+class Trial:
+    """Opens candidates on their inputs, and says whether they answer as the yardstick does."""
+
+    def __init__(self, subject: Subject, sizes: Mapping[str, int]) -> None:
+        """Try plans for `subject`, whose free dimensions other than the batch have these sizes."""
+        self.subject, self._sizes = subject, sizes
+        self.sessions = Sessions(subject.model)
+        self._positional = [
+            unflattener(a.structure) for a in subject.signature.arguments if not a.keyword_only
+        ]
+        self._named = {
+            a.name: unflattener(a.structure) for a in subject.signature.arguments if a.keyword_only
+        }
+
+    def call(self, plan: Plan, batch: int) -> Callable[[], Any]:
+        """`predict` under a plan, on the standard inputs."""
+        flat = standard_feed(self.subject.signature, batch, self._sizes)
+        args = [nest(flat) for nest in self._positional]
+        kwargs = {name: nest(flat) for name, nest in self._named.items()}
+        return partial(self.subject.predict(plan, self.sessions.get(plan)), *args, **kwargs)
+
+    def enter(self, plans: Iterable[Plan], batch: int, rejected: dict[Plan, str]) -> dict[Plan, Entrant]:
+        """The plans that answer as the yardstick does, ready to be timed; why not goes into `rejected`."""
+        yardstick = self.subject.yardstick
+        reference = self.subject.flatten(self.call(yardstick, batch)())
+        entrants: dict[Plan, Entrant] = {}
+        for plan in dict.fromkeys((yardstick, *plans)):
+            if plan in rejected:
+                continue
+            try:
+                call = self.call(plan, batch)
+                fault = difference(reference, self.subject.flatten(call()))
+            except NncompileError as error:
+                fault = error.problem
+            if fault is None or plan == yardstick:
+                entrants[plan] = Entrant(call, spins=plan.threads > 1 and plan.spinning)
+            else:
+                rejected[plan] = fault
+        return entrants

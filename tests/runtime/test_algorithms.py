@@ -1,0 +1,276 @@
+"""Which convolutions run by Winograd's algorithm: measured, one choice for all batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nncompile import Plan, Predictor
+from nncompile_runtime import container
+from nncompile_runtime.algorithms import contested, settle, with_other_algorithm
+from nncompile_runtime.findings import Regime
+from nncompile_runtime.kernels import Layer, installed_library
+from nncompile_runtime.plan import disagreement
+from nncompile_runtime.race import race
+from nncompile_runtime.session import Session
+from nncompile_runtime.trial import Subject, Trial
+from nncompile_runtime.tuning import tune
+
+from .graphs import doubling, floats
+
+FIRST, SECOND = Layer("8x4x3x3@8x8", True, 0.9), Layer("8x8x5x5@4x4", False, 1.5)
+CLEAR = Layer("16x16x5x5@8x8", True, 0.3)
+LAYERS = (CLEAR, FIRST, SECOND)
+YARDSTICK = Plan(threads=4, native=False)
+
+
+class TestContested:
+    def test_the_closest_costs_come_first_and_clear_ones_not_at_all(self) -> None:
+        costs = (0.49, 0.51, 1.0, 1.99, 2.01, 0.9)
+        layers = tuple(Layer(f"{n}x1x3x3@1x1", True, cost) for n, cost in enumerate(costs, 1))
+        assert [layer.cost for layer in contested(layers)] == [1.0, 0.9, 0.51, 1.99]
+
+    def test_at_most_four(self) -> None:
+        layers = tuple(Layer(f"{n}x1x3x3@1x1", True, 1 + n / 100) for n in range(1, 10))
+        assert [layer.cost for layer in contested(layers)] == [1.01, 1.02, 1.03, 1.04]
+
+
+def test_a_choice_names_all_layers_that_run_by_winograd() -> None:
+    plan = Plan(threads=3)
+    assert with_other_algorithm(plan, LAYERS, (SECOND,)) == Plan(
+        threads=3, winograd=f"{CLEAR.name},{FIRST.name},{SECOND.name}"
+    )
+    assert with_other_algorithm(plan, LAYERS, (FIRST,)).winograd == CLEAR.name
+    assert with_other_algorithm(plan, (FIRST, SECOND), (FIRST, SECOND)).winograd == SECOND.name
+    assert with_other_algorithm(plan, (FIRST,), (FIRST,)).winograd == "never"
+
+
+class Pretended:
+    """A model whose speed under each choice is made up, on a clock that only its calls move."""
+
+    def __init__(
+        self,
+        seconds: Callable[[frozenset[str], int], float],
+        wrong: Callable[[frozenset[str]], bool] = lambda _: False,
+    ) -> None:
+        self.now, self.seconds, self.wrong, self.net = 0.0, seconds, wrong, doubling()
+
+    @staticmethod
+    def winograd(plan: Plan) -> frozenset[str]:
+        if plan.winograd == "auto":
+            return frozenset(layer.name for layer in LAYERS if layer.winograd)
+        return frozenset(plan.winograd.split(",")) - {"never"}
+
+    def predict(self, plan: Plan, session: Session) -> Callable[..., Any]:
+        def call(x: np.ndarray) -> np.ndarray:
+            self.now += self.seconds(self.winograd(plan), len(x)) if plan.native else 0.5
+            return 2 * x + np.float32(0.1 if plan.native and self.wrong(self.winograd(plan)) else 0)
+
+        return call
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def settle(self, *regimes: Regime, layers: tuple[Layer, ...] = LAYERS) -> list[Regime]:
+        subject = Subject(
+            self.net._file,
+            self.net.signature,
+            YARDSTICK,
+            Plan(threads=4),
+            4,
+            True,
+            self.predict,
+            lambda y: [y],
+        )
+        timing = partial(race, clock=lambda: self.now, sleep=self.sleep)
+        found = settle(Trial(subject, {}), regimes or REGIMES, layers, 10, timing)
+        assert disagreement({regime.batch: regime.chosen for regime in found}) is None
+        return found
+
+
+REGIMES = (
+    Regime(1, Plan(threads=1), ()),
+    Regime(8, Plan(threads=4), ()),
+    Regime(64, Plan(threads=1, workers=4, micro_batch=4), ()),
+)
+
+
+def chosen(found: list[Regime]) -> set[str]:
+    """The choice, which the plans differ in nothing else from what they were."""
+    for before, after in zip(REGIMES, found, strict=True):
+        assert after.chosen == before.chosen.model_copy(update={"winograd": after.chosen.winograd})
+    return {regime.chosen.winograd for regime in found}
+
+
+def test_what_is_faster_at_every_batch_is_taken_at_every_batch() -> None:
+    found = Pretended(lambda names, batch: 0.01 if FIRST.name in names else 0.008).settle()
+    assert chosen(found) == {CLEAR.name}
+
+
+def test_layers_that_are_each_faster_are_taken_together() -> None:
+    def seconds(names: frozenset[str], batch: int) -> float:
+        return 0.01 + 0.002 * (FIRST.name in names) - 0.002 * (SECOND.name in names)
+
+    found = Pretended(seconds).settle()
+    assert chosen(found) == {f"{CLEAR.name},{SECOND.name}"}
+
+
+def test_layers_that_are_faster_alone_and_slower_together_are_left() -> None:
+    other = {FIRST.name: False, SECOND.name: True}
+
+    def seconds(names: frozenset[str], batch: int) -> float:
+        changes = sum((name in names) is to for name, to in other.items())
+        return (0.01, 0.008, 0.02)[changes]
+
+    assert chosen(Pretended(seconds).settle()) == {"auto"}
+
+
+def test_the_kernels_own_choice_stays_where_nothing_is_faster() -> None:
+    assert chosen(Pretended(lambda names, batch: 0.01).settle()) == {"auto"}
+
+
+def test_a_layer_whose_costs_are_far_apart_is_not_tried() -> None:
+    found = Pretended(lambda names, batch: 0.01 + (CLEAR.name in names)).settle()
+    assert chosen(found) == {"auto"}
+    assert all(CLEAR.name in Pretended.winograd(one.plan) for one in found[0].tried if one.plan.native)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_what_is_slower_at_one_batch_is_not_taken_however_fast_it_is_at_the_others(batch: int) -> None:
+    def seconds(names: frozenset[str], rows: int) -> float:
+        change = FIRST.name not in names
+        return 0.01 * (1.1 if rows == batch else 0.5) if change else 0.01
+
+    assert chosen(Pretended(seconds).settle()) == {"auto"}
+
+
+def test_faster_at_one_batch_and_equal_at_the_others_is_faster() -> None:
+    def seconds(names: frozenset[str], rows: int) -> float:
+        return 0.008 if rows == 8 and FIRST.name not in names else 0.01
+
+    assert chosen(Pretended(seconds).settle()) == {CLEAR.name}
+
+
+def test_a_choice_with_other_answers_is_not_taken_and_never_timed() -> None:
+    pretended = Pretended(
+        lambda names, batch: 0.001 if FIRST.name not in names else 0.01, lambda names: FIRST.name not in names
+    )
+    found = pretended.settle()
+    assert chosen(found) == {"auto"}
+    refused = [one for one in found[0].tried if one.plan.winograd == CLEAR.name]
+    assert [(one.ratio, "differs by 0.1" in one.outcome) for one in refused] == [(None, True)]
+
+
+def test_a_batch_that_plain_onnx_runtime_serves_is_left_as_it_is() -> None:
+    pretended = Pretended(lambda names, batch: 0.01 if FIRST.name in names else 0.008)
+    plain = Regime(64, YARDSTICK, ())
+    found = pretended.settle(REGIMES[0], plain)
+    assert [regime.chosen.winograd for regime in found] == [CLEAR.name, "auto"]
+    assert found[1] is plain
+    assert pretended.settle(plain) == [plain]
+
+
+@pytest.mark.parametrize("layers", [(), (CLEAR,)])
+def test_where_there_is_no_choice_nothing_is_tried(layers: tuple[Layer, ...]) -> None:
+    pretended = Pretended(lambda names, batch: 0.01)
+    assert pretended.settle(layers=layers) == list(REGIMES)
+    assert pretended.now == 0
+
+
+def test_more_layers_than_a_plan_can_name_are_left_to_the_kernels() -> None:
+    layers = tuple(Layer(f"{n}x1x3x3@8x8", True, 1.1) for n in range(1000, 1100))
+    assert Pretended(lambda names, batch: 0.01).settle(layers=layers) == list(REGIMES)
+
+
+def test_every_choice_is_listed_once_with_how_it_compares() -> None:
+    found = Pretended(lambda names, batch: 0.01 if FIRST.name in names else 0.008).settle()
+    for before, after in zip(REGIMES, found, strict=True):
+        outcomes = {one.plan: (one.outcome, round(one.ratio.value, 2)) for one in after.tried if one.ratio}
+        assert len(outcomes) == len(after.tried) == 4
+        assert outcomes[YARDSTICK][0] == outcomes[before.chosen][0] == "lost the last rung"
+        assert outcomes[after.chosen] == ("chosen", 62.5)
+        assert outcomes[before.chosen][1] == 50
+        other = with_other_algorithm(before.chosen, LAYERS, (SECOND,))
+        assert outcomes[other] == ("dropped early", 50)
+
+
+native = pytest.mark.skipif(installed_library().path is None, reason=installed_library().note)
+
+
+@native
+class TestForReal:
+    """A network of which one convolution costs about the same by both algorithms."""
+
+    @pytest.fixture(scope="class")
+    def artifact(self) -> bytes:
+        torch = pytest.importorskip("torch")
+        import nncompile
+
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 5),
+            torch.nn.ReLU(),
+            torch.nn.MaxPool2d(2),
+            torch.nn.Conv2d(6, 16, 5),
+            torch.nn.Flatten(),
+            torch.nn.Linear(16 * 100, 5),
+        )
+        return nncompile.compile(net, torch.randn(2, 1, 32, 32)).artifact
+
+    def predictor(self, artifact: bytes, **options: Any) -> Predictor:
+        return Predictor(container.parse(artifact, "net.onnx"), device="cpu", **options)
+
+    def test_both_algorithms_are_timed_and_one_is_taken_for_all_batches(self, artifact: bytes) -> None:
+        net = self.predictor(artifact)
+        layers = net.session.kernels.layers
+        (close,) = contested(layers)
+        assert close.name == "16x6x5x5@10x10"
+        x = floats(8, 1, 32, 32)
+        answers = {}
+
+        def predict(plan: Plan, session: Session) -> Callable[..., Any]:
+            answers[plan] = self.predictor(artifact, plan=plan).predict(x[:1])
+            return Predictor(net._file, plan=plan, session=session).predict
+
+        subject = Subject(net._file, net.signature, YARDSTICK, Plan(), 1, True, predict, net.flatten_result)
+        regimes = (Regime(1, Plan(), ()), Regime(4, Plan(lanes=False), ()), Regime(8, YARDSTICK, ()))
+        found = settle(Trial(subject, {}), regimes, layers, 0.1, race)
+        assert disagreement({regime.batch: regime.chosen for regime in found}) is None
+        other = with_other_algorithm(Plan(), layers, (close,))
+        assert [one.ratio is not None for one in found[0].tried if one.plan == other] == [True]
+        assert (answers[other] != answers[Plan()]).any()
+        np.testing.assert_allclose(answers[other], answers[Plan()], rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_tuning_tries_it_and_keeps_plans_that_agree(self, artifact: bytes, exact: bool) -> None:
+        net = self.predictor(artifact)
+        slow = {"n": 0.0}
+
+        def predict(plan: Plan, session: Session) -> Callable[..., Any]:
+            """Nothing is as slow as plain ONNX Runtime, so that the native kernels are chosen."""
+            call = Predictor(net._file, plan=plan, session=session).predict
+
+            def counted(x: np.ndarray) -> np.ndarray:
+                slow["n"] += 0.01 if not plan.native else 0.002 if "16x6x5x5" in plan.winograd else 0.005
+                return call(x)
+
+            return counted
+
+        subject = Subject(
+            net._file,
+            net.signature,
+            Plan(native=False, exact=exact),
+            Plan(exact=exact),
+            1,
+            True,
+            predict,
+            net.flatten_result,
+        )
+        found = tune(subject, 8, (1, 4), clock=lambda: slow["n"], sleep=lambda _: None)
+        wanted = "auto" if exact else "16x6x5x5@10x10"
+        assert {plan.winograd for plan in found.plans.values()} == {wanted}
+        assert {one.plan.winograd for one in found.regimes[0].tried} == {"auto", wanted}
