@@ -133,6 +133,13 @@ def test_the_kernels_own_choice_stays_where_nothing_is_faster() -> None:
     assert chosen(Pretended(lambda names, batch: 0.01).settle()) == {"auto"}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_faster_by_luck_alone_is_not_taken(seed: int) -> None:
+    """Calls so long that each round times one, and so noisy that some choice looks faster at first."""
+    random = np.random.default_rng(seed)
+    assert chosen(Pretended(lambda names, batch: random.uniform(0.1, 0.2)).settle()) == {"auto"}
+
+
 def test_a_layer_whose_costs_are_far_apart_is_not_tried() -> None:
     found = Pretended(lambda names, batch: 0.01 + (CLEAR.name in names)).settle()
     assert chosen(found) == {"auto"}
