@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -153,29 +154,33 @@ def test_a_split_changes_no_bit(build, split):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_layers_are_split_from_the_cost_that_is_told(build):
     """A worker that is handed nothing does not wake."""
-    assert wakings(build, split="0") > 0
-    assert wakings(build, split="1000000000") == 0
+    assert worker_wakes(build, 10_000, split="0")
+    assert not worker_wakes(build, 50, split="1000000000")
 
 
-def wakings(build, **options):
-    """How often the workers of a session woke in 20 calls of one sample."""
+def worker_wakes(build, calls, **options):
+    """Whether the worker of a session of two threads wakes within so many calls of one sample."""
     region = chain()
     before = set(os.listdir("/proc/self/task"))
     running = session(region.model(), build, threads=2, options=options)
-    workers = set(os.listdir("/proc/self/task")) - before
-    assert workers
+    (worker,) = set(os.listdir("/proc/self/task")) - before
+    while True:
+        asleep, start = state(worker)
+        if asleep and start:
+            break
+        time.sleep(0.001)
     inputs = region.random_inputs(1)
-    run(running, inputs)
-    start = switches(workers)
-    for _ in range(20):
+    for _ in range(calls):
         run(running, inputs)
-    return switches(workers) - start
+        if state(worker)[1] != start:
+            return True
+    return False
 
 
-def switches(threads):
-    """Times that they went to sleep by themselves."""
-    texts = (Path(f"/proc/self/task/{thread}/status").read_text() for thread in threads)
-    return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in texts)
+def state(thread):
+    """Whether it sleeps, and how often it went to sleep by itself."""
+    text = Path(f"/proc/self/task/{thread}/status").read_text()
+    return "\nState:\tS" in text, int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0])
 
 
 @examples(10)

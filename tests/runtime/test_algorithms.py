@@ -12,7 +12,8 @@ import pytest
 from nncompile import Plan, Predictor
 from nncompile_runtime import container
 from nncompile_runtime.algorithms import contested, settle, with_other_algorithm
-from nncompile_runtime.findings import Regime
+from nncompile_runtime.bootstrap import Estimate
+from nncompile_runtime.findings import Regime, Tried
 from nncompile_runtime.kernels import Layer, installed_library
 from nncompile_runtime.plan import disagreement
 from nncompile_runtime.race import race
@@ -205,6 +206,16 @@ def test_every_choice_is_listed_once_with_how_it_compares() -> None:
         assert outcomes[other] == ("dropped early", 50)
 
 
+def test_what_was_tried_before_stays_listed() -> None:
+    before = Tried(Plan(threads=2), Estimate(3, 2, 4), 0.1, 0.2, "dropped early")
+    own = Tried(Plan(threads=1), Estimate(5, 4, 6), 0.1, 0.2, "chosen")
+    faster = Pretended(lambda names, batch: 0.01 if FIRST.name in names else 0.008)
+    (found,) = faster.settle(Regime(1, Plan(threads=1), (before, own)))
+    assert found.tried[0] is before
+    assert [one.outcome for one in found.tried if one.plan == own.plan] == ["lost the last rung"]
+    assert [one.plan for one in found.tried if one.outcome == "chosen"] == [found.chosen]
+
+
 native = pytest.mark.skipif(installed_library().path is None, reason=installed_library().note)
 
 
@@ -226,7 +237,7 @@ class TestForReal:
             torch.nn.Flatten(),
             torch.nn.Linear(16 * 100, 5),
         )
-        return nncompile.compile(net, torch.randn(2, 1, 32, 32)).artifact
+        return nncompile.compile(net, torch.randn(2, 1, 32, 32), verify=False).artifact
 
     def predictor(self, artifact: bytes, **options: Any) -> Predictor:
         return Predictor(container.parse(artifact, "net.onnx"), device="cpu", **options)
