@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nncompile_runtime.kernels import Kernels
 from nncompile_runtime.plan import Plan
 
 _PIECES = (4, 16, 64)
-_SPLITS = (250_000, 4_000_000)  # a quarter and four times of what the kernels split from on
+_SPLITS = (50_000, 800_000)  # a quarter and four times of what the kernels split from on
 
 
 def ways(yardstick: Plan, processors: int, batch: int, *, native: bool, cut: bool) -> list[Plan]:
@@ -41,20 +40,18 @@ def ways(yardstick: Plan, processors: int, batch: int, *, native: bool, cut: boo
     return tried
 
 
-def variations(
-    best: Plan, *, convolutions: bool, kernels: Kernels | None = None, batch: int = 1
-) -> list[Plan]:
+def variations(best: Plan, *, convolutions: bool, native: bool = False, batch: int = 1) -> list[Plan]:
     """The best way with one option changed.
 
     Args:
         best: What to vary.
         convolutions: Whether ONNX Runtime's own kernels run convolutions.
-        kernels: What the native kernels chose, where they run.
+        native: Whether the native kernels run.
         batch: Rows of the calls.
     """
     changes = [*_changes(best, convolutions=convolutions)]
-    if kernels is not None:
-        changes += _choices(best, kernels, min(batch, best.micro_batch or batch))
+    if native and min(batch, best.micro_batch or batch) < best.threads:
+        changes += ({"split": operations} for operations in _SPLITS)
     return [best.model_copy(update=change) for change in changes]
 
 
@@ -72,15 +69,6 @@ def _changes(best: Plan, *, convolutions: bool) -> Iterator[dict[str, object]]:
         yield {"blocked_layout": False}
         yield {"pointwise_channels": 64}
         yield {"pointwise_channels": 512}
-
-
-def _choices(best: Plan, kernels: Kernels, rows: int) -> Iterator[dict[str, object]]:
-    """What else the native kernels would choose by themselves, for `rows` samples at once."""
-    if kernels.lanes and rows >= kernels.lanes:
-        yield {"lanes": False}
-    if rows < best.threads:
-        for operations in _SPLITS:
-            yield {"split": operations}
 
 
 def _thread_counts(processors: int) -> list[int]:

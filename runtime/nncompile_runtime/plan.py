@@ -46,7 +46,8 @@ class Plan(BaseModel):
         winograd: Which convolutions the native kernels run by Winograd's algorithm, of those that it applies
             to: `auto` where it costs less, `always`, `never`, or the shapes of weight and output plane that
             it runs, such as `16x6x5x5@10x10,32x16x3x3@8x8`. One for all batches: it changes how sums round.
-        lanes: Whether they may run small networks with a sample in each lane of a vector.
+        lanes: Whether they may run small networks with a sample in each lane of a vector; as `winograd`, one
+            for all batches.
         split: Operations of a layer from which on several threads share it, where a call has fewer samples
             than threads; None leaves it to the kernels.
     """
@@ -121,14 +122,18 @@ def disagreement(plans: Plans) -> str | None:
     served: dict[str, int] = {}
     for start, plan in sorted(plans.items()):
         if plan.native:
-            served.setdefault("never" if plan.exact else plan.winograd, start)
+            served.setdefault(_algorithms(plan), start)
     if len(served) < 2:
         return None
     (one, first), (other, second), *_ = served.items()
-    return (
-        f"the native kernels would run Winograd's algorithm by {one!r} at batch {first} and by {other!r} "
-        f"at batch {second}"
-    )
+    return f"the native kernels' algorithms would be {one!r} at batch {first} and {other!r} at batch {second}"
+
+
+def _algorithms(plan: Plan) -> str:
+    """What the native kernels round by: as defined, all layouts round alike."""
+    if plan.exact or plan.winograd == "never":
+        return "never"
+    return plan.winograd if plan.lanes else f"{plan.winograd} without lanes"
 
 
 def plain_plan(

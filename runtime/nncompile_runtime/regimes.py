@@ -72,7 +72,8 @@ class Regimes:
         fault = disagreement(plans)
         if fault is not None:
             raise PlanError(
-                f"The plans do not go together: {fault}.", remedy="Give them one `winograd` and one `exact`."
+                f"The plans do not go together: {fault}.",
+                remedy="Give them one `winograd`, one `lanes` and one `exact`.",
             )
         self.plans: Mapping[int, Plan] = dict(sorted(plans.items()))
         self.sessions = sessions

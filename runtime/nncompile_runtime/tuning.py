@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from nncompile_runtime.algorithms import contested, settle
+from nncompile_runtime.algorithms import choices, settle
 from nncompile_runtime.candidates import variations, ways
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.findings import Regime, Tuning, table
@@ -62,8 +62,8 @@ def tune(
     timing = partial(race, clock=clock, sleep=sleep)
     begin = clock()
     trial = Trial(subject, sizes or {})
-    layers = trial.sessions.get(subject.default).kernels.layers
-    algorithms = _ALGORITHMS if contested(layers) and not subject.default.exact else 0.0
+    kernels = trial.sessions.get(subject.default).kernels
+    algorithms = _ALGORITHMS if choices(kernels, exact=subject.default.exact) else 0.0
     end = begin + seconds * (1 - _BETWEEN - algorithms)
     regimes: list[Regime] = []
     left_out: list[int] = []
@@ -78,7 +78,7 @@ def tune(
     if algorithms:
         if progress is not None:
             progress("algorithms of the native kernels", 0.95 - algorithms)
-        regimes = settle(trial, regimes, layers, seconds * algorithms, timing)
+        regimes = settle(trial, regimes, kernels, seconds * algorithms, timing)
     if progress is not None:
         progress("between the measured batches", 0.95)
     plans = _between(trial, regimes, seconds * _BETWEEN, timing)
@@ -95,8 +95,7 @@ def _tuned(
 ) -> Regime:
     subject = trial.subject
     rejected: dict[Plan, str] = {}
-    kernels = trial.sessions.get(subject.default).kernels
-    native = kernels.active
+    native = trial.sessions.get(subject.default).kernels.active
     kept = [subject.yardstick, *([subject.default] if native else [])]
     tried = ways(subject.yardstick, subject.processors, batch, native=native, cut=subject.cut and batch > 1)
     entrants = trial.enter([*kept, *tried], batch, rejected)
@@ -107,8 +106,7 @@ def _tuned(
     convolutions = "Conv" in subject.model.facts.operators and not (best.native and native)
     entrants.clear()  # with the losers' sessions
     trial.sessions.keep([*kept, best])
-    of_kernels = kernels if best.native and native else None
-    settings = variations(best, convolutions=convolutions, kernels=of_kernels, batch=batch)
+    settings = variations(best, convolutions=convolutions, native=best.native and native, batch=batch)
     entrants = trial.enter([*kept, best, *settings], batch, rejected)
     kept = [plan for plan in kept if plan in entrants]
     tell(f"{len(entrants)} settings of {best}", 0.5)

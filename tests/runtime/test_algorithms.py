@@ -11,10 +11,10 @@ import pytest
 
 from nncompile import Plan, Predictor
 from nncompile_runtime import container
-from nncompile_runtime.algorithms import contested, settle, with_other_algorithm
+from nncompile_runtime.algorithms import LANES, Change, changed, choices, settle
 from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.findings import Regime, Tried
-from nncompile_runtime.kernels import Layer, installed_library
+from nncompile_runtime.kernels import Kernels, Layer, installed_library
 from nncompile_runtime.plan import disagreement
 from nncompile_runtime.race import race
 from nncompile_runtime.session import Session
@@ -26,28 +26,46 @@ from .graphs import doubling, floats
 FIRST, SECOND = Layer("8x4x3x3@8x8", True, 0.9), Layer("8x8x5x5@4x4", False, 1.5)
 CLEAR = Layer("16x16x5x5@8x8", True, 0.3)
 LAYERS = (CLEAR, FIRST, SECOND)
+KERNELS = Kernels(True, "", 0, LAYERS)
 YARDSTICK = Plan(threads=4, native=False)
 
 
-class TestContested:
+def costing(*costs: float) -> tuple[Layer, ...]:
+    return tuple(Layer(f"{n}x1x3x3@1x1", True, cost) for n, cost in enumerate(costs, 1))
+
+
+class TestChoices:
+    @staticmethod
+    def costs(*layers: Layer, lanes: int = 0, exact: bool = False) -> list[float | Change]:
+        found = choices(Kernels(True, "", lanes, layers), exact=exact)
+        return [change.cost if isinstance(change, Layer) else change for change in found]
+
     def test_the_closest_costs_come_first_and_clear_ones_not_at_all(self) -> None:
-        costs = (0.49, 0.51, 1.0, 1.99, 2.01, 0.9)
-        layers = tuple(Layer(f"{n}x1x3x3@1x1", True, cost) for n, cost in enumerate(costs, 1))
-        assert [layer.cost for layer in contested(layers)] == [1.0, 0.9, 0.51, 1.99]
+        assert self.costs(*costing(0.49, 0.51, 1.0, 1.99, 2.01, 0.9)) == [1.0, 0.9, 0.51, 1.99]
 
-    def test_at_most_four(self) -> None:
-        layers = tuple(Layer(f"{n}x1x3x3@1x1", True, 1 + n / 100) for n in range(1, 10))
-        assert [layer.cost for layer in contested(layers)] == [1.01, 1.02, 1.03, 1.04]
+    def test_at_most_four_and_lanes_where_there_are_some(self) -> None:
+        layers = costing(*(1 + n / 100 for n in range(1, 10)))
+        assert self.costs(*layers) == [1.01, 1.02, 1.03, 1.04]
+        assert self.costs(*layers, lanes=8) == [1.01, 1.02, 1.03, 1.04, LANES]
 
+    def test_exact_leaves_no_choice_of_algorithms(self) -> None:
+        assert self.costs(*costing(1.0), exact=True) == []
+        assert self.costs(*costing(1.0), lanes=8, exact=True) == [LANES]
 
-def test_a_choice_names_all_layers_that_run_by_winograd() -> None:
-    plan = Plan(threads=3)
-    assert with_other_algorithm(plan, LAYERS, (SECOND,)) == Plan(
-        threads=3, winograd=f"{CLEAR.name},{FIRST.name},{SECOND.name}"
-    )
-    assert with_other_algorithm(plan, LAYERS, (FIRST,)).winograd == CLEAR.name
-    assert with_other_algorithm(plan, (FIRST, SECOND), (FIRST, SECOND)).winograd == SECOND.name
-    assert with_other_algorithm(plan, (FIRST,), (FIRST,)).winograd == "never"
+    def test_more_layers_than_a_plan_can_name_are_left_to_the_kernels(self) -> None:
+        layers = [Layer(f"{n}x1x3x3@8x8", True, 1.1) for n in range(1000, 1100)]
+        assert self.costs(*layers, lanes=8) == [LANES]
+        assert len(self.costs(*layers[:60])) == 4
+
+    def test_a_changed_plan_names_all_layers_that_run_by_winograd(self) -> None:
+        plan = Plan(threads=3)
+        every = f"{CLEAR.name},{FIRST.name},{SECOND.name}"
+        assert changed(plan, KERNELS, (SECOND,)) == Plan(threads=3, winograd=every)
+        assert changed(plan, KERNELS, (FIRST,)).winograd == CLEAR.name
+        assert changed(plan, Kernels(True, "", 0, (FIRST,)), (FIRST,)).winograd == "never"
+        assert changed(plan, KERNELS, (LANES,)) == Plan(threads=3, lanes=False)
+        assert changed(plan, KERNELS, (LANES, SECOND)) == Plan(threads=3, lanes=False, winograd=every)
+        assert changed(plan, KERNELS, ()) == plan
 
 
 class Pretended:
@@ -76,7 +94,7 @@ class Pretended:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def settle(self, *regimes: Regime, layers: tuple[Layer, ...] = LAYERS) -> list[Regime]:
+    def settle(self, *regimes: Regime, kernels: Kernels = KERNELS) -> list[Regime]:
         subject = Subject(
             self.net._file,
             self.net.signature,
@@ -88,7 +106,7 @@ class Pretended:
             lambda y: [y],
         )
         timing = partial(race, clock=lambda: self.now, sleep=self.sleep)
-        found = settle(Trial(subject, {}), regimes or REGIMES, layers, 10, timing)
+        found = settle(Trial(subject, {}), regimes or REGIMES, kernels, 10, timing)
         assert disagreement({regime.batch: regime.chosen for regime in found}) is None
         return found
 
@@ -185,13 +203,30 @@ def test_a_batch_that_plain_onnx_runtime_serves_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("layers", [(), (CLEAR,)])
 def test_where_there_is_no_choice_nothing_is_tried(layers: tuple[Layer, ...]) -> None:
     pretended = Pretended(lambda names, batch: 0.01)
-    assert pretended.settle(layers=layers) == list(REGIMES)
+    assert pretended.settle(kernels=Kernels(True, "", 0, layers)) == list(REGIMES)
     assert pretended.now == 0
 
 
-def test_more_layers_than_a_plan_can_name_are_left_to_the_kernels() -> None:
-    layers = tuple(Layer(f"{n}x1x3x3@8x8", True, 1.1) for n in range(1000, 1100))
-    assert Pretended(lambda names, batch: 0.01).settle(layers=layers) == list(REGIMES)
+def test_samples_leave_the_lanes_at_every_batch_or_at_none() -> None:
+    class Lanes(Pretended):
+        slow: tuple[int, ...]
+
+        def predict(self, plan: Plan, session: Session) -> Callable[..., Any]:
+            call = super().predict(plan, session)
+
+            def with_lanes(x: np.ndarray) -> np.ndarray:
+                self.now += 0.01 * plan.lanes if len(x) in self.slow else 0.01 * (not plan.lanes)
+                return call(x)
+
+            return with_lanes
+
+    def plans(*slow: int) -> list[bool]:
+        pretended = Lanes(lambda names, batch: 0.01)
+        pretended.slow = slow
+        return [regime.chosen.lanes for regime in pretended.settle(kernels=Kernels(True, "", 8, ()))]
+
+    assert plans(1, 8, 64) == [False] * 3
+    assert plans(8, 64) == plans() == [True] * 3
 
 
 def test_every_choice_is_listed_once_with_how_it_compares() -> None:
@@ -202,7 +237,7 @@ def test_every_choice_is_listed_once_with_how_it_compares() -> None:
         assert outcomes[YARDSTICK][0] == outcomes[before.chosen][0] == "lost the last rung"
         assert outcomes[after.chosen] == ("chosen", 62.5)
         assert outcomes[before.chosen][1] == 50
-        other = with_other_algorithm(before.chosen, LAYERS, (SECOND,))
+        other = changed(before.chosen, KERNELS, (SECOND,))
         assert outcomes[other] == ("dropped early", 50)
 
 
@@ -244,9 +279,10 @@ class TestForReal:
 
     def test_both_algorithms_are_timed_and_one_is_taken_for_all_batches(self, artifact: bytes) -> None:
         net = self.predictor(artifact)
-        layers = net.session.kernels.layers
-        (close,) = contested(layers)
-        assert close.name == "16x6x5x5@10x10"
+        kernels = net.session.kernels
+        close, lanes = choices(kernels, exact=False)
+        assert isinstance(close, Layer)
+        assert (close.name, lanes) == ("16x6x5x5@10x10", LANES)
         x = floats(8, 1, 32, 32)
         answers = {}
 
@@ -255,10 +291,10 @@ class TestForReal:
             return Predictor(net._file, plan=plan, session=session).predict
 
         subject = Subject(net._file, net.signature, YARDSTICK, Plan(), 1, True, predict, net.flatten_result)
-        regimes = (Regime(1, Plan(), ()), Regime(4, Plan(lanes=False), ()), Regime(8, YARDSTICK, ()))
-        found = settle(Trial(subject, {}), regimes, layers, 0.1, race)
+        regimes = (Regime(1, Plan(), ()), Regime(4, Plan(arena=False), ()), Regime(8, YARDSTICK, ()))
+        found = settle(Trial(subject, {}), regimes, kernels, 0.1, race)
         assert disagreement({regime.batch: regime.chosen for regime in found}) is None
-        other = with_other_algorithm(Plan(), layers, (close,))
+        other = changed(Plan(), kernels, (close,))
         assert [one.ratio is not None for one in found[0].tried if one.plan == other] == [True]
         assert (answers[other] != answers[Plan()]).any()
         np.testing.assert_allclose(answers[other], answers[Plan()], rtol=1e-3, atol=1e-4)
@@ -292,3 +328,4 @@ class TestForReal:
         wanted = "auto" if exact else "16x6x5x5@10x10"
         assert {plan.winograd for plan in found.plans.values()} == {wanted}
         assert {one.plan.winograd for one in found.regimes[0].tried} == {"auto", wanted}
+        assert {one.plan.lanes for one in found.regimes[0].tried} == {True, False}

@@ -186,6 +186,7 @@ LAYER = "16x6x5x5@10x10"
         {"exact": True},
         {"exact": True, "winograd": "auto"},
         {"winograd": "always", "threads": 2},
+        {"lanes": False},
     ],
 )
 def test_plans_that_would_round_a_sample_differently_are_not_used_together(
@@ -193,11 +194,11 @@ def test_plans_that_would_round_a_sample_differently_are_not_used_together(
 ) -> None:
     fault = disagreement({1: Plan(), 8: Plan(threads=2), 64: Plan(**other)})
     assert fault is not None
-    assert "by 'auto' at batch 1 and" in fault
+    assert "would be 'auto' at batch 1 and" in fault
     assert "at batch 64" in fault
     assert choose(None, {MACHINE.fingerprint: {"1": {}, "64": other}}, MACHINE) == DEFAULT
     (record,) = log.records
-    assert "Winograd's algorithm by 'auto' at batch 1" in record.getMessage()
+    assert "algorithms would be 'auto' at batch 1" in record.getMessage()
     net = doubling()
     with pytest.raises(PlanError, match="do not go together") as caught:
         net._run_as({1: Plan(), 64: Plan(**other)}, net._regimes.sessions)
@@ -207,7 +208,9 @@ def test_plans_that_would_round_a_sample_differently_are_not_used_together(
 @pytest.mark.parametrize(
     "plans",
     [
-        {1: Plan(winograd=LAYER), 8: Plan(winograd=LAYER, lanes=False, split=0, threads=2)},
+        {1: Plan(winograd=LAYER), 8: Plan(winograd=LAYER, split=0, threads=2)},
+        {1: Plan(winograd=LAYER, lanes=False), 8: Plan(winograd=LAYER, lanes=False, arena=False)},
+        {1: Plan(exact=True, lanes=False), 8: Plan(winograd="never")},
         {1: Plan(winograd=LAYER), 8: Plan(native=False)},
         {1: Plan(winograd="always", native=False), 8: Plan(winograd="never")},
         {1: Plan(exact=True), 8: Plan(winograd="never")},

@@ -14,7 +14,6 @@ from nncompile_runtime import container
 from nncompile_runtime.answers import difference
 from nncompile_runtime.candidates import variations, ways
 from nncompile_runtime.findings import Tuning
-from nncompile_runtime.kernels import Kernels
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Argument
 from nncompile_runtime.plan import default_plan, key, plain_plan
@@ -292,20 +291,15 @@ class TestCandidates:
         assert {plan.native for plan in ways(PLAIN, 8, 32, native=False, cut=True)} == {False}
 
     def test_what_the_native_kernels_choose_is_varied_where_it_matters(self) -> None:
-        def changed(best: Plan, batch: int, lanes: int) -> list[str]:
-            kernels = Kernels(True, "", lanes)
-            settings = variations(best, convolutions=False, kernels=kernels, batch=batch)
-            more = settings[len(variations(best, convolutions=False)) :]
-            return [str(one).removeprefix(str(best)).strip() for one in more]
+        def splits(best: Plan, batch: int, *, native: bool = True) -> list[int]:
+            settings = variations(best, convolutions=False, native=native, batch=batch)
+            assert all(one.lanes and one.winograd == "auto" for one in settings)
+            return [one.split for one in settings if one.split is not None]
 
-        two = Plan(threads=2)
-        assert changed(two, 1, 8) == ["split=250000", "split=4000000"]
-        assert changed(two, 8, 8) == ["lanes=False"]
-        assert changed(two, 64, 0) == changed(two, 7, 8) == []
-        assert changed(Plan(), 1, 8) == []
-        cut = two.model_copy(update={"micro_batch": 4})
-        assert changed(cut, 64, 8) == []
-        assert changed(cut, 64, 4) == ["lanes=False"]
+        four = Plan(threads=4)
+        assert splits(four, 1) == splits(four, 3) == [50_000, 800_000]
+        assert splits(four, 4) == splits(Plan(), 1) == splits(four, 1, native=False) == []
+        assert splits(four.model_copy(update={"micro_batch": 2}), 64) == [50_000, 800_000]
 
     def test_variations_change_one_thing(self) -> None:
         best = Plan(threads=2, native=False)
