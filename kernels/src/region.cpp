@@ -45,7 +45,8 @@ size_t Region::segment_end(size_t first) const {
 void Region::run(int64_t batch, const float* const* inputs, float* const* outputs,
                  const ParallelFor& parallel) const {
   if (batch <= 0) return;
-  const int64_t threads = cost_ * double(batch) < kOfAll * options_.split ? 1 : options_.threads, at_once = threads * chunk_;
+  const bool worth_sharing = cost_ * double(batch) >= kOfAll * options_.split;
+  const int64_t threads = worth_sharing ? options_.threads : 1, at_once = threads * chunk_;
   Frame frame{};
   frame.places = &places_;
   frame.inputs = inputs;

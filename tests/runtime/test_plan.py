@@ -211,6 +211,7 @@ def test_plans_that_would_round_a_sample_differently_are_not_used_together(
         {1: Plan(winograd=LAYER), 8: Plan(winograd=LAYER, split=0, threads=2)},
         {1: Plan(winograd=LAYER, lanes=False), 8: Plan(winograd=LAYER, lanes=False, arena=False)},
         {1: Plan(exact=True, lanes=False), 8: Plan(winograd="never")},
+        {1: Plan(winograd="never", lanes=False), 8: Plan(winograd="never")},
         {1: Plan(winograd=LAYER), 8: Plan(native=False)},
         {1: Plan(winograd="always", native=False), 8: Plan(winograd="never")},
         {1: Plan(exact=True), 8: Plan(winograd="never")},
