@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from convolutional import convolutions, rows
 from torch import nn
 
 import nncompile
@@ -14,21 +15,6 @@ from nncompile_runtime import CaptureError, NncompileError, VerificationError
 # A few roundings of each dtype, relative to values of about 1.
 TOLERANCES = {"float16": 5e-3, "bfloat16": 4e-2}
 NARROW = list(TOLERANCES)
-
-
-def rows(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
-
-
-def convolutions():
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(96, 5),
-    ).eval()
 
 
 def weights_of(model):

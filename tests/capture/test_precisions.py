@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from convolutional import convolutions, rows
 from torch import nn
 
 import nncompile
@@ -11,21 +12,6 @@ from nncompile_runtime import InputError, VerificationError
 
 # A few roundings of each dtype, relative to values of about 1.
 TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float64: 1e-12}
-
-
-def rows(*shape, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-
-
-def convolutions():
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(96, 5),
-    )
 
 
 def perceptron():

@@ -220,11 +220,13 @@ def test_options_that_need_the_module(run, exported, option):
     assert "without --module" in result.err
 
 
-def test_graph_without_the_compiler_installed(run, exported, monkeypatch):
-    monkeypatch.delitem(sys.modules, "nncompile.costs", raising=False)
+@pytest.mark.parametrize("option", ["--graph", "--profile"])
+def test_without_the_compiler_installed(run, exported, monkeypatch, option):
+    for reader in ("nncompile.costs", "nncompile.bench.profile"):
+        monkeypatch.delitem(sys.modules, reader, raising=False)
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
-    result = run("inspect", exported.model, "--graph")
+    result = run("inspect", exported.model, option)
     assert result.code == 1
     assert "needs onnx_ir, which is not installed" in result.err
-    assert "pip install 'nncompile[compile,cpu]'" in result.err
+    assert "fix: Run: pip install 'nncompile[compile,cpu]'" in result.err
     assert run("inspect", exported.model).code == 0

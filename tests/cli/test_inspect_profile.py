@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import pytest
 
@@ -40,12 +39,3 @@ def test_a_region_is_shown_natively_and_plainly(run, exported, native):
     shown = run("inspect", exported.model, "--profile", "-b", 4).out
     assert "region: Conv 1, Relu 1, Reshape 1, Gemm 1" in shown
     assert "the plan says native=False" in shown
-
-
-def test_a_profile_without_onnx_installed(run, exported, monkeypatch):
-    monkeypatch.delitem(sys.modules, "nncompile.bench.profile", raising=False)
-    monkeypatch.setitem(sys.modules, "onnx_ir", None)
-    result = run("inspect", exported.model, "--profile")
-    assert result.code == 1
-    assert "needs onnx_ir, which is not installed" in result.err
-    assert "fix: " in result.err

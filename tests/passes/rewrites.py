@@ -23,3 +23,17 @@ def unchanged(applied, *reasons):
     """Nothing was changed, for these reasons; `apply` has compared the graphs."""
     assert applied.outcome.changes == 0
     assert applied.reasons == list(reasons)
+
+
+def unchanged_as_shared(applied):
+    """Nothing was changed, wherever it was tried, because an inner value has another reader."""
+    assert applied.outcome.changes == 0
+    assert set(applied.reasons) == {SHARED}
+
+
+def as_an_input(weights, name, default):
+    """The text that declares a weight as an input of the graph; without a default it leaves the weights."""
+    shape = ", ".join(map(str, weights[name].shape))
+    if not default:
+        del weights[name]
+    return f", float[{shape}] {name}"

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from rewrites import KINDS, NOT_CONSTANT, SHARED, unchanged
+from rewrites import KINDS, NOT_CONSTANT, as_an_input, unchanged, unchanged_as_shared
 
 from nncompile.passes.fold_affine import FOLD_AFFINE
 
@@ -49,9 +49,7 @@ def test_every_operator_and_order(apply, random, layer, form, bias, dtype):
 
 
 def test_a_constant_divided_by_the_layer(apply, random):
-    applied = apply(FOLD_AFFINE, graph("Conv", "Div(k, c)"), constants(random), engines=())
-    assert applied.outcome.changes == 0
-    assert applied.reasons == []
+    unchanged(apply(FOLD_AFFINE, graph("Conv", "Div(k, c)"), constants(random), engines=()))
 
 
 @pytest.mark.parametrize("form", ["Mul(k, c)", "Sub(k, c)"])
@@ -209,10 +207,7 @@ def test_the_layer_with_itself(apply, random):
 @pytest.mark.parametrize("default", [True, False])
 def test_a_weight_that_is_an_input(apply, random, name, default):
     weights = constants(random)
-    shape = ", ".join(map(str, weights[name].shape))
-    if not default:
-        del weights[name]
-    text = graph("Conv", "Mul(c, k)", inputs=f", float[{shape}] {name}")
+    text = graph("Conv", "Mul(c, k)", inputs=as_an_input(weights, name, default))
     unchanged(apply(FOLD_AFFINE, text, weights), NOT_CONSTANT)
 
 
@@ -285,9 +280,9 @@ RESULT = "float[n, 6, 5, 5]"
 )
 @pytest.mark.parametrize("form", FORMS)
 def test_an_intermediate_that_others_read(apply, random, form, outputs, more):
-    applied = apply(FOLD_AFFINE, graph("Conv", form, outputs=outputs, more=more), constants(random))
-    assert applied.outcome.changes == 0
-    assert set(applied.reasons) == {SHARED}
+    unchanged_as_shared(
+        apply(FOLD_AFFINE, graph("Conv", form, outputs=outputs, more=more), constants(random))
+    )
 
 
 def test_shared_weights_are_folded_for_each_reader_by_itself(apply, random):

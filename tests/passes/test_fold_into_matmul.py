@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rewrites import KINDS, NORM_NOT_CONSTANT, SHARED, statistics, unchanged
+from rewrites import KINDS, NORM_NOT_CONSTANT, SHARED, as_an_input, statistics, unchanged
 
 from nncompile.passes.fold_into_matmul import FOLD_INTO_MATMUL
 
@@ -236,12 +236,8 @@ def test_weights_of_other_ranks(apply, random, w, shape):
 @pytest.mark.parametrize("default", [True, False])
 def test_a_product_of_values_and_a_scale_from_outside_are_no_near_misses(apply, random, name, default):
     weights = constants(random)
-    shape = ", ".join(map(str, weights[name].shape))
-    if not default:
-        del weights[name]
-    unchanged(
-        apply(FOLD_INTO_MATMUL, graph(f"{BIASED} y = Mul(l, k)", inputs=f", float[{shape}] {name}"), weights)
-    )
+    text = graph(f"{BIASED} y = Mul(l, k)", inputs=as_an_input(weights, name, default))
+    unchanged(apply(FOLD_INTO_MATMUL, text, weights))
 
 
 @pytest.mark.parametrize("form", ["Mul(l, k)", "Add(l, k)"])
