@@ -18,6 +18,13 @@ from nncompile.options import CompileOptions
 SE_PARAMETERS = 2 * sum(2 * c * c // 16 + c // 16 + c for c in (64, 128, 256, 512))
 PARAMETERS = {ResNet18: 11_689_512, MobileNetV2: 3_504_872, SEResNet18: 11_689_512 + SE_PARAMETERS}
 
+# Published for the first two; squeeze-excite adds its two products of each block.
+MULTIPLY_ADDS = {
+    ResNet18: 1_814_073_344,
+    MobileNetV2: 300_774_272,
+    SEResNet18: 1_814_073_344 + sum(2 * 2 * c * c // 16 for c in (64, 128, 256, 512)),
+}
+
 
 @pytest.mark.parametrize("build", PARAMETERS)
 def test_parameters(build):
@@ -87,23 +94,23 @@ def test_squeeze_excite_scales_channels_by_their_means():
     assert sum(isinstance(part, SqueezeExcite) for part in SEResNet18().modules()) == 8
 
 
-@pytest.mark.parametrize("build", PARAMETERS)
-def test_costs_of_the_captured_graph(build):
+@pytest.fixture(scope="module", params=PARAMETERS, ids=lambda build: build.__name__)
+def costs(request):
+    """A network's class, and what its captured graph costs at 224 x 224."""
+    captured = capture(request.param().eval(), torch.randn(2, 3, 224, 224), None, CompileOptions())
+    return request.param, graph_cost(captured.graph)
+
+
+def test_costs_of_the_captured_graph(costs):
     """The graph holds all parameters, and the running statistics of batch norm."""
-    net = build().eval()
-    captured = capture(net, torch.randn(2, 3, 64, 64), None, CompileOptions())
-    totals = graph_cost(captured.graph).totals
-    statistics = sum(2 * part.num_features for part in net.modules() if isinstance(part, nn.BatchNorm2d))
-    assert totals.parameters == PARAMETERS[build] + statistics
-    assert totals.unknown == 0
+    build, cost = costs
+    statistics = sum(2 * part.num_features for part in build().modules() if isinstance(part, nn.BatchNorm2d))
+    assert cost.totals.parameters == PARAMETERS[build] + statistics
+    assert cost.totals.unknown == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("build", "expected"), [(ResNet18, 1_814_073_344), (MobileNetV2, 300_774_272)])
-def test_multiply_adds_are_the_published_ones(build, expected):
+def test_multiply_adds_are_the_published_ones(costs):
     """1.81 and 0.30 billion at 224x224 in the papers; to the unit, fvcore's count, without biases."""
-    captured = capture(build().eval(), torch.randn(2, 3, 224, 224), None, CompileOptions())
-    layers = [
-        node for node in graph_cost(captured.graph).nodes if node.operator in ("Conv", "Gemm", "MatMul")
-    ]
-    assert sum(node.flops - math.prod(node.shape) for node in layers) == 2 * expected
+    build, cost = costs
+    layers = [node for node in cost.nodes if node.operator in ("Conv", "Gemm", "MatMul")]
+    assert sum(node.flops - math.prod(node.shape) for node in layers) == 2 * MULTIPLY_ADDS[build]

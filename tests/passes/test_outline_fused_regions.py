@@ -7,12 +7,6 @@ import onnxruntime
 import pytest
 import torch
 
-from models.lenet import LeNet5
-from models.mobilenet import MobileNetV2
-from models.net import Net
-from models.resnet import ResNet18
-from models.sequential import Model
-from models.squeeze_excite import SEResNet18
 from nncompile import passes
 from nncompile.capture import capture
 from nncompile.options import CompileOptions
@@ -52,38 +46,11 @@ def refused(applied):
     return {refusal.node.rpartition("_")[2]: refusal.reason for refusal in applied.outcome.refusals}
 
 
-NETWORKS = {
-    "lenet": (LeNet5, (1, 32, 32), 12),
-    "net": (Net, (1, 28, 28), 10),
-    "model": (Model, (1, 28, 28), 4),
-    "resnet18": (ResNet18, (3, 64, 64), 49),
-    "mobilenetv2": (MobileNetV2, (3, 64, 64), 100),
-    "se-resnet18": (SEResNet18, (3, 64, 64), 113),
-}
-
-
-def optimized(module, shape, *, static=False):
+def optimized(module, shape):
     torch.manual_seed(0)
-    options = CompileOptions(dynamic_batch=not static)
+    options = CompileOptions()
     captured = capture(module.eval(), torch.randn(2, *shape), None, options)
     return passes.optimize(captured, passes.selected(options))
-
-
-@pytest.mark.parametrize("static", [False, True])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_is_one_region(name, static):
-    factory, shape, nodes = NETWORKS[name]
-    model = onnx.load_from_string(optimized(factory(), shape, static=static).model)
-    onnx.checker.check_model(model, full_check=True)
-    (region,), (function,) = model.graph.node, model.functions
-    assert (region.domain, region.op_type, region.overload) == ("nncompile", "FusedRegion", "r0")
-    assert model.ir_version >= 10
-    assert {entry.domain: entry.version for entry in model.opset_import}["nncompile"] == 1
-    assert len([node for node in function.node if node.op_type != "Constant"]) == nodes
-    assert sorted(function.attribute) == sorted(a.name for a in region.attribute)
-    assert sorted(region.input) == sorted(
-        [model.graph.input[0].name, *(weight.name for weight in model.graph.initializer)]
-    )
 
 
 def test_what_the_kernels_lack_cuts_a_network():

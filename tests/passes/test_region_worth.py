@@ -1,5 +1,6 @@
 """Which regions are worth their borders: networks that gain and networks that would lose."""
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -17,28 +18,41 @@ from nncompile.options import CompileOptions
 TOO_LITTLE = "its region would save less than changing the layout at its borders costs"
 
 
-def outlined(module, shape):
+NETWORKS = {  # with their inputs, and how many nodes become one
+    "lenet5": (LeNet5, (1, 32, 32), 12),
+    "lenet3": (LeNet3, (1, 32, 32), 12),
+    "net": (Net, (1, 28, 28), 10),
+    "model": (Model, (1, 28, 28), 4),
+    "resnet18": (ResNet18, (3, 224, 224), 49),
+    "mobilenetv2": (MobileNetV2, (3, 224, 224), 100),
+    "se-resnet18": (SEResNet18, (3, 224, 224), 113),
+}
+
+
+def optimized(module, shape, *, static=False):
     torch.manual_seed(0)
-    options = CompileOptions()
+    options = CompileOptions(dynamic_batch=not static)
     captured = capture(module.eval(), torch.randn(2, *shape), None, options)
-    return passes.optimize(captured, passes.selected(options)).passes[-1]
+    return passes.optimize(captured, passes.selected(options))
 
 
-@pytest.mark.parametrize(
-    ("network", "shape"),
-    [
-        (LeNet5, (1, 32, 32)),
-        (LeNet3, (1, 32, 32)),
-        (Net, (1, 28, 28)),
-        (Model, (1, 28, 28)),
-        (ResNet18, (3, 224, 224)),
-        (MobileNetV2, (3, 224, 224)),
-        (SEResNet18, (3, 224, 224)),
-    ],
-)
-def test_whole_networks_pay(network, shape):
-    report = outlined(network(), shape)
-    assert (report.changes, report.refusals) == (1, ())
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_whole_network_is_one_region(name, static):
+    factory, shape, nodes = NETWORKS[name]
+    found = optimized(factory(), shape, static=static)
+    assert (found.passes[-1].changes, found.passes[-1].refusals) == (1, ())
+    model = onnx.load_from_string(found.model)
+    onnx.checker.check_model(model, full_check=True)
+    (region,), (function,) = model.graph.node, model.functions
+    assert (region.domain, region.op_type, region.overload) == ("nncompile", "FusedRegion", "r0")
+    assert model.ir_version >= 10
+    assert {entry.domain: entry.version for entry in model.opset_import}["nncompile"] == 1
+    assert len([node for node in function.node if node.op_type != "Constant"]) == nodes
+    assert sorted(function.attribute) == sorted(a.name for a in region.attribute)
+    assert sorted(region.input) == sorted(
+        [model.graph.input[0].name, *(weight.name for weight in model.graph.initializer)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +76,7 @@ def test_whole_networks_pay(network, shape):
     ],
 )
 def test_what_is_saved_against_what_the_borders_cost(layers, shape, worth):
-    report = outlined(nn.Sequential(*layers), shape)
+    report = optimized(nn.Sequential(*layers), shape).passes[-1]
     assert report.changes == int(worth)
     if not worth:
         assert {refusal.reason for refusal in report.refusals} == {TOO_LITTLE}
@@ -71,6 +85,6 @@ def test_what_is_saved_against_what_the_borders_cost(layers, shape, worth):
 def test_a_network_of_grouped_convolutions_is_left_alone():
     """Between them stand 1 x 1 convolutions, each of which alone would be a region of two transpositions."""
     block = [nn.Conv2d(32, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1, groups=4), nn.ReLU()]
-    report = outlined(nn.Sequential(*block, nn.Conv2d(64, 32, 1), nn.ReLU()), (32, 28, 28))
+    report = optimized(nn.Sequential(*block, nn.Conv2d(64, 32, 1), nn.ReLU()), (32, 28, 28)).passes[-1]
     assert report.changes == 0
     assert [refusal.reason for refusal in report.refusals].count(TOO_LITTLE) == 2
