@@ -1,8 +1,10 @@
 """The stress test of kernels/tests under the sanitizers: addresses, undefined behaviour, threads."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,21 @@ def run(*command):
     return done.stdout
 
 
+@contextmanager
+def alone_in(folder):
+    """One process builds there at a time; the others wait, and find what it has built."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def stress(build, sanitizers):
     """The program; what an earlier run built of unchanged sources is used again."""
     folder = KERNELS / "build" / sanitizers.replace(",", "-")
-    run("cmake", "-S", KERNELS, "-B", folder, "-DNNCOMPILE_TESTS=ON", f"-DSANITIZE={sanitizers}")
-    run("cmake", "--build", folder, "--parallel", os.cpu_count() or 1, "--target", f"stress_{build}")
+    with alone_in(folder):
+        run("cmake", "-S", KERNELS, "-B", folder, "-DNNCOMPILE_TESTS=ON", f"-DSANITIZE={sanitizers}")
+        run("cmake", "--build", folder, "--parallel", os.cpu_count() or 1, "--target", f"stress_{build}")
     return folder / "tests" / f"stress_{build}"
 
 
