@@ -37,8 +37,10 @@ $(KERNELS): $(READY) $(wildcard kernels/src/*) $(wildcard kernels/nncompile_kern
 demo: $(KERNELS)
 	$(BIN)/python -m models.demo
 
+# A process for each processor (tests/conftest.py), and in each of them PyTorch on one thread. A process that has no test
+# left takes some of another's, from the end, so that tests of one file mostly share what the file compiled.
 test: $(KERNELS)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

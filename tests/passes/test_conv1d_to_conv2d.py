@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rewrites import unchanged
+from rewrites import as_an_input, unchanged
 
 from nncompile.passes.conv1d_to_conv2d import CONV1D_TO_CONV2D
 
@@ -256,9 +256,7 @@ def test_other_dtypes(apply, random, dtype, kind):
 def test_weights_that_are_an_input(apply, random, default):
     weights = constants(random)
     feeds = {"w": weights["w"]}
-    if not default:
-        del weights["w"]
-    text = graph("y = Conv(x, w, b)", inputs=f"float[n, {C}, 12] x, float[{C}, {C}, 3] w")
+    text = graph("y = Conv(x, w, b)", inputs=f"float[n, {C}, 12] x" + as_an_input(weights, "w", default))
     unchanged(apply(CONV1D_TO_CONV2D, text, weights, feeds=feeds))
 
 

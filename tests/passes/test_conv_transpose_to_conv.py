@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rewrites import KINDS, unchanged
+from rewrites import KINDS, as_an_input, unchanged
 
 from nncompile.passes.conv_transpose_to_conv import CONV_TRANSPOSE_TO_CONV
 
@@ -113,10 +113,8 @@ def test_where_it_is_no_faster(apply, random, plane, inputs, outputs, group):
 def test_weights_that_are_an_input(apply, random, default):
     weights = constants(random)
     feeds = {"w": weights["w"]}
-    if not default:
-        del weights["w"]
-    applied = apply(CONV_TRANSPOSE_TO_CONV, graph(more=", float[4, 16, 3, 4] w"), weights, feeds=feeds)
-    unchanged(applied, "the weights are not constant")
+    text = graph(more=as_an_input(weights, "w", default))
+    unchanged(apply(CONV_TRANSPOSE_TO_CONV, text, weights, feeds=feeds), "the weights are not constant")
 
 
 def test_a_bias_that_is_an_input_stays_one(apply, random):
