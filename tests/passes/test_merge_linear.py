@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rewrites import KINDS, NOT_CONSTANT, as_an_input, unchanged, unchanged_as_shared
+from rewrites import BEYOND_FLOAT16, KINDS, NOT_CONSTANT, as_an_input, unchanged, unchanged_as_shared
 
 from nncompile.passes.merge_linear import MERGE_LINEAR
 
@@ -154,16 +154,7 @@ def test_bfloat16(apply, random):
     unchanged(applied, "the weights are of dtype bfloat16")
 
 
-@pytest.mark.parametrize(
-    ("name", "factor", "reason"),
-    [
-        ("v", np.nan, "a folded weight is not finite"),
-        ("d", np.inf, "a folded weight is not finite"),
-        ("v", 3e4, "a folded weight is beyond the range of float16"),
-        ("c", 3e4, "a folded weight is beyond the range of float16"),
-        ("v", 1e-6, "the folded weights of a channel are too small for float16"),
-    ],
-)
+@pytest.mark.parametrize(("name", "factor", "reason"), BEYOND_FLOAT16)
 def test_what_the_dtype_cannot_hold(apply, random, name, factor, reason):
     weights = constants(random)
     weights["w"] = np.abs(weights["w"]) + np.float32(1)
