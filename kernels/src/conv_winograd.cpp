@@ -181,17 +181,10 @@ class Winograd : public Step {
             write<V>(y + to.at(row, column) + channel, activate<V>(epilogue_.activation, value), count);
           }
         }
-        finite = finite && all_zero<V>(check, count);
+        finite = finite && all_zero<V>(check);
       });
       if (!finite) direct(frame, at, begin, end);
     }
-  }
-
-  template <int V>
-  static bool all_zero(Vec<V> check, int count) {
-    for (int i = 0; i < (count ? count : V); ++i)
-      if (!(check[i] == 0.0f)) return false;
-    return true;
   }
 
   // Infinity and NaN spread over a whole tile, and large numbers may overflow in it: such a tile is computed as

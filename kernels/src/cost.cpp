@@ -13,8 +13,9 @@ constexpr double kMaxTransformedBytes = 40e6;
 constexpr double kStreamedBytes = 1e6, kStreamedShare = 4;
 // As many multiplications of a lane take as long as a weight that comes from memory.
 constexpr double kReadCost = 9;
-// An operation of a transform, with its loads and stores, against one of a product; measured.
-constexpr double kTransformWeight = 3;
+// An operation of a transform, with its loads and stores, against one of a product; measured. Along the rows it stays
+// in registers, and with channels in the lanes their products take longer for want of loads.
+constexpr double kTransformWeight = 3.4, kRowsTransformWeight = 2, kRowsProductWeight = 1.3;
 
 double filled(int channels, Layout layout) {
   if (layout == Layout::kSamples) return channels;
@@ -29,7 +30,7 @@ double product_cost(double weights, double uses) {
 }
 
 template <int R>
-double winograd(const Shape& in, const Shape& out) {
+double tiles_cost(const Shape& in, const Shape& out) {
   using F = Minimal<R>;
   const double tiles = double((out.h + 3) / 4) * double((out.w + 3) / 4);
   const auto lanes = [](int channels) { return filled(channels, Layout::kChannels); };
@@ -39,29 +40,46 @@ double winograd(const Shape& in, const Shape& out) {
   return tiles * kTransformWeight * (inputs + outputs) + product_cost(weights, tiles);
 }
 
+template <int R>
+double rows_cost(const Shape& in, const Shape& out, Layout layout) {
+  using F = Minimal<R>;
+  const double across = double((out.w + 3) / 4), tiles = out.h * across;
+  const double inputs = (out.h + R - 1) * across * filled(in.c, layout) * F::kInputOperations;
+  const double outputs = tiles * filled(out.c, layout) * F::kOutputOperations;
+  const double weights = R * F::kPoints * double(in.c) * filled(out.c, layout);
+  if (layout == Layout::kSamples) return inputs + outputs + product_cost(weights, tiles);
+  return kRowsTransformWeight * (inputs + outputs) + kRowsProductWeight * product_cost(weights, tiles);
+}
+
+// The rows and columns of what multiplies an input, of a kernel of so many.
+Window transformed(const Window& kernel, Algorithm algorithm) {
+  Window result = kernel;
+  if (algorithm == Algorithm::kTiles) result.kh += kTileOutputs - 1;
+  if (algorithm != Algorithm::kDirect) result.kw += kTileOutputs - 1;
+  return result;
+}
+
 }  // namespace
 
-double direct_cost(const Program& program, const Instruction& conv, int y, Layout layout) {
+double conv_cost(const Program& program, const Instruction& conv, int y, Algorithm algorithm, Layout layout) {
+  const Window &w = conv.window, weights = transformed(w, algorithm);
   const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
-  const double taps = double(conv.window.kh) * conv.window.kw * (conv.groups == 1 ? in.c : 1);
-  return product_cost(taps * filled(out.c, layout), double(out.h) * out.w);
-}
-
-double winograd_cost(const Program& program, const Instruction& conv, int y) {
-  const Window& w = conv.window;
-  const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
-  const double points = w.kh + 3;
+  if (algorithm == Algorithm::kDirect) {
+    const double taps = double(w.kh) * w.kw * (conv.groups == 1 ? in.c : 1);
+    return product_cost(taps * filled(out.c, layout), double(out.h) * out.w);
+  }
   if (conv.groups != 1 || w.kh != w.kw || (w.kh != 3 && w.kh != 5) || w.sh != 1 || w.sw != 1 ||
-      points * points * in.c * out.c * sizeof(float) > kMaxTransformedBytes)
+      (algorithm == Algorithm::kTiles && layout == Layout::kSamples) ||
+      double(weights.kh) * weights.kw * in.c * out.c * sizeof(float) > kMaxTransformedBytes)
     return std::numeric_limits<double>::infinity();
-  return w.kh == 3 ? winograd<3>(in, out) : winograd<5>(in, out);
+  if (algorithm == Algorithm::kRows) return w.kh == 3 ? rows_cost<3>(in, out, layout) : rows_cost<5>(in, out, layout);
+  return w.kh == 3 ? tiles_cost<3>(in, out) : tiles_cost<5>(in, out);
 }
 
-bool streams_weights(const Program& program, const Options& options, const Instruction& conv, int y) {
+bool streams_weights(const Program& program, const Instruction& conv, int y, Algorithm algorithm) {
   const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
-  const int more = uses_winograd(program, options, conv, y) ? kTileOutputs - 1 : 0;
-  const double taps = double(conv.window.kh + more) * (conv.window.kw + more);
-  const double weights = taps * in.c / conv.groups * out.c * sizeof(float);
+  const Window its = transformed(conv.window, algorithm);
+  const double weights = double(its.kh) * its.kw * in.c / conv.groups * out.c * sizeof(float);
   return weights > kStreamedBytes && weights > kStreamedShare * double(in.size() + out.size()) * sizeof(float);
 }
 

@@ -1,9 +1,6 @@
 // What a convolution costs, in operations of one lane for one sample: how an algorithm is chosen.
 #pragma once
 
-#include <cmath>
-
-#include "options.h"
 #include "program.h"
 #include "vector.h"
 
@@ -12,21 +9,15 @@ namespace nncompile {
 // How channels lie: in the lanes, which are then filled up, or one sample in each lane.
 enum class Layout { kChannels, kSamples };
 
-double direct_cost(const Program& program, const Instruction& conv, int y, Layout layout);
+// As it is defined, or Winograd's: along its rows, or in tiles of both dimensions (of channels in lanes only).
+enum class Algorithm { kDirect, kRows, kTiles };
 
-// Infinite where Winograd's algorithm does not apply (another kernel than 3x3 or 5x5, a stride, groups), or its
-// weights would take too much memory.
-double winograd_cost(const Program& program, const Instruction& conv, int y);
-
-inline bool uses_winograd(const Program& program, const Options& options, const Instruction& conv, int y) {
-  const double cost = winograd_cost(program, conv, y);
-  if (options.exact || std::isinf(cost)) return false;
-  const bool cheaper = cost < direct_cost(program, conv, y, Layout::kChannels);
-  return options.winograd.says(layer_name(program, conv, y), cheaper);
-}
+// Infinite where the algorithm does not apply (Winograd's to another kernel than 3x3 or 5x5, to a stride or to groups),
+// or its weights would take too much memory.
+double conv_cost(const Program& program, const Instruction& conv, int y, Algorithm algorithm, Layout layout);
 
 // Whether a layer's weights, and not what it reads and writes for a sample, are what memory is busy with.
-bool streams_weights(const Program& program, const Options& options, const Instruction& conv, int y);
+bool streams_weights(const Program& program, const Instruction& conv, int y, Algorithm algorithm);
 
 // Winograd's tiles cover multiples of 4 outputs: the rows or columns that they read for `outputs` of them.
 inline int winograd_extent(int outputs, int kernel) { return (outputs + 3) / 4 * 4 + kernel - 1; }

@@ -22,6 +22,7 @@ struct LaneView {
 template <int V>
 struct LaneArena {
   float* data;
+  float* scratch;  // of the step at work
   const std::vector<Bordered>* places;
 
   LaneView<V> view(int value) const {
@@ -34,14 +35,21 @@ template <int V>
 class LaneStep {
  public:
   virtual ~LaneStep() = default;
-  virtual void run(const LaneArena<V>& arena) const = 0;
+  // Units `begin` ... `end` - 1 of the work, which may run in any order and at once, each with scratch of its own.
+  virtual void run(const LaneArena<V>& arena, int begin, int end) const = 0;
+  virtual int units() const = 0;
+  virtual size_t scratch() const { return 0; }  // floats
 };
 
 template <int V>
 using LaneStepPtr = std::unique_ptr<LaneStep<V>>;
 
+// A convolution as it is defined, or by Winograd's algorithm along the rows; where `pool` is not null, with that pool of
+// it, whose windows do not overlap, and without a place of its own.
 template <int V>
-LaneStepPtr<V> make_lane_conv(const Program& program, const Work& work);
+LaneStepPtr<V> make_lane_conv(const Program& program, const Work& work, const Work* pool);
+template <int V>
+LaneStepPtr<V> make_lane_rows(const Program& program, const Work& work, const Work* pool);
 template <int V>
 LaneStepPtr<V> make_lane_pool(const Program& program, const Work& work);
 template <int V>

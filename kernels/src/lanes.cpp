@@ -2,7 +2,6 @@
 
 #include "aligned.h"
 #include "cache.h"
-#include "cost.h"
 #include "first_fit.h"
 #include "lane_steps.h"
 #include "transpose.h"
@@ -46,62 +45,83 @@ class Stage : public LaneStage {
   };
 
   std::vector<Bordered> places;
-  std::vector<LaneStepPtr<V>> steps;
   std::vector<Exit> exits;
   std::vector<int> entries;  // the inputs that are read
-  size_t arena_floats = 0;
+  size_t arena_floats = 0, scratch_floats = 0;
 
   int width() const override { return V; }
-  size_t scratch() const override { return arena_floats + AlignedFloats::kSlack; }
+  size_t arena() const override { return AlignedFloats::with_slack(arena_floats); }
+  size_t step_scratch() const override { return scratch_floats; }
+  int steps() const override { return int(entries.size() + steps_.size() + exits.size()); }
 
-  void run(const Frame& frame, int sample) const override {
-    const LaneArena<V> arena{frame.scratch, &places};
-    for (const int input : entries) enter(frame, sample, arena.view(input), input);
-    for (const auto& step : steps) step->run(arena);
-    for (const Exit& exit : exits) leave(frame, sample, arena.view(exit.value), exit);
+  // Of an entry or an exit, rows.
+  int units(int step) const override {
+    const size_t i = size_t(step), inner = i - entries.size();
+    if (i < entries.size()) return places[size_t(entries[i])].shape.h;
+    if (inner < steps_.size()) return steps_[inner]->units();
+    return places[size_t(exits[inner - steps_.size()].value)].shape.h;
+  }
+
+  void run_step(int step, const Frame& frame, int sample, float* arena, float* scratch, int begin,
+                int end) const override {
+    const LaneArena<V> its{arena, scratch, &places};
+    const size_t i = size_t(step), inner = i - entries.size();
+    if (i < entries.size())
+      enter(frame, sample, its.view(entries[i]), entries[i], begin, end);
+    else if (inner < steps_.size())
+      steps_[inner]->run(its, begin, end);
+    else
+      leave(frame, sample, its.view(exits[inner - steps_.size()].value), exits[inner - steps_.size()], begin, end);
+  }
+
+  void add(LaneStepPtr<V> step) {
+    scratch_floats = std::max(scratch_floats, step->scratch());
+    steps_.push_back(std::move(step));
   }
 
  private:
-  static void enter(const Frame& frame, int sample, const LaneView<V>& view, int input) {
+  static void enter(const Frame& frame, int sample, const LaneView<V>& view, int input, int begin, int end) {
     const Shape& shape = view.place->shape;
     const float* x = frame.inputs[input] + size_t(frame.first + sample) * shape.size();
     for (int c = 0; c < shape.c; ++c)
-      for (int row = 0; row < shape.h; ++row, x += shape.w)
-        rows_to_lanes<V>(x, shape.size(), view.at(c, row, 0), shape.w);
-    clear_lane_border(view);
+      for (int row = begin; row < end; ++row)
+        rows_to_lanes<V>(x + size_t(c * shape.h + row) * size_t(shape.w), shape.size(), view.at(c, row, 0), shape.w);
+    if (end == shape.h) clear_lane_border(view);
   }
 
-  static void leave(const Frame& frame, int sample, const LaneView<V>& view, const Exit& exit) {
+  static void leave(const Frame& frame, int sample, const LaneView<V>& view, const Exit& exit, int begin, int end) {
     const Shape& shape = view.place->shape;
     if (exit.output < 0) {
       const Place& place = frame.place(exit.value);
       float* y = frame.data(exit.value, sample);
-      for (int row = 0; row < shape.h; ++row)
+      for (int row = begin; row < end; ++row)
         for (int column = 0; column < shape.w; ++column)
           lanes_to_rows<V>(view.at(0, row, column), view.plane(), y + place.at(row, column), place.size(), shape.c);
       return;
     }
     float* y = frame.outputs[exit.output] + size_t(frame.first + sample) * shape.size();
     for (int c = 0; c < shape.c; ++c)
-      for (int row = 0; row < shape.h; ++row, y += shape.w)
-        lanes_to_rows<V>(view.at(c, row, 0), V, y, shape.size(), shape.w);
+      for (int row = begin; row < end; ++row)
+        lanes_to_rows<V>(view.at(c, row, 0), V, y + size_t(c * shape.h + row) * size_t(shape.w), shape.size(), shape.w);
   }
+
+  std::vector<LaneStepPtr<V>> steps_;
 };
 
 template <int V>
 class Builder {
  public:
-  Builder(const Program& program, const Options& options, const std::vector<Work>& works,
-          const std::vector<Place>& places)
-      : program_(program), options_(options), works_(works), kept_(places), stage_(std::make_unique<Stage<V>>()) {}
+  Builder(const Program& program, const std::vector<Work>& works, const std::vector<Place>& places)
+      : program_(program), works_(works), kept_(places), stage_(std::make_unique<Stage<V>>()) {}
 
   std::unique_ptr<LaneStage> build() {
-    if (!supported() || !pays()) return nullptr;
+    if (!supported()) return nullptr;
     stage_->places.resize(program_.shapes.size());
     for (size_t v = 0; v < program_.shapes.size(); ++v) stage_->places[v].shape = program_.shapes[v];
     for (const Work& work : works_)
       if (here(work) && work.instruction->op == Opcode::kConv) border(work);
     find_exits();
+    find_pools();
     assign_offsets();
     for (const Work& work : works_)
       if (here(work)) add(work);
@@ -126,22 +146,11 @@ class Builder {
     return any;
   }
 
-  bool pays() const {
-    double channels = 0, samples = 0;
-    for (const Work& work : works_) {
-      if (!here(work) || work.instruction->op != Opcode::kConv) continue;
-      const bool winograd = uses_winograd(program_, options_, *work.instruction, work.y);
-      channels += winograd ? winograd_cost(program_, *work.instruction, work.y)
-                           : direct_cost(program_, *work.instruction, work.y, Layout::kChannels);
-      samples += direct_cost(program_, *work.instruction, work.y, Layout::kSamples);
-    }
-    return samples < 0.95 * channels;
-  }
-
   void border(const Work& work) {
     const Shape& y = program_.shapes[size_t(work.y)];
     const Window& w = work.instruction->window;
-    stage_->places[size_t(work.instruction->inputs[0])].widen(w, w.rows(y.h), w.columns(y.w));
+    stage_->places[size_t(work.instruction->inputs[0])].widen(
+        w, w.rows(y.h), work.algorithm == Algorithm::kRows ? winograd_extent(y.w, w.kw) : w.columns(y.w));
   }
 
   void find_exits() {
@@ -158,14 +167,34 @@ class Builder {
 
   int root(int value) const { return root_of(kept_, value); }
 
+  // A pool runs with the convolution that only it reads, where its windows do not overlap.
+  void find_pools() {
+    std::vector<int> uses(program_.shapes.size(), 0);
+    for (const Work& work : works_)
+      if (work.alive)
+        for (const int x : work.reads) ++uses[size_t(root(x))];
+    for (const auto& exit : stage_->exits) ++uses[size_t(exit.value)];
+    pools_.assign(program_.shapes.size(), nullptr);
+    for (const Work& conv : works_)
+      for (const Work& pool : works_) {
+        const Opcode op = pool.instruction->op;
+        const Window& w = pool.instruction->window;
+        if (here(conv) && conv.instruction->op == Opcode::kConv && here(pool) && pool.reads[0] == conv.y &&
+            uses[size_t(conv.y)] == 1 && (op == Opcode::kMaxPool || op == Opcode::kAveragePool) && w.kh <= w.sh)
+          pools_[size_t(conv.y)] = &pool;
+      }
+  }
+
   void assign_offsets() {
     std::vector<Stay> stays(program_.shapes.size());
     size_t step = 0;
     for (const Work& work : works_) {
       if (!here(work)) continue;
       ++step;
-      for (const int x : work.reads) stays[size_t(root(x))].extend(step);
-      stays[size_t(work.y)].extend(step);
+      for (const int x : work.reads)
+        if (!pools_[size_t(root(x))]) stays[size_t(root(x))].extend(step);
+      const Work* pool = pools_[size_t(work.y)];
+      stays[size_t(pool ? pool->y : work.y)].extend(step);
     }
     for (const auto& exit : stage_->exits) stays[size_t(exit.value)].extend(step + 1);
     for (size_t i = 0; i < program_.inputs.size(); ++i)
@@ -179,10 +208,13 @@ class Builder {
   }
 
   void add(const Work& work) {
+    if (pools_[size_t(root(work.reads[0]))]) return;  // runs with the convolution
+    const Work* pool = pools_[size_t(work.y)];
     LaneStepPtr<V> step;
     switch (work.instruction->op) {
       case Opcode::kConv:
-        step = make_lane_conv<V>(program_, work);
+        step = work.algorithm == Algorithm::kRows ? make_lane_rows<V>(program_, work, pool)
+                                                   : make_lane_conv<V>(program_, work, pool);
         break;
       case Opcode::kMaxPool:
       case Opcode::kAveragePool:
@@ -192,27 +224,26 @@ class Builder {
       default:
         step = make_lane_pointwise<V>(program_, work);
     }
-    stage_->steps.push_back(std::move(step));
+    stage_->add(std::move(step));
   }
 
   const Program& program_;
-  const Options& options_;
   const std::vector<Work>& works_;
   const std::vector<Place>& kept_;
+  std::vector<const Work*> pools_;  // of each value: the pool that runs with the convolution that makes it, or null
   std::unique_ptr<Stage<V>> stage_;
 };
 
 }  // namespace
 
-std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const Options& options,
-                                                         const std::vector<Work>& works,
+std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const std::vector<Work>& works,
                                                          const std::vector<Place>& places) {
   std::vector<std::unique_ptr<LaneStage>> stages;
   const auto add = [&](std::unique_ptr<LaneStage> stage) {
     if (stage) stages.push_back(std::move(stage));
   };
-  if constexpr (kLanes >= 16) add(Builder<16>(program, options, works, places).build());
-  if constexpr (kLanes >= 8) add(Builder<8>(program, options, works, places).build());
+  if constexpr (kLanes >= 16) add(Builder<16>(program, works, places).build());
+  if constexpr (kLanes >= 8) add(Builder<8>(program, works, places).build());
   return stages;
 }
 

@@ -4,7 +4,6 @@
 // for small networks in batches, as long as the activations of all those samples fit the second-level cache.
 #pragma once
 
-#include "options.h"
 #include "work.h"
 
 namespace nncompile {
@@ -12,16 +11,26 @@ namespace nncompile {
 class LaneStage {
  public:
   virtual ~LaneStage() = default;
-  virtual int width() const = 0;        // samples at once
-  virtual size_t scratch() const = 0;   // floats
-  // Computes what is computed sample by sample, for `width()` samples from `sample` on: writes the kept places
-  // of the frame, and the outputs that no later step writes.
-  virtual void run(const Frame& frame, int sample) const = 0;
+  virtual int width() const = 0;            // samples at once
+  virtual size_t arena() const = 0;         // floats, for the values of those samples
+  virtual size_t step_scratch() const = 0;  // floats, for each thread that runs a part of a step
+  // One after the other they compute what is computed sample by sample, for `width()` samples from `sample` on: they
+  // write the kept places of the frame, and the outputs that no later step writes.
+  virtual int steps() const = 0;
+  virtual int units(int step) const = 0;
+  virtual void run_step(int step, const Frame& frame, int sample, float* arena, float* scratch, int begin,
+                        int end) const = 0;
+
+  // All of it by one thread, in the frame's scratch.
+  size_t scratch() const { return arena() + step_scratch(); }
+  void run(const Frame& frame, int sample) const {
+    for (int step = 0; step < steps(); ++step)
+      run_step(step, frame, sample, frame.scratch, frame.scratch + arena(), 0, units(step));
+  }
 };
 
-// Widest first; none where samples in lanes cannot run the program, or would not run it faster.
-std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const Options& options,
-                                                         const std::vector<Work>& works,
+// Widest first; none where samples in lanes cannot run the program, or would not fit.
+std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const std::vector<Work>& works,
                                                          const std::vector<Place>& places);
 
 }  // namespace nncompile

@@ -33,6 +33,7 @@ StepPtr make_store(int value, int output, const Shape& shape);       // and back
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue,
                       bool streamed);
+StepPtr make_rows(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_depthwise(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_linear(const Program& program, const Instruction& linear, const Shape& flattened, int y,
                     const Epilogue& epilogue);

@@ -1,7 +1,7 @@
 #include "lowering.h"
 
 #include "aligned.h"
-#include "cost.h"
+#include "choice.h"
 #include "first_fit.h"
 #include "lanes.h"
 #include "row_group.h"
@@ -15,7 +15,9 @@ constexpr int kStreamedChunk = 8;
 
 class Lowering {
  public:
-  Lowering(const Program& program, const Options& options) : program_(program), options_(options) {
+  // `lanes`: whether samples in lanes are considered.
+  Lowering(const Program& program, const Options& options, bool lanes)
+      : program_(program), options_(options), lanes_(lanes) {
     const size_t values = program.shapes.size();
     uses_.assign(values, 0);
     is_output_.assign(values, false);
@@ -33,15 +35,22 @@ class Lowering {
   Lowered run() {
     merge_residuals();
     merge_activations();
+    lanes_ = choose_algorithms(program_, options_, lanes_, works_);
+    result_.algorithms.resize(program_.instructions.size());
+    for (const Work& work : works_)
+      if (work.alive) result_.algorithms[size_t(work.instruction - program_.instructions.data())] = work.algorithm;
     place_values();
     mark_batched();
     make_steps();
     group_steps();
     keep_between_segments();
     assign_offsets();
-    if (options_.lanes && one_stage()) result_.lanes = make_lane_stages(program_, options_, works_, result_.places);
+    if (lanes_ && one_stage()) result_.lanes = make_lane_stages(program_, works_, result_.places);
     return std::move(result_);
   }
+
+  // Whether the algorithms were chosen for samples in lanes, too.
+  bool for_lanes() const { return lanes_; }
 
  private:
   Work* maker(int value) {
@@ -129,15 +138,8 @@ class Lowering {
     Place& x = result_.places[size_t(work.instruction->inputs[0])];
     const Shape& y = program_.shapes[size_t(work.y)];
     const Window& w = work.instruction->window;
-    if (uses_winograd(program_, options_, *work.instruction, work.y))
-      x.widen(w, winograd_extent(y.h, w.kh), winograd_extent(y.w, w.kw));
-    else
-      x.widen(w, w.rows(y.h), w.columns(y.w));
-  }
-
-  bool streamed(const Work& work) const {
-    return work.instruction->op == Opcode::kConv && work.instruction->groups == 1 &&
-           streams_weights(program_, options_, *work.instruction, work.y);
+    x.widen(w, work.algorithm == Algorithm::kTiles ? winograd_extent(y.h, w.kh) : w.rows(y.h),
+            work.algorithm != Algorithm::kDirect ? winograd_extent(y.w, w.kw) : w.columns(y.w));
   }
 
   static bool runs_batched(Opcode op) {
@@ -150,8 +152,8 @@ class Lowering {
     for (Work& work : works_) {
       bool all = runs_batched(work.instruction->op);
       for (const int x : work.reads) all = all && batched[size_t(root(x))];
-      work.batched = work.instruction->op == Opcode::kLinear || streamed(work) || all;
-      if (work.alive && streamed(work)) result_.chunk = kStreamedChunk;
+      work.batched = work.instruction->op == Opcode::kLinear || work.streamed || all;
+      if (work.alive && work.streamed) result_.chunk = kStreamedChunk;
       if (work.alive) batched[size_t(work.y)] = work.batched;
     }
   }
@@ -194,8 +196,9 @@ class Lowering {
     switch (instruction.op) {
       case Opcode::kConv:
         if (instruction.groups != 1) return make_depthwise(program_, instruction, work.y, work.epilogue);
-        if (uses_winograd(program_, options_, instruction, work.y))
-          return make_winograd(program_, instruction, work.y, work.epilogue, streamed(work));
+        if (work.algorithm == Algorithm::kTiles)
+          return make_winograd(program_, instruction, work.y, work.epilogue, work.streamed);
+        if (work.algorithm == Algorithm::kRows) return make_rows(program_, instruction, work.y, work.epilogue);
         return make_conv(program_, instruction, work.y, work.epilogue);
       case Opcode::kLinear:
         return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,
@@ -286,6 +289,7 @@ class Lowering {
 
   const Program& program_;
   const Options& options_;
+  bool lanes_;
   std::vector<Work> works_;
   std::vector<int> uses_;
   std::vector<bool> is_output_;
@@ -295,6 +299,12 @@ class Lowering {
 
 }  // namespace
 
-Lowered lower(const Program& program, const Options& options) { return Lowering(program, options).run(); }
+Lowered lower(const Program& program, const Options& options) {
+  Lowering first(program, options, options.lanes && kLanes >= 8);
+  Lowered lowered = first.run();
+  if (!first.for_lanes() || !lowered.lanes.empty()) return lowered;
+  // They were chosen for samples in lanes, which do not fit after all.
+  return Lowering(program, options, false).run();
+}
 
 }  // namespace nncompile

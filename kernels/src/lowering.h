@@ -13,6 +13,7 @@ struct Lowered {
   size_t arena_floats = 0;
   int chunk = kMaxChunk;  // samples at once in an arena
   std::vector<std::unique_ptr<LaneStage>> lanes;
+  std::vector<Algorithm> algorithms;  // of every instruction
 };
 
 Lowered lower(const Program& program, const Options& options);

@@ -71,7 +71,7 @@ class Kernel {
  public:
   Kernel(const Ort& ort, const OrtKernelInfo* info, const Options& options)
       : ort_(ort), region_(read_program(ort, info), options) {
-    add_report(options.session, report(region_.program(), options, region_.lane_widths()));
+    add_report(options.session, report(region_.program(), region_.algorithms(), region_.lane_widths()));
   }
 
   OrtStatus* compute_guarded(OrtKernelContext* context) const {

@@ -18,6 +18,7 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   steps_ = std::move(lowered.steps);
   places_ = std::move(lowered.places);
   lanes_ = std::move(lowered.lanes);
+  algorithms_ = std::move(lowered.algorithms);
   chunk_ = lowered.chunk;
   arenas_.resize(lowered.arena_floats);
   size_t scratch = 0;

@@ -18,6 +18,7 @@ class Region {
   Region(Program program, const Options& options);
 
   const Program& program() const { return program_; }
+  const std::vector<Algorithm>& algorithms() const { return algorithms_; }  // of every instruction
   // Of samples in lanes, widest first.
   std::vector<int> lane_widths() const;
 
@@ -37,6 +38,7 @@ class Region {
   int chunk_ = 1;
   double cost_ = 0;  // of a sample
   std::vector<std::unique_ptr<LaneStage>> lanes_;
+  std::vector<Algorithm> algorithms_;
   mutable IdleFloats arenas_, scratches_;
 };
 

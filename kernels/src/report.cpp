@@ -1,12 +1,11 @@
 #include "report.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <mutex>
-
-#include "cost.h"
 
 namespace nncompile {
 namespace {
@@ -23,18 +22,20 @@ Reports& reports() {
 
 }  // namespace
 
-std::string report(const Program& program, const Options& options, const std::vector<int>& lane_widths) {
+std::string report(const Program& program, const std::vector<Algorithm>& algorithms,
+                   const std::vector<int>& lane_widths) {
   std::string lines;
   for (const int width : lane_widths) lines += "lanes " + std::to_string(width) + "\n";
   for (size_t i = 0; i < program.instructions.size(); ++i) {
     const Instruction& conv = program.instructions[i];
     if (conv.op != Opcode::kConv) continue;
     const int y = program.value_of(int(i));
-    const double ratio = winograd_cost(program, conv, y) / direct_cost(program, conv, y, Layout::kChannels);
+    const auto of = [&](Algorithm algorithm) { return conv_cost(program, conv, y, algorithm, Layout::kChannels); };
+    const double ratio = std::min(of(Algorithm::kRows), of(Algorithm::kTiles)) / of(Algorithm::kDirect);
     if (std::isinf(ratio)) continue;
     char cost[32];
     std::snprintf(cost, sizeof cost, "%.3f", ratio);
-    lines += layer_name(program, conv, y) + (uses_winograd(program, options, conv, y) ? " 1 " : " 0 ") + cost + "\n";
+    lines += layer_name(program, conv, y) + (algorithms[i] == Algorithm::kDirect ? " 0 " : " 1 ") + cost + "\n";
   }
   return lines;
 }

@@ -5,14 +5,15 @@
 #include <string>
 #include <vector>
 
-#include "options.h"
-#include "program.h"
+#include "cost.h"
+#include "winograd_choice.h"
 
 namespace nncompile {
 
 // One line for each convolution that Winograd's algorithm applies to: its name, 1 where that runs and 0 where not,
 // and its cost over that of the definition. Before them, "lanes" and how many samples those hold.
-std::string report(const Program& program, const Options& options, const std::vector<int>& lane_widths);
+std::string report(const Program& program, const std::vector<Algorithm>& algorithms,
+                   const std::vector<int>& lane_widths);
 
 // Adds to the report of a session that asked for one (`session` is not 0).
 void add_report(int session, const std::string& lines);

@@ -40,6 +40,16 @@ using TileFunction = void (*)(const TileJob&);
 // The function for tiles of so many pixels by so many vectors of `width` lanes.
 TileFunction find_tile(int width, int vectors, int pixels);
 
+// The lanes of the vectors for so many channels: half as many waste fewer on some channel counts.
+inline int vector_width(int channels) {
+  int best = kLanes;
+  for (int width = kLanes / 2; width >= 4; width /= 2) {
+    const auto lanes = [channels](int n) { return (channels + n - 1) / n * n; };
+    if (lanes(width) * 5 <= lanes(best) * 4) best = width;
+  }
+  return best;
+}
+
 // The channels of a layer, cut into blocks, with its weights in the order in which tiles read them.
 class Panels {
  public:
@@ -47,7 +57,7 @@ class Panels {
   // long.
   template <class Weight>
   Panels(int channels, int pixels, size_t lines, const float* bias, const Weight& weight)
-      : channels_(channels), width_(choose_width(channels)) {
+      : channels_(channels), width_(vector_width(channels)) {
     const int vectors = (channels + width_ - 1) / width_;
     const int count = choose_blocks(vectors, pixels);
     size_t floats = 0;
@@ -99,16 +109,6 @@ class Panels {
     const int most = max_pixels(block.vectors);
     const int tiles = (pixels + most - 1) / most;
     return (pixels + tiles - 1) / tiles;
-  }
-
-  // Half-width vectors waste fewer lanes on some channel counts.
-  static int choose_width(int channels) {
-    int best = kLanes;
-    for (int width = kLanes / 2; width >= 4; width /= 2) {
-      const auto lanes = [channels](int n) { return (channels + n - 1) / n * n; };
-      if (lanes(width) * 5 <= lanes(best) * 4) best = width;
-    }
-    return best;
   }
 
   // The cut with the fewest loads for each multiplication: wide blocks leave few registers for pixels.

@@ -85,6 +85,21 @@ inline Vec<N> fused(Vec<N> a, Vec<N> b, Vec<N> c) {
 #endif
 }
 
+// Whether no lane is NaN or anything but zero.
+template <int N>
+inline bool all_zero(Vec<N> x) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0;
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NEQ_UQ)) == 0;
+  if constexpr (N == 4) return _mm_movemask_ps(_mm_cmp_ps(x, _mm_setzero_ps(), _CMP_NEQ_UQ)) == 0;
+#endif
+  for (int i = 0; i < N; ++i)
+    if (!(x[i] == 0.0f)) return false;
+  return true;
+}
+
 // A lane that is NaN on either side stays NaN, as in PyTorch.
 template <int N>
 inline Vec<N> larger(Vec<N> a, Vec<N> b) {

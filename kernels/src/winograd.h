@@ -4,7 +4,8 @@
 //
 // by Toom and Cook's construction: with the points p_0 ... and infinity, row j of B^T is the polynomial
 // prod_{k != j} (x - p_k), row j of G is (1, p_j, p_j^2, ...) / prod_{k != j} (p_j - p_k), and column j of A^T is
-// (1, p_j, p_j^2, p_j^3). In two dimensions each is applied to the columns, then to the rows.
+// (1, p_j, p_j^2, p_j^3). In two dimensions each is applied to the columns, then to the rows; in one, to the rows
+// only, and the kernel's rows are summed as they are.
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016); Winograd, "Arithmetic Complexity of
 // Computations" (1980).
 #pragma once
@@ -19,6 +20,13 @@ namespace nncompile {
 
 inline constexpr int kTileOutputs = 4;
 
+// sum + factor * value, rounded once: the same bits in vectors of every width.
+template <class T>
+inline T plus(T sum, float factor, T value) {
+  constexpr int lanes = sizeof(T) / sizeof(float);
+  return fused<lanes>(broadcast<lanes>(factor), value, sum);
+}
+
 template <int R>
 struct Minimal;
 
@@ -27,26 +35,26 @@ template <>
 struct Minimal<3> {
   static constexpr int kPoints = 6;
   static constexpr std::array<double, 5> points{0, 1, -1, 2, -2};
-  static constexpr double kInputOperations = 13, kOutputOperations = 12;  // for each 1-D transform
+  static constexpr double kInputOperations = 12, kOutputOperations = 11;  // for each 1-D transform
 
   template <class T>
   static inline void input(const T (&d)[6], T (&t)[6]) {
-    const T a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1];
-    const T c = d[4] - d[2], e = 2.0f * (d[3] - d[1]);
-    t[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+    const T a = plus(d[4], -4, d[2]), b = plus(d[3], -4, d[1]);
+    const T c = d[4] - d[2], e = d[3] - d[1];
+    t[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
     t[1] = a + b;
     t[2] = a - b;
-    t[3] = c + e;
-    t[4] = c - e;
-    t[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+    t[3] = plus(c, 2, e);
+    t[4] = plus(c, -2, e);
+    t[5] = plus(plus(d[5], -5, d[3]), 4, d[1]);
   }
   template <class T>
   static inline void output(const T (&m)[6], T (&y)[4]) {
     const T s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
     y[0] = m[0] + s + s2;
-    y[1] = d + 2.0f * d2;
-    y[2] = s + 4.0f * s2;
-    y[3] = d + 8.0f * d2 + m[5];
+    y[1] = plus(d, 2, d2);
+    y[2] = plus(s, 4, s2);
+    y[3] = plus(d, 8, d2) + m[5];
   }
 };
 
@@ -55,30 +63,30 @@ template <>
 struct Minimal<5> {
   static constexpr int kPoints = 8;
   static constexpr std::array<double, 7> points{0, 1, -1, 2, -2, 0.5, -0.5};
-  static constexpr double kInputOperations = 28, kOutputOperations = 18;
+  static constexpr double kInputOperations = 24, kOutputOperations = 17;
 
   template <class T>
   static inline void input(const T (&d)[8], T (&t)[8]) {
-    const T a = d[2] + d[6] - 4.25f * d[4], b = d[1] + d[5] - 4.25f * d[3];
-    const T c = d[6] + 0.25f * d[2] - 1.25f * d[4], e = 2.0f * d[5] - 2.5f * d[3] + 0.5f * d[1];
-    const T f = d[6] + 4.0f * d[2] - 5.0f * d[4], g = 0.5f * d[5] - 2.5f * d[3] + 2.0f * d[1];
-    t[0] = d[6] - d[0] + 5.25f * (d[2] - d[4]);
+    const T a = plus(d[2] + d[6], -4.25f, d[4]), b = plus(d[1] + d[5], -4.25f, d[3]);
+    const T c = plus(plus(d[6], 0.25f, d[2]), -1.25f, d[4]), e = plus(plus(d[5], 0.25f, d[1]), -1.25f, d[3]);
+    const T f = plus(plus(d[6], 4, d[2]), -5, d[4]), g = plus(plus(d[5], 4, d[1]), -5, d[3]);
+    t[0] = plus(d[6] - d[0], 5.25f, d[2] - d[4]);
     t[1] = a + b;
     t[2] = a - b;
-    t[3] = c + e;
-    t[4] = c - e;
-    t[5] = f + g;
-    t[6] = f - g;
-    t[7] = d[7] - d[1] + 5.25f * (d[3] - d[5]);
+    t[3] = plus(c, 2, e);
+    t[4] = plus(c, -2, e);
+    t[5] = plus(f, 0.5f, g);
+    t[6] = plus(f, -0.5f, g);
+    t[7] = plus(d[7] - d[1], 5.25f, d[3] - d[5]);
   }
   template <class T>
   static inline void output(const T (&m)[8], T (&y)[4]) {
     const T s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4], s3 = m[5] + m[6],
             d3 = m[5] - m[6];
     y[0] = m[0] + s + s2 + s3;
-    y[1] = d + 2.0f * d2 + 0.5f * d3;
-    y[2] = s + 4.0f * s2 + 0.25f * s3;
-    y[3] = d + 8.0f * d2 + 0.125f * d3 + m[7];
+    y[1] = plus(plus(d, 2, d2), 0.5f, d3);
+    y[2] = plus(plus(s, 4, s2), 0.25f, s3);
+    y[3] = plus(plus(d, 8, d2), 0.125f, d3) + m[7];
   }
 };
 
@@ -124,6 +132,25 @@ std::vector<float> transform_weights(const float* weights, int inputs, int outpu
           for (int lane = 0; lane < count; ++lane) to[lane] = float(sum[lane]);
         }
     }
+  return u;
+}
+
+// U = g G^T for every pair of channels: [point][kernel row][input channel][output channel].
+template <int R>
+std::vector<float> transform_weight_rows(const float* weights, int inputs, int outputs) {
+  constexpr int n = Minimal<R>::kPoints;
+  const auto g = weight_transform<R>();
+  std::vector<float> u;
+  u.reserve(size_t(n * R) * size_t(inputs) * size_t(outputs));
+  for (size_t point = 0; point < n; ++point)
+    for (size_t row = 0; row < R; ++row)
+      for (size_t c = 0; c < size_t(inputs); ++c)
+        for (size_t k = 0; k < size_t(outputs); ++k) {
+          const float* its = weights + ((k * size_t(inputs) + c) * R + row) * R;
+          double sum = 0;
+          for (size_t i = 0; i < R; ++i) sum += g[point][i] * double(its[i]);
+          u.push_back(float(sum));
+        }
   return u;
 }
 

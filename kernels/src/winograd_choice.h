@@ -18,6 +18,7 @@ class WinogradChoice {
   // Throws Refused.
   static WinogradChoice parse(const std::string& text);
 
+  bool by_cost() const { return rule_ == Rule::kCheaper; }
   bool says(const std::string& layer, bool cheaper) const;
 
  private:

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "cost.h"
 #include "layers.h"
 
 namespace nncompile {
@@ -14,6 +15,8 @@ struct Work {
   std::vector<int> reads;  // the residual included
   bool alive = true;       // false: merged into a later one, or only another name for its input
   bool batched = false;    // runs on all samples of a chunk at once
+  bool streamed = false;   // a convolution whose weights come from memory for each use
+  Algorithm algorithm = Algorithm::kDirect;
 };
 
 }  // namespace nncompile

@@ -111,8 +111,9 @@ class RandomProgram {
 
   void convolution(int x, bool depthwise, int outputs = 0) {
     const Shape in = shapes_[size_t(x)];
-    const bool square = number(0, 1);
-    const int kh = number(1, 7), kw = square ? kh : number(1, 7), sh = number(0, 1) ? 1 : number(1, 3);
+    const bool winograd = number(0, 2) == 0, square = winograd || number(0, 1);
+    const int kh = winograd ? 3 + 2 * number(0, 1) : number(1, 7), kw = square ? kh : number(1, 7);
+    const int sh = winograd || number(0, 1) ? 1 : number(1, 3);
     const int sw = square ? sh : number(1, 3), groups = depthwise ? in.c : 1;
     const int top = number(0, 3), left = number(0, 3), bottom = number(0, 3), right = number(0, 3);
     const int h = in.h + top + bottom - kh, w = in.w + left + right - kw;

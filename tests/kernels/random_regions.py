@@ -85,6 +85,25 @@ def graphs(draw):
     return region
 
 
+@st.composite
+def chains(draw):
+    """Convolutions of few channels, activations and pools behind them: what runs with samples in lanes."""
+    side = st.integers(9, 21)
+    drawing = _Drawing(draw, Region((draw(st.integers(1, 4)), draw(side), draw(side))))
+    region, x = drawing.region, 0
+    for _ in range(draw(st.integers(1, 2))):
+        kernel = draw(st.sampled_from((3, 5)))
+        y = drawing.plain_convolution(x, draw(st.integers(1, 12)), kernel)
+        if draw(st.booleans()):
+            other = drawing.plain_convolution(x, region.shapes[y][0], kernel)
+            if region.shapes[other] == region.shapes[y]:
+                y = region.add(y, other)
+        if draw(st.booleans()):
+            y = region.activation(y, *draw(activations()))
+        x = drawing.pool(y) if draw(st.integers(0, 3)) else y
+    return region.output(x)
+
+
 def shapes():
     """Of an input: mostly few channels and a plane of odd size."""
     channels = st.one_of(st.integers(1, 9), st.integers(1, 40))
@@ -106,6 +125,13 @@ class _Drawing:
     def depthwise(self, x):
         channels = self.region.shapes[x][0]
         return self._convolution(x, channels, 1, channels)
+
+    def plain_convolution(self, x, outputs, size):
+        """Square, dense and of stride 1, with a plane as large as its input's or one column larger."""
+        inputs, half = self.region.shapes[x][0], size // 2
+        pads = (half, half, half, half + self.draw(st.integers(0, 1)))
+        weight = self._normal(outputs, inputs, size, size) / math.sqrt(inputs * size**2)
+        return self.region.conv(x, weight, self._bias(outputs), (1, 1), pads)
 
     def _convolution(self, x, outputs, inputs, groups):
         square = self.draw(st.booleans())

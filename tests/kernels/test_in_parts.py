@@ -21,6 +21,13 @@ def convolution(outputs, kernel, stride=(1, 1), then=None):
     return region.output(then(region, y) if then else y)
 
 
+def rows():
+    """Few enough channels for samples in lanes, whose algorithm then is that of one sample too."""
+    region = Region((4, 31, 30))
+    y = region.conv(0, normal(14, 4, 5, 5), normal(14, 1)[:, 0], pads=(2, 2, 2, 2))
+    return region.output(region.activation(y, Kind.SIGMOID))
+
+
 def depthwise():
     region = Region((40, 83, 85))
     return region.output(region.conv(0, normal(40, 1, 3, 3), pads=(1, 1, 1, 1), groups=40))
@@ -49,6 +56,7 @@ REGIONS = {
     "7x7": convolution(3, 7),
     "5x5": convolution(24, 5),
     "a padded reader": convolution(1, 3, then=lambda r, y: r.conv(y, normal(5, 1, 5, 5), pads=(2, 2, 2, 2))),
+    "rows": rows(),
     "depthwise": depthwise(),
     "max pool": pool(average=False),
     "average pool": pool(average=True),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_regions import THREADS, examples, graphs
+from random_regions import THREADS, chains, examples, graphs
 from regions import Region, assert_close, run, session
 
 from nncompile.passes.region_program import Kind
@@ -32,7 +32,8 @@ def convolution(kernel, channels=(16, 16), depthwise=False, pad=1):
 
 
 def winograd(kernel):
-    region, y = convolution(kernel, (16, 24), pad=kernel // 2)
+    """Channels enough that it runs in tiles of both dimensions."""
+    region, y = convolution(kernel, (32, 40), pad=kernel // 2)
     return region.output(region.activation(y, Kind.RELU))
 
 
@@ -40,6 +41,21 @@ def small(kernel):
     """What runs with samples in lanes where a CPU has lanes enough."""
     region, y = convolution(kernel, (2, 5))
     return region.output(region.max_pool(region.activation(y, Kind.RELU), (2, 2), (2, 2)))
+
+
+def rows(kernel):
+    """What runs along the rows, with samples in lanes or without, where a CPU has lanes enough."""
+    region, y = convolution(kernel, (3, 6), pad=kernel // 2)
+    return region.output(region.activation(y, Kind.SILU))
+
+
+def pooled(kernel):
+    """The last column of the convolution is in a tile with others, and in no window of the pool."""
+    region = Region((3, 9, 15 + kernel))
+    random = np.random.default_rng(kernel)
+    y = region.conv(0, random.standard_normal((6, 3, kernel, kernel)) / kernel**2)
+    assert region.shapes[y][2] == 16
+    return region.output(region.max_pool(y, (2, 3), (2, 3)))
 
 
 def depthwise():
@@ -71,6 +87,10 @@ REGIONS = {
     "winograd 5x5": winograd(5),
     "small 3x3": small(3),
     "small 5x5": small(5),
+    "rows 3x3": rows(3),
+    "rows 5x5": rows(5),
+    "pooled 3x3": pooled(3),
+    "pooled 5x5": pooled(5),
     "depthwise": depthwise(),
     "pools": pools(),
     "softmax": tail(False),
@@ -98,7 +118,8 @@ def test_one_special_pixel_at_each_place(build, name, special, exact):
     together = run(running, [x])
     alone = [np.concatenate(rows) for rows in zip(*(run(running, [row[None]]) for row in x), strict=True)]
     assert_close(together, want, exact=exact)
-    assert_close(alone, want, exact=exact)
+    for have, its in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(have, its)
 
 
 @examples(60)
@@ -117,14 +138,34 @@ def test_one_special_number_in_a_graph(build, region, batch, threads, special, p
     assert_close(run(running, inputs), region.eager(*inputs), exact=exact)
 
 
+@examples(25)
+@given(
+    region=chains(),
+    special=st.sampled_from(SPECIAL),
+    place=st.integers(0, 2**32),
+    exact=st.booleans(),
+)
+def test_one_special_number_in_a_chain(build, region, special, place, exact):
+    """Of one sample among finite ones in lanes; alone it has the same bits."""
+    inputs = region.random_inputs(17)
+    one = inputs[0][place % 17]
+    one.reshape(-1)[place // 17 % one.size] = special
+    running = session(region.model(), build, exact=exact)
+    (got,) = run(running, inputs)
+    assert_close([got], region.eager(*inputs), exact=exact)
+    alone = np.concatenate([run(running, [inputs[0][i : i + 1]])[0] for i in range(17)])
+    np.testing.assert_array_equal(got, alone)
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_what_overflows_inside_a_winograd_tile(build, kernel):
+@pytest.mark.parametrize("region_of", [winograd, rows])
+def test_what_overflows_inside_a_winograd_tile(build, region_of, kernel):
     """Sums of numbers near the largest float are not finite in a tile where the convolution itself is."""
-    region = winograd(kernel)
+    region = region_of(kernel)
     weight = region.weights[0]
     weight[:] = 0
     weight[:, 0, kernel // 2, kernel // 2] = 0.5
-    x = np.zeros((3, *region.shapes[0]), np.float32)
-    x[:, 0] = 3e38
+    x = np.zeros((17, *region.shapes[0]), np.float32)
+    x[1:, 0] = 3e38
     (got,) = run(session(region.model(), build), [x])
     np.testing.assert_allclose(got, region.eager(x).outputs[0], rtol=1e-4)

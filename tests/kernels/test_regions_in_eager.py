@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_regions import BATCHES, THREADS, examples, graphs, layers
+from random_regions import BATCHES, THREADS, chains, examples, graphs, layers
 from regions import EXACT, Region, assert_close, run, session
 
 from nncompile.passes.region_program import Kind
@@ -21,6 +21,14 @@ def test_a_layer(build, region, batch, threads):
 @examples(150)
 @given(region=graphs(), batch=st.sampled_from(BATCHES), threads=st.sampled_from(THREADS), exact=st.booleans())
 def test_a_graph(build, region, batch, threads, exact):
+    inputs = region.random_inputs(batch)
+    got = run(session(region.model(), build, threads=threads, exact=exact), inputs)
+    assert_close(got, region.eager(*inputs), exact=exact)
+
+
+@examples(60)
+@given(region=chains(), batch=st.sampled_from(BATCHES), threads=st.sampled_from(THREADS), exact=st.booleans())
+def test_a_chain(build, region, batch, threads, exact):
     inputs = region.random_inputs(batch)
     got = run(session(region.model(), build, threads=threads, exact=exact), inputs)
     assert_close(got, region.eager(*inputs), exact=exact)

@@ -14,15 +14,21 @@ from torch.nn.functional import conv2d
 from models.winograd_error import INPUTS
 
 BOUND = 2e-5
+ALONG_ROWS = 4e-6  # in one dimension less is lost
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
-@pytest.mark.parametrize(("channels", "outputs", "plane"), [(16, 16, 14), (20, 20, 24), (64, 64, 14)])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "plane"), [(6, 16, 14), (16, 16, 14), (20, 20, 24), (64, 64, 14)]
+)
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_the_stated_bound(build, kernel, channels, outputs, plane, inputs):
-    error, used = measure(build, kernel, channels, outputs, plane, inputs)
+    if build == "portable" and channels == 6:
+        pytest.skip("as defined: its samples are never in lanes")
+    # The last is not in a lane where the others are.
+    error, used = measure(build, kernel, channels, outputs, plane, inputs, batch=17 if channels == 6 else 2)
     assert used
-    assert error < BOUND
+    assert error < (ALONG_ROWS if channels == 6 else BOUND)
 
 
 def measure(build, kernel, channels, outputs, plane, inputs, batch=2, exact=False):
