@@ -65,12 +65,16 @@ class Ceilings:
         flops: Single-precision operations a second, a multiply-add counting as two.
         product: Of what: whose matrix product, and the order that was the fastest.
         rungs: Bandwidths by size, the smallest first; the last one is main memory's.
+        launch: Seconds of the shortest call of a GPU; 0 for processors.
+        device: The GPU's name; empty for processors.
     """
 
     threads: int
     flops: float
     product: str
     rungs: tuple[Rung, ...]
+    launch: float = 0.0
+    device: str = ""
 
     @property
     def memory(self) -> float:

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from nncompile.bench.engines import EngineError, Feed, Subject, first_line, open_engine
+from nncompile.bench.gpu_memory import GpuMemory
 from nncompile.bench.inputs import make_feed
 from nncompile.bench.results import Cold
 from nncompile_runtime.manifest import Signature
 
 _REQUEST, _MODULE = "cold.json", "module.pt"
-_RUN_THE_MODULE = ("eager", "torch-compile", "torch-compile-max")
+_RUN_THE_FILE = ("nncompile", "nncompile-tuned", "onnxruntime", "openvino", "ncnn")
 _PATIENCE = 600  # seconds
 
 
@@ -38,6 +39,8 @@ def write_request(subject: Subject, feed_of: Mapping[str, Any]) -> None:
         "path": os.path.abspath(subject.path),
         "signature": subject.signature.model_dump_json(),
         "threads": subject.threads,
+        "device": subject.device,
+        "precision": subject.precision,
         "feed": dict(feed_of),
         "problem": _save_module(subject),
     }
@@ -83,16 +86,22 @@ def start(name: str, folder: Path) -> Cold:
     request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     signature = Signature.model_validate_json(request["signature"])
     feed: Feed = make_feed(signature, **request["feed"])
+    device = request["device"]
+    gpu = None if device == "cpu" else GpuMemory(int(device.partition(":")[2] or 0))
+    before = gpu.used() if gpu else 0
     begin = time.perf_counter()
-    module = _load_module(folder, request["problem"]) if name in _RUN_THE_MODULE else None
-    subject = Subject(request["path"], signature, module, request["threads"], feed, folder)
+    module = None if name in _RUN_THE_FILE else _load_module(folder, request["problem"])
+    subject = Subject(
+        request["path"], signature, module, request["threads"], feed, folder, device, request["precision"]
+    )
     with open_engine(name, subject) as engine:
         load_seconds = time.perf_counter() - begin - engine.compile_seconds
         compiled_before, begin = engine.compile_seconds, time.perf_counter()
         engine.run(feed)
         first = time.perf_counter() - begin - (engine.compile_seconds - compiled_before)
         batch = request["feed"]["batch"]
-        return Cold(name, batch, engine.compile_seconds, load_seconds, first, _peak_mib())
+        taken = (gpu.used() - before) / 2**20 if gpu else None
+        return Cold(name, batch, engine.compile_seconds, load_seconds, first, _peak_mib(), taken)
 
 
 def _save_module(subject: Subject) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from nncompile.bench.engines import Array, Engine, Feed, first_line
+from nncompile.bench.engines import Array, Engine, Feed, first_line, on_host
 
 # dtype of an output -> (rtol, atol): wide enough for any order of summation, far too narrow for a bug.
 TOLERANCES = {"float16": (1e-2, 1e-2), "float32": (1e-3, 1e-4), "float64": (1e-3, 1e-4)}
 
 # For a file that computes in a narrower precision than the module: so much of the largest value besides.
-NARROW = {"float16": 5e-3, "bfloat16": 4e-2}
+# TF32 has the significand of float16.
+NARROW = {"float16": 5e-3, "tf32": 5e-3, "bfloat16": 4e-2}
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,32 @@ def rejected(
     by = ""
     found = []
     for name in sorted(engines, key=lambda name: name != reference):
-        own = {key: array.copy() for key, array in feed.items()}
+        own = {key: _copied(array) for key, array in feed.items()}
         try:
-            outputs = [np.array(output) for output in engines[name].run(own)]
+            outputs = [on_host(output) for output in engines[name].run(own)]
         except Exception as error:
             found.append(Rejected(name, batch, f"fails: {first_line(error)}"))
             continue
         if expected is None:
             expected, by = outputs, name
-        problem = disagreement(outputs, expected, precision)
+        # ONNX Runtime on a GPU, as it comes, is allowed TF32 for every file.
+        problem = disagreement(outputs, expected, getattr(engines[name], "precision", precision))
         if problem is not None:
             found.append(Rejected(name, batch, f"disagrees with {by}: {problem}"))
-        elif any(
-            not np.array_equal(own[key], feed[key], equal_nan=own[key].dtype.kind == "f") for key in own
-        ):
+        elif not all(_same(on_host(own[key]), on_host(feed[key])) for key in own):
             found.append(
                 Rejected(name, batch, "writes into its inputs, so it cannot be called again on them")
             )
     return tuple(found)
+
+
+def _copied(value: Any) -> Any:
+    """A copy on the same device."""
+    return value.clone() if hasattr(value, "clone") else value.copy()
+
+
+def _same(a: Array, b: Array) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def disagreement(got: Sequence[Array], expected: Sequence[Array], precision: str = "float32") -> str | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from nncompile_runtime.errors import NncompileError
+from nncompile_runtime.devices import candidates
+from nncompile_runtime.errors import DeviceError, NncompileError
 from nncompile_runtime.feeds import standard_feed
 from nncompile_runtime.manifest import Signature
 
@@ -24,6 +25,40 @@ def make_feed(
     """
     names = (spec.name for spec in signature.inputs)
     return dict(zip(names, standard_feed(signature, batch, sizes, seed), strict=True))
+
+
+TRANSFERS = ("none", "in-out")
+
+
+def check_placement(device: str, transfers: str) -> None:
+    """Refuse what is no place for a benchmark.
+
+    Raises:
+        DeviceError: There is no such device; `auto` is none, because a report must say where it ran.
+        NncompileError: There is no such way of counting transfers.
+    """
+    if device == "auto":
+        raise DeviceError("device='auto' does not say what is measured.", remedy="Use 'cpu' or 'cuda'.")
+    candidates(device)
+    if transfers not in TRANSFERS:
+        raise NncompileError(
+            f"transfers={transfers!r} is not offered.", remedy=f"Choose from {', '.join(TRANSFERS)}."
+        )
+
+
+def placed(feed: Mapping[str, Array], device: str, transfers: str) -> Mapping[str, Any]:
+    """A feed where a benchmark's calls find it: on the GPU, where no transfer is to be counted.
+
+    Args:
+        feed: Inputs by graph input name.
+        device: Where the model runs.
+        transfers: `none` or `in-out`; means nothing on the CPU.
+    """
+    if device == "cpu" or transfers != "none":
+        return feed
+    import torch
+
+    return {name: torch.from_numpy(array).to(device) for name, array in feed.items()}
 
 
 def fixed_batch(signature: Signature) -> int | None:

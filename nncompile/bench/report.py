@@ -48,8 +48,9 @@ OVER_SESSIONS = (
     "a bootstrap of sessions and of the rounds within them"
 )
 
+_TRANSFERS = ["transfers"]
 _CSV = ["model", "network", "engine", "threads", "batch", "calls", "p50_us", "p90_us", "p95_us", "p99_us"]
-_CSV += ["samples_per_second", "yardstick", "ratio", "ratio_low", "ratio_high"]
+_CSV += ["samples_per_second", "yardstick", "ratio", "ratio_low", "ratio_high", "device", "transfers"]
 
 
 def as_json(report: BenchReport) -> dict[str, Any]:
@@ -117,7 +118,8 @@ def as_csv(report: BenchReport) -> str:
         ratio = dataclasses.astuple(row.ratio) if row.ratio else (None, None, None)
         times = dataclasses.astuple(row.latency)
         named = (report.model, report.network, row.engine, threads_of[row.engine], row.batch, row.calls)
-        writer.writerow([*named, *times, row.samples_per_second, report.method.yardstick, *ratio])
+        compared = (row.samples_per_second, report.method.yardstick, *ratio)
+        writer.writerow([*named, *times, *compared, report.device, report.transfers])
     return text.getvalue()
 
 
@@ -145,7 +147,7 @@ def method(report: BenchReport) -> str:
     """How it was measured, in a few sentences."""
     (rtol, atol), own = TOLERANCES["float32"], report.method
     return (
-        f"Method: {schedule_line(own.schedule, 'every engine')}; numpy in, numpy out. "
+        f"Method: {schedule_line(own.schedule, 'every engine')}; {_handed_over(report)}. "
         f"{_sessions_line(report)}A ratio is {own.yardstick}'s median time over the engine's in the same "
         f"round, {OVER_SESSIONS}. Above 1 is faster than {own.yardstick}. Before it is timed in a session, "
         f"an engine must answer like {own.reference} (float32: rtol {rtol:g}, atol {atol:g})."
@@ -190,6 +192,18 @@ def not_measured(report: BenchReport) -> list[str]:
     return absent + [f"{r.engine} has no time at batch {r.batch}: it {r.reason}." for r in report.rejected]
 
 
+def _handed_over(report: BenchReport) -> str:
+    """What goes into a call and comes out of it, and what of that counts."""
+    if report.device == "cpu":
+        return "numpy in, numpy out"
+    if report.transfers == "none":
+        return (
+            f"inputs and outputs stay on {report.device}, no transfer is counted, and a call ends when its "
+            "outputs are there"
+        )
+    return f"numpy in, numpy out, so transfers to and from {report.device} are counted"
+
+
 def _title(report: BenchReport) -> str:
     network = f"{report.network}, " if report.network else ""
     return f"{network}{report.model} ({', '.join(report.inputs)})"
@@ -200,6 +214,7 @@ def _columns(report: BenchReport) -> list[str]:
     columns = [
         "batch",
         "engine",
+        *_TRANSFERS * bool(report.transfers),
         "p50 µs",
         "p90 µs",
         "p95 µs",
@@ -214,8 +229,10 @@ def _cells(report: BenchReport, batch: int) -> list[list[str]]:
     cells = []
     for engine in report.engines:
         row = report.row(engine.name, batch)
-        numbers = _numbers(row, report) if row else ["rejected", *[NOTHING] * (len(_columns(report)) - 3)]
-        cells.append([str(batch), engine.name, *numbers])
+        empty = len(_columns(report)) - 3 - bool(report.transfers)
+        numbers = _numbers(row, report) if row else ["rejected", *[NOTHING] * empty]
+        transfers = [report.transfers] * bool(report.transfers)
+        cells.append([str(batch), engine.name, *transfers, *numbers])
     return cells
 
 
@@ -237,7 +254,8 @@ def percent(share: float | None) -> str:
 
 def remarks(report: BenchReport) -> list[str]:
     """Sentences about the engines, what was not measured, and the limit."""
-    engines = [f"{e.name}: {e.description}, {threads(e.threads)}" for e in report.engines]
+    on_cpu = report.device == "cpu"
+    engines = [f"{e.name}: {e.description}{f', {threads(e.threads)}' * on_cpu}" for e in report.engines]
     o = report.overhead
     overhead = (
         f"predict over the bare session call, batch {o.batch}: {estimate(o.difference, 1)} µs "
@@ -260,9 +278,11 @@ def limits_line(roofline: Roofline) -> str:
 def ceilings_line(ceilings: Ceilings) -> str:
     """What the machine allows, in one sentence."""
     fastest = max(rung.rate for rung in ceilings.rungs)
+    where = f"; a call of {ceilings.device} takes {ceilings.launch * 1e6:.1f} µs at least"
     return (
         f"Limit: {ceilings.flops / 1e9:,.0f} GFLOP/s ({ceilings.product}); {ceilings.memory / 1e9:,.1f} GB/s "
-        f"from memory, up to {fastest / 1e9:,.0f} GB/s from caches; {threads(ceilings.threads)}."
+        f"from memory, up to {fastest / 1e9:,.0f} GB/s from caches"
+        f"{where if ceilings.device else f'; {threads(ceilings.threads)}'}."
     )
 
 

@@ -86,6 +86,8 @@ class Cold:
         first_call_seconds: The first call, with what the engine puts off until then (OpenVINO plans for the
             shapes), but not what counts as compiling.
         peak_mib: The most memory that the process held, in MiB, Python and numpy included.
+        gpu_mib: What it took of the GPU's memory besides the context, in MiB; engines keep what they once
+            reached. None on the CPU.
     """
 
     engine: str
@@ -94,6 +96,7 @@ class Cold:
     load_seconds: float
     first_call_seconds: float
     peak_mib: float
+    gpu_mib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,9 @@ class BenchReport:
         not_cold: Engines whose fresh process failed.
         roofline: What this machine allows; None where onnx and onnx-ir, which count, are not installed.
         disturbance: What else kept the machine busy; None where the system does not tell.
+        device: Where it ran: `cpu`, `cuda`, `cuda:1`.
+        transfers: On a GPU, `none` where inputs and outputs stay there and `in-out` where they are numpy
+            arrays, whose copies count; empty on the CPU.
     """
 
     model: str
@@ -154,6 +160,8 @@ class BenchReport:
     not_cold: tuple[Absent, ...] = ()
     roofline: Roofline | None = None
     disturbance: Disturbance | None = None
+    device: str = "cpu"
+    transfers: str = ""
 
     def row(self, engine: str, batch: int) -> Row | None:
         """The row of an engine on a batch; None where it was not timed."""

@@ -5,6 +5,8 @@ et al. 2009; `ceilings.py`). F are the operations of the compiled graph (`flops.
 implementation can do without: weights once, inputs and outputs. What passes between the layers may stay in
 registers and caches, and counts nothing. So the limit is a lower bound of the time, with one exception:
 Winograd's algorithm computes a convolution in fewer operations than F, so that a share may exceed 100 %.
+On a GPU no call is shorter than that of one kernel (`gpu_ceilings.py`); transfers from and to the host are
+not in the limit.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nncompile.bench.ceilings import Ceilings, measure_ceilings
+from nncompile.bench.gpu_ceilings import measure_gpu_ceilings
 
 if TYPE_CHECKING:
     from nncompile.costs import GraphCost
@@ -31,7 +34,7 @@ class Limit:
         bytes: Bytes that have to be moved.
         complete: Whether all operations and bytes are known; without, the bound is lower than it need be.
         seconds: The least time.
-        bound: What takes that time: `compute` or `bandwidth`.
+        bound: What takes that time: `compute`, `bandwidth`, or `launch` on a GPU.
     """
 
     batch: int
@@ -62,11 +65,20 @@ class Roofline:
 
 def least_seconds(flops: int, moved: int, ceilings: Ceilings) -> tuple[float, str]:
     """The least time of `flops` operations on `moved` bytes, and what takes it."""
-    return max((flops / ceilings.flops, "compute"), (moved / ceilings.bandwidth(moved), "bandwidth"))
+    return max(
+        (flops / ceilings.flops, "compute"),
+        (moved / ceilings.bandwidth(moved), "bandwidth"),
+        (ceilings.launch, "launch"),
+    )
 
 
 def measure_roofline(
-    path: str | os.PathLike[str], signature: Signature, batches: Sequence[int], threads: int
+    path: str | os.PathLike[str],
+    signature: Signature,
+    batches: Sequence[int],
+    threads: int,
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> Roofline | None:
     """Measure the machine and count what the network takes.
 
@@ -75,18 +87,21 @@ def measure_roofline(
         signature: How it is called.
         batches: Samples in one call.
         threads: As many as the engines compute with.
+        device: What is measured: `cpu`, or a GPU, for which torch must be installed.
+        precision: What the network computes in; on a GPU its rate is that of this precision.
 
     Returns:
-        None where onnx or onnx-ir is not installed, which count.
+        None where onnx or onnx-ir is not installed, which count, or torch, which measures a GPU.
     """
     try:
         import onnx
         import onnx_ir as ir
 
         from nncompile.costs import graph_cost
+
+        ceilings = measure_ceilings(threads) if device == "cpu" else measure_gpu_ceilings(device, precision)
     except ModuleNotFoundError:
         return None
-    ceilings = measure_ceilings(threads)
     graph = ir.from_proto(onnx.load(os.fspath(path)))
     limits = (limit_of(graph_cost(graph, batch, signature.batch), ceilings) for batch in batches)
     return Roofline(ceilings, tuple(limits))

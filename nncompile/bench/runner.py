@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nncompile.bench.disturbance import load_average
 from nncompile.bench.engines import Engine, Subject, check_names, open_engine
-from nncompile.bench.inputs import check_batches, make_feed
+from nncompile.bench.inputs import check_batches, check_placement, make_feed, placed
 from nncompile.bench.measuring import Task, measured
 from nncompile.bench.results import BenchReport, EngineInfo, Method
 from nncompile.bench.roofline import measure_roofline
@@ -47,9 +47,11 @@ def run(
     cold: bool = False,
     compile_seconds: float | None = None,
     load_before: float | None = None,
+    device: str = "cpu",
+    transfers: str = "none",
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Benchmark a model on the CPU against other engines, interleaved in this process, in several sessions.
+    """Benchmark a model against other engines, interleaved in this process, in several sessions.
 
     Ratios are relative to plain ONNX Runtime, or to the first engine of `against` that can be had
     where it is not among them. Answers are compared with eager PyTorch's, or with the yardstick's.
@@ -57,7 +59,7 @@ def run(
     Args:
         model_path: An artifact, or any ONNX file.
         batches: Samples in one call.
-        against: Names of the engines to compare with, from `engines.NAMES`.
+        against: Names of the engines to compare with, from `engines.NAMES`, or `ON_CUDA`.
         module: The module that the file was compiled from; eager PyTorch needs it, and plain ONNX
             Runtime then runs PyTorch's own export of it.
         schedule: How long and how often each engine is timed.
@@ -67,10 +69,14 @@ def run(
         cold: Start each engine in a fresh process too, at the smallest batch.
         compile_seconds: How long compiling the file took, to be told among what engines cost before.
         load_before: The load average before the first of several benchmarks; None reads that of now.
+        device: Where it runs: `cpu`, `cuda` or `cuda:1`.
+        transfers: On a GPU, `none` gives the engines what lies there and leaves it there; `in-out` gives
+            them numpy arrays and takes such, and counts the copies.
         progress: Told what is done next, the blocks done, and the blocks in all.
 
     Raises:
         ModelLoadError: The file cannot be loaded.
+        DeviceError: The GPU cannot be used.
         NncompileError: An engine's name or a batch makes no sense, a free dimension has no size, or an
             engine cannot be opened again.
     """
@@ -78,18 +84,20 @@ def run(
     load_before = load_average() if load_before is None else load_before
     batches = tuple(dict.fromkeys(batches))
     names = tuple(dict.fromkeys((_OURS, *against)))
-    check_names(list(names))
+    check_placement(device, transfers)
+    check_names(list(names), device)
     machine, path = this_machine(), os.fspath(model_path)
-    predictor = load(path, device="cpu")
+    predictor = load(path, device=device)
     signature, manifest = predictor.signature, predictor.manifest
     del predictor  # its threads; the engines have their own
     check_batches(signature, batches)
-    feeds = {batch: make_feed(signature, batch, sizes, seed) for batch in batches}
+    precision = manifest.precision if manifest else "float32"
+    feeds = {batch: placed(make_feed(signature, batch, sizes, seed), device, transfers) for batch in batches}
     example = make_feed(signature, 2, sizes, seed)
-    roofline = measure_roofline(path, signature, batches, machine.processors)
+    roofline = measure_roofline(path, signature, batches, machine.processors, device, precision)
     with TemporaryDirectory() as folder:
-        subject = Subject(path, signature, module, machine.processors, example, Path(folder))
-        precision = manifest.precision if manifest else "float32"
+        where = (example, Path(folder), device, precision)
+        subject = Subject(path, signature, module, machine.processors, *where)
         task = Task(subject, feeds, sizes, precision, scenario, cold, load_before)
         with opened({name: partial(open_engine, name, subject) for name in names}) as sessions:
             method = _method(sessions.engines, against, schedule, seed)
@@ -115,6 +123,8 @@ def run(
         not_cold=found.not_cold,
         roofline=roofline,
         disturbance=found.disturbance,
+        device=device,
+        transfers="" if device == "cpu" else transfers,
     )
 
 

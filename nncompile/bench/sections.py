@@ -80,7 +80,12 @@ def cold_section(report: BenchReport) -> Section:
     """What each engine costs in a fresh process."""
     columns = ["engine", "compile s", "load s", "first call ms", "peak MiB"]
     rows = [_cold_cells(cold) for cold in report.cold]
-    rows += [[absent.engine, absent.reason, *[NOTHING] * 3] for absent in report.not_cold]
+    if report.device != "cpu":
+        columns.append("GPU MiB")
+        for cells, cold in zip(rows, report.cold, strict=True):
+            cells.append(NOTHING if cold.gpu_mib is None else f"{cold.gpu_mib:,.0f}")
+    empty = [NOTHING] * (len(columns) - 2)
+    rows += [[absent.engine, absent.reason, *empty] for absent in report.not_cold]
     batch = report.cold[0].batch if report.cold else min(report.batches)
     return Section(f"a fresh process each, batch {batch}", columns, rows)
 

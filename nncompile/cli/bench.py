@@ -59,6 +59,15 @@ def bench(
     cold: Annotated[
         bool, typer.Option("--cold", help="Load time, first call and memory too, in a fresh process each.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda or cuda:1.")] = "cpu",
+    transfers: Annotated[
+        str | None,
+        typer.Option(
+            help="On a GPU, what of the copies from and to the host counts: none (inputs and outputs stay "
+            "there) or in-out (numpy arrays) [none].",
+            show_default=False,
+        ),
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with plots, graphs and the table; it needs no network.")
@@ -67,7 +76,8 @@ def bench(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the latencies as CSV.")] = False,
 ) -> None:
     """Time a model against other engines, interleaved in one process."""
-    from nncompile.bench.engines import NAMES, check_names
+    from nncompile.bench.engines import check_names, names_on
+    from nncompile.bench.inputs import check_placement
     from nncompile.bench.timing import Schedule
 
     if as_json and as_csv:
@@ -79,17 +89,24 @@ def bench(
         raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
     schedule = Schedule(rounds=rounds, seconds=seconds, sessions=sessions)
     engines = tuple(name.strip() for name in against.split(",") if name.strip())
+    if transfers is not None and device == "cpu":
+        raise UsageError("--transfers is for a GPU.", remedy="Add --device cuda, or leave it out.")
     if engines == ("all",):
-        engines = NAMES
+        engines = names_on(device)
+    place = {"device": device, "transfers": transfers or "none"}
     with wrong_usage():
-        check_names(list(engines))
+        check_placement(**place)
+        check_names(list(engines), device)
     if html is not None:
         _pages.check(html)
     source = load_source(module, arg, weights).eval() if module else None
+    if device != "cpu":
+        _refuse_without_gpu(device)
     if source is not None:
         _compare_answers(file, source, weights)
     graphs = _pages.drawings(file, source, batches[0]) if html is not None else {}
-    report = _run(file, batches, engines, module=source, schedule=schedule, scenario=asked, cold=cold)
+    measured = {"module": source, "schedule": schedule, "scenario": asked, "cold": cold}
+    report = _run(file, batches, engines, **measured, **place)
 
     from nncompile.bench.report import as_csv as to_csv
     from nncompile.bench.report import as_json as to_json
@@ -107,6 +124,18 @@ def bench(
         sys.stdout.write(to_csv(report))
     else:
         console.out.print(as_table(report), *section_tables(report), sep="\n\n")
+
+
+def _refuse_without_gpu(device: str) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        DeviceError: The GPU cannot be used; the message says what is missing.
+    """
+    from nncompile_runtime import cuda
+    from nncompile_runtime.session import onnxruntime
+
+    cuda.require(onnxruntime(), int(device.partition(":")[2] or 0))
 
 
 def _compare_answers(file: Path, module: torch.nn.Module, weights: Path | None) -> None:

@@ -283,7 +283,7 @@ def test_without_a_compiler_torch_compile_is_left_out(lenet, subject_of):
 def test_no_batch_is_run_uncompiled(lenet, subject_of, monkeypatch):
     from nncompile.bench.engines import torch_compile
 
-    monkeypatch.setattr(torch_compile, "_MOST_SHAPES", 1)
+    monkeypatch.setattr(torch_compile, "MOST_SHAPES", 1)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     subject = subject_of(lenet.path, lenet.module)
     with torch_compile.compiled(subject, "torch-compile", "a test", {}) as engine:

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from nncompile_runtime.errors import NncompileError
@@ -34,9 +35,20 @@ NAMES = (
     "eager",
 )
 
+# The same on a GPU, where most engines are files of their own: name -> module.
+ON_CUDA = {
+    "nncompile": "cuda_nncompile",
+    "nncompile-tuned": "cuda_nncompile_tuned",
+    "onnxruntime": "cuda_onnxruntime",
+    "eager": "cuda_eager",
+    "cuda-graph": "cuda_graph",
+    "torch-compile-reduce-overhead": "cuda_torch_compile",
+    "torch-compile-max-autotune": "cuda_torch_compile_max",
+}
+
 
 class Engine(Protocol):
-    """One way to run the model: numpy arrays in, numpy arrays out."""
+    """One way to run the model: numpy arrays in, numpy arrays out; on a GPU also what lies there already."""
 
     @property
     def name(self) -> str:
@@ -59,7 +71,11 @@ class Engine(Protocol):
         """Whether opening it again is cheap, and places its memory anew."""
 
     def run(self, feed: Feed) -> list[Array]:
-        """All outputs, in the order of the signature, for inputs by graph input name."""
+        """All outputs, in the order of the signature, for inputs by graph input name.
+
+        It returns when they are there to be read: arrays for arrays, and for CUDA tensors what stays on
+        the GPU, of which `on_host` makes arrays.
+        """
 
 
 class EngineError(NncompileError):
@@ -77,6 +93,8 @@ class Subject:
         threads: Threads for engines whose number of threads can be set.
         example: Inputs by graph input name, of a typical batch.
         folder: Where engines put the files that they make of the module, and find those made before.
+        device: Where it runs: `cpu`, `cuda` or `cuda:1`.
+        precision: What the file computes in; engines on a GPU that run the module compute in it too.
     """
 
     path: str
@@ -85,11 +103,13 @@ class Subject:
     threads: int
     example: Feed
     folder: Path
+    device: str = "cpu"
+    precision: str = "float32"
 
     @cached_property
     def predictor(self) -> Predictor:
         """The model file, loaded with its default plan."""
-        return load(self.path, device="cpu")
+        return load(self.path, device=self.device)
 
 
 def open_engine(name: str, subject: Subject) -> AbstractContextManager[Engine]:
@@ -99,9 +119,10 @@ def open_engine(name: str, subject: Subject) -> AbstractContextManager[Engine]:
         EngineError: The engine cannot be had, here or on entering the context.
         NncompileError: There is no engine of that name.
     """
-    check_names([name])
+    check_names([name], subject.device)
+    module = name.replace("-", "_") if subject.device == "cpu" else ON_CUDA[name]
     try:
-        peer = import_module(f"{__name__}.{name.replace('-', '_')}")
+        peer = import_module(f"{__name__}.{module}")
     except ImportError as error:
         raise EngineError(
             f"{error.name or name} cannot be imported: {error}.",
@@ -111,15 +132,33 @@ def open_engine(name: str, subject: Subject) -> AbstractContextManager[Engine]:
     return context
 
 
-def check_names(names: list[str]) -> None:
+def names_on(device: str) -> tuple[str, ...]:
+    """The engines that there are for a device."""
+    return NAMES if device == "cpu" else tuple(ON_CUDA)
+
+
+def check_names(names: list[str], device: str = "cpu") -> None:
     """Refuse names that are no engine's.
 
     Raises:
         NncompileError: One is not; the message lists those that are.
     """
+    known = names_on(device)
     for name in names:
-        if name not in NAMES:
-            raise NncompileError(f"There is no engine {name!r}.", remedy=f"Choose from {', '.join(NAMES)}.")
+        if name not in known:
+            where = "" if device == "cpu" else f" on {device}"
+            raise NncompileError(
+                f"There is no engine {name!r}{where}.", remedy=f"Choose from {', '.join(known)}."
+            )
+
+
+def on_host(output: Any) -> Array:
+    """A copy of what an engine returned, as an array; bfloat16, which numpy lacks, as float32."""
+    if not hasattr(output, "numpy"):
+        return np.array(output)
+    if str(getattr(output, "dtype", "")) == "torch.bfloat16":
+        output = output.float()
+    return np.array((output.cpu() if hasattr(output, "cpu") else output).numpy())
 
 
 def first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from nncompile.bench.engines.eager import module_at_hand
 from nncompile.calling import Calling
 
 # Shapes a module may be compiled for; one more is an error here, where torch would go on without compiling.
-_MOST_SHAPES = 64
+MOST_SHAPES = 64
 
 
 class TorchCompile:
@@ -77,7 +77,7 @@ def compiled(subject: Subject, name: str, how: str, options: Mapping[str, Any]) 
             ) from error
         call = torch.compile(module, dynamic=False, options=dict(options))
         try:
-            with config.patch(recompile_limit=_MOST_SHAPES, fail_on_recompile_limit_hit=True):
+            with config.patch(recompile_limit=MOST_SHAPES, fail_on_recompile_limit_hit=True):
                 yield TorchCompile(name, how, call, Calling(subject.signature), subject.threads)
         finally:
             torch.compiler.reset()

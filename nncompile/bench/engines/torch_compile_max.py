@@ -10,6 +10,13 @@ from torch._inductor import list_mode_options
 from nncompile.bench.engines import Subject
 from nncompile.bench.engines.torch_compile import TorchCompile, compiled
 
+OPTIONS = {
+    **list_mode_options("max-autotune"),
+    "freezing": True,
+    "autotune_num_choices_displayed": 0,
+    "max_autotune_report_choices_stats": False,
+}
+
 
 @contextmanager
 def opened(subject: Subject) -> Iterator[TorchCompile]:
@@ -18,11 +25,5 @@ def opened(subject: Subject) -> Iterator[TorchCompile]:
     Raises:
         EngineError: The module is not known, or there is no C++ compiler.
     """
-    options = {
-        **list_mode_options("max-autotune"),
-        "freezing": True,
-        "autotune_num_choices_displayed": 0,
-        "max_autotune_report_choices_stats": False,
-    }
-    with compiled(subject, "torch-compile-max", "torch.compile, max-autotune, freezing", options) as engine:
+    with compiled(subject, "torch-compile-max", "torch.compile, max-autotune, freezing", OPTIONS) as engine:
         yield engine

@@ -1,0 +1,135 @@
+"""How fast a GPU computes, copies and starts work at best: the measured lines of its roofline.
+
+The matrix rate is the best one of a square product in the precision asked for. Bandwidth is the best rate of
+a copy kernel, bytes read and bytes written both counted (STREAM's Copy), for a ladder of sizes: what fits
+into the second-level cache is faster, and a network that is called again and again finds its weights there.
+The shortest call is that of a CUDA graph of one tiny kernel, from its launch until the host has seen it end:
+no network can be computed with less than one launch.
+
+Sources: those of `ceilings.py`; CUDA C++ Programming Guide, "CUDA Graphs". Products and copies are timed by
+CUDA events around many of them, the shortest call by the host's clock, as engines are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from nncompile.bench.ceilings import Ceilings, Rung
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+ORDERS = (2048, 4096, 8192)
+SIZES = tuple(1 << shift for shift in range(20, 31, 2))  # bytes that a copy reads and writes
+_REPEATS = 5
+_BLOCK = 0.02  # seconds of work between two looks at the clock
+_MOST_AT_ONCE = 1000
+_SHORTEST = 2000  # calls
+
+
+@lru_cache(maxsize=8)
+def measure_gpu_ceilings(
+    device: str, precision: str, orders: Sequence[int] = ORDERS, sizes: Sequence[int] = SIZES
+) -> Ceilings:
+    """Measure a GPU, once a process and precision: about two seconds. PyTorch's CPU does for a trial.
+
+    Args:
+        device: As torch names it: `cuda`, `cuda:1`.
+        precision: Of the matrix products, from `PRECISIONS`.
+        orders: Of the matrices.
+        sizes: Of the copies in bytes, the smallest first.
+    """
+    import torch
+
+    place = torch.device(device)
+    with torch.inference_mode():
+        flops, order = max((matrix_rate(place, precision, order), order) for order in orders)
+        rungs = tuple(Rung(size, copy_rate(place, size)) for size in sizes)
+        launch = shortest_call(place)
+    product = f"PyTorch {torch.__version__}, {precision}, {order} x {order}"
+    return Ceilings(1, flops, product, rungs, launch=launch, device=device_name(place))
+
+
+def matrix_rate(device: torch.device, precision: str, order: int) -> float:
+    """Operations a second of a product of two square matrices, a multiply-add counting as two."""
+    import torch
+
+    from nncompile.bench.engines.on_gpu import tf32_as_in
+
+    dtype = getattr(torch, "float32" if precision == "tf32" else precision)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(order, order, generator=generator).to(device, dtype) for _ in range(2))
+    c = torch.empty_like(a)
+    with tf32_as_in(precision):
+        return 2 * order**3 / seconds_of(lambda: torch.mm(a, b, out=c), device)
+
+
+def copy_rate(device: torch.device, size: int) -> float:
+    """Bytes a second of a copy that reads and writes `size` bytes in all."""
+    import torch
+
+    source = torch.zeros(size // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return size / seconds_of(lambda: target.copy_(source), device)
+
+
+def shortest_call(device: torch.device) -> float:
+    """Seconds of the shortest of many calls that do next to nothing and are waited for."""
+    import torch
+
+    from nncompile.bench.engines.on_gpu import wait
+
+    x = torch.zeros(32, device=device)
+    call: Callable[[], Any] = lambda: x.add_(1)  # noqa: E731
+    if device.type == "cuda":
+        call()
+        wait(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            x.add_(1)
+        call = graph.replay
+    fastest = float("inf")
+    for _ in range(_SHORTEST):
+        start = time.perf_counter()
+        call()
+        wait(device)
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest
+
+
+def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one of many calls in a row: those of the fastest of a few rows."""
+    once = _row(call, 1, device)  # not counted: the first call finds its kernel
+    once = _row(call, 1, device)
+    count = max(1, min(_MOST_AT_ONCE, round(_BLOCK / max(once, 1e-7))))
+    return min(_row(call, count, device) for _ in range(_REPEATS))
+
+
+def _row(call: Callable[[], Any], count: int, device: torch.device) -> float:
+    """Seconds of a call in a row of `count`, by the GPU's clock where there is one."""
+    import torch
+
+    if device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        return (time.perf_counter() - start) / count
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record()
+    for _ in range(count):
+        call()
+    end.record()
+    end.synchronize()
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds / 1e3 / count
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name; `cpu` for a trial."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
