@@ -4,6 +4,9 @@ import sys
 
 import pytest
 
+from nncompile_runtime import cuda
+from nncompile_runtime.session import onnxruntime
+
 
 def test_bench_compares_the_engines(run, folder, exported):
     quick = ("--seconds", "0.02", "--rounds", "3", "--sessions", "2", "-b", "1,2", "--markdown", "table.md")
@@ -73,12 +76,26 @@ def test_bench_starts_engines_afresh(run, exported):
         (["--scenario", "offline", "--rate", "3"], "has no rate"),
         (["--scenario", "offline", "--bound", "3"], "--bound is for a server"),
         (["--rate", "3"], "--rate is for a server"),
+        (["--transfers", "none"], "--transfers is for a GPU"),
+        (["--device", "cuda", "--transfers", "in"], "transfers='in' is not offered"),
+        (["--device", "auto"], "does not say what is measured"),
+        (["--device", "cuda", "--against", "openvino"], "no engine 'openvino' on cuda"),
     ],
 )
 def test_bench_errors(run, exported, arguments, problem):
     result = run("bench", exported.model, *arguments)
     assert result.code == 2
     assert problem in result.err
+    assert "fix: " in result.err
+
+
+@pytest.mark.skipif(not cuda.examine(onnxruntime()).fault, reason="there is a GPU")
+@pytest.mark.parametrize("module", [(), ("--module", "nets.py:Small")])
+def test_bench_without_a_gpu_says_so_before_anything_else(run, exported, module):
+    result = run("bench", exported.model, "--device", "cuda", "--against", "all", *module)
+    assert result.code == 1
+    assert result.out == ""
+    assert "cuda:0 cannot be had" in result.err
     assert "fix: " in result.err
 
 
