@@ -1,0 +1,87 @@
+"""Answers on the device against eager PyTorch in float64, with the tolerances of verification.
+
+The cases are those of `nncompile.verify`: the example, seeded normal values, large ones, constants, at
+batches 1, 2, 3 and 8. The yardstick is eager PyTorch on the device in the file's precision, the reference the
+module in float64 there. TF32 has the significand of float16, whose tolerances it gets; ONNX Runtime's CPU, on
+which a compile is verified, has no TF32, so this is where it is looked at.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from models.gpu_check.context import Context, arrays
+from models.gpu_check.table import Finding, NotRunError
+from nncompile.bench.engines.on_gpu import as_in_file, flat_call, tf32_as_in
+from nncompile.verify.answers import answered
+from nncompile.verify.cases import cases
+from nncompile.verify.compare import Difference, difference
+from nncompile.verify.eager import as_array
+from nncompile.verify.neighbours import own_errors
+from nncompile_runtime import NncompileError, Predictor
+
+Answer = Callable[[Sequence[torch.Tensor]], list[np.ndarray]]
+
+
+def answers(context: Context) -> Iterator[Finding]:
+    """Each network in each precision: numpy arrays in and out, and tensors that stay on the device."""
+    for name in context.networks:
+        for precision in context.precisions:
+            try:
+                yield _compared(context, name, precision)
+            except NotRunError as error:
+                yield Finding(f"{name}, {precision}", "not run", str(error))
+            except NncompileError as error:
+                yield Finding.of(f"{name}, {precision}", False, f"{type(error).__name__}: {error}")
+
+
+def _compared(context: Context, name: str, precision: str) -> Finding:
+    predictor = context.load(name, precision)
+    module = context.module(name)
+    judged = "float16" if precision == "tf32" else precision
+    own = _on_device(as_in_file(module, precision, channels_last=False), predictor, context.device, precision)
+    double = _on_device(copy.deepcopy(module).double(), predictor, context.device, "float32")
+    worst = Difference(True)
+    agreeing = rows = 0
+    calls = {
+        "from arrays": lambda inputs: predictor(*(x.numpy() for x in inputs)),
+        "from tensors on the device": lambda inputs: predictor(*(x.to(context.device) for x in inputs)),
+    }
+    for case in cases(predictor.signature, (torch.from_numpy(context.inputs(name, 2)),)):
+        case, (eager, reference) = answered(own, double, case, judged)
+        for how, call in calls.items():
+            got = arrays(predictor, call(case.inputs))
+            for number, (a, b, c) in enumerate(zip(got, eager, reference, strict=True)):
+                found = difference(a, b, c, precision=judged)
+                if not found.passed and not found.note:
+                    nearby = own_errors(own, double, case.inputs) or [0.0] * len(got)
+                    found = difference(a, b, c, precision=judged, nearby=nearby[number])
+                if not found.passed:
+                    what = f"output {number} of {case.name}, {how}"
+                    return Finding.of(f"{name}, {precision}", False, f"{what}: {_figures(found)}")
+                agreeing, rows = agreeing + found.agreeing_rows, rows + found.rows
+                worst = max(worst, found, key=lambda d: d.max_rel)
+    top1 = f", top-1 agreement {agreeing / rows:.1%}" if rows else ""
+    return Finding.of(f"{name}, {precision}", True, _figures(worst) + top1)
+
+
+def _on_device(module: torch.nn.Module, predictor: Predictor, device: str, precision: str) -> Answer:
+    """A module on the device behind the graph's flat signature."""
+    call = flat_call(module.to(device), predictor)
+
+    def answer(inputs: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        with torch.no_grad(), tf32_as_in(precision):
+            return [as_array(y.cpu()) for y in call([x.clone().to(device) for x in inputs])]
+
+    return answer
+
+
+def _figures(found: Difference) -> str:
+    return found.note or (
+        f"largest error {found.max_abs:.2g}, {found.max_rel:.2g} of the largest value "
+        f"(eager's own {found.eager_max_abs:.2g})"
+    )

@@ -1,0 +1,202 @@
+"""What every check works on: the device, and networks with their weights and compiled files in a folder.
+
+The files can be made beforehand where onnx and onnxscript are installed (`--prepare`), for a GPU machine that
+has torch and onnxruntime-gpu alone.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import nncompile
+from models.gpu_check.table import Finding, NotRunError
+from models.zoo import LARGER, ZOO
+from nncompile.verify.eager import as_array
+from nncompile_runtime import Predictor
+from nncompile_runtime.machine import this_machine
+
+NETWORKS = {**ZOO, **LARGER}
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+NO_KERNEL = "no-kernel.onnx"
+_SEED = 20240501
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is checked, and where.
+
+    Attributes:
+        device: `cuda`, or `cpu` for a dry run.
+        folder: Holds the compiled networks.
+        networks: Their names.
+        precisions: Those that each is compiled in.
+        seconds: Timed seconds of each engine in a check of speed.
+        calls: Calls of each kind in the check of memory.
+    """
+
+    device: str
+    folder: Path
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    precisions: tuple[str, ...] = PRECISIONS
+    seconds: float = 1.0
+    calls: int = 1000
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is more than a dry run."""
+        return self.device != "cpu"
+
+    def as_json(self) -> str:
+        """What `from_json` takes."""
+        return json.dumps(asdict(self) | {"folder": str(self.folder)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Context:
+        """The context that `as_json` wrote."""
+        plain = json.loads(text)
+        tuples = {name: tuple(plain[name]) for name in ("networks", "precisions")}
+        return cls(**{**plain, **tuples, "folder": Path(plain["folder"])})
+
+    def path(self, name: str, precision: str) -> Path:
+        """Where a compiled network is, or will be."""
+        return self.folder / f"{name}-{precision}.onnx"
+
+    def file(self, name: str, precision: str) -> Path:
+        """A compiled network.
+
+        Raises:
+            NotRunError: There is none.
+        """
+        path = self.path(name, precision)
+        if not path.exists():
+            raise NotRunError(f"{name} is not there in {precision}: see the check 'compile'")
+        return path
+
+    def load(self, name: str, precision: str, plan: dict[str, Any] | None = None) -> Predictor:
+        """A compiled network on the device.
+
+        Args:
+            name: The network.
+            precision: What it computes in.
+            plan: Fields of a plan besides the provider; None takes the default plan.
+        """
+        fields = None if plan is None else {"provider": self.device.partition(":")[0], **plan}
+        return nncompile.load(self.file(name, precision), device=self.device, plan=fields)
+
+    def module(self, name: str) -> torch.nn.Module:
+        """A network with the weights that were compiled, on the CPU, in evaluation mode.
+
+        Raises:
+            NotRunError: A package that it needs is missing.
+        """
+        module = _built(name)
+        weights = self.folder / f"{name}.pt"
+        if weights.exists():
+            module.load_state_dict(torch.load(weights, weights_only=True))
+        return module
+
+    def inputs(self, name: str, batch: int, seed: int = 0) -> np.ndarray:
+        """Standard normal images or vectors, float32."""
+        shape = (batch, *NETWORKS[name].input_shape)
+        return np.random.default_rng((_SEED, seed)).standard_normal(shape, dtype=np.float32)
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """The same on the device."""
+        return torch.from_numpy(array).to(self.device)
+
+
+def arrays(predictor: Predictor, result: Any) -> list[np.ndarray]:
+    """What `predict` returned, copied to arrays on the host, in the order of the outputs."""
+    flat = predictor.flatten_result(result)
+    return [np.array(as_array(y.cpu()) if isinstance(y, torch.Tensor) else y) for y in flat]
+
+
+def compiled(context: Context) -> Iterator[Finding]:
+    """Compile what is not there yet, verified on the CPU: several at once, each in a process of its own."""
+    context.folder.mkdir(parents=True, exist_ok=True)
+    if not (context.folder / NO_KERNEL).exists():
+        yield _attempt("a file with an operator that CUDA lacks", _write_no_kernel, context)
+    wanted = []
+    for name in context.networks:
+        for precision in context.precisions:
+            if context.path(name, precision).exists():
+                yield Finding.of(f"{name}, {precision}", True, "was there")
+            else:
+                wanted.append((name, precision))
+    workers = max(1, min(len(wanted), this_machine().processors // 2))
+    if workers == 1:
+        yield from (
+            _attempt(f"{name}, {precision}", _compile, context, name, precision) for name, precision in wanted
+        )
+        return
+    # The largest first; spawned, because a process with threads of torch should not be forked.
+    wanted.sort(key=lambda pair: pair[0] not in LARGER)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        asked = [
+            pool.submit(_attempt, f"{name}, {precision}", _compile, context, name, precision)
+            for name, precision in wanted
+        ]
+        for future in as_completed(asked):
+            yield future.result()
+
+
+def _attempt(what: str, make: Callable[..., str], *arguments: Any) -> Finding:
+    try:
+        return Finding.of(what, True, make(*arguments))
+    except (ImportError, NotRunError) as error:
+        return Finding(what, "not run", str(error))
+    except Exception as error:
+        return Finding.of(what, False, f"{type(error).__name__}: {error}")
+
+
+def _compile(context: Context, name: str, precision: str) -> str:
+    start = time.perf_counter()
+    module = context.module(name)
+    weights = context.folder / f"{name}.pt"
+    part = weights.with_suffix(f".{precision}.part")
+    torch.save(module.state_dict(), part)
+    part.replace(weights)
+    example = torch.from_numpy(context.inputs(name, 2))
+    model = nncompile.compile(module, example, target="cuda", precision=precision)
+    model.save(context.path(name, precision))
+    return f"compiled in {time.perf_counter() - start:.1f} s"
+
+
+def _built(name: str) -> torch.nn.Module:
+    """A network of random weights of one seed, its batch norms with statistics as after training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_SEED)
+        try:
+            module = NETWORKS[name].build().eval()
+        except ImportError as error:
+            raise NotRunError(str(error)) from error
+        for part in module.modules():
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                part.running_mean.normal_(0, 0.1)
+                part.running_var.uniform_(0.5, 1.5)
+    return module
+
+
+def _write_no_kernel(context: Context) -> str:
+    """`y = det(x)`: ONNX Runtime has a kernel of Det for the CPU alone."""
+    from onnx import TensorProto, helper
+
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 3, 3]), ("y", ["n"]))
+    ]
+    node = helper.make_node("Det", ["x"], ["y"], name="determinant")
+    graph = helper.make_graph([node], "det", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (context.folder / NO_KERNEL).write_bytes(model.SerializeToString())
+    return NO_KERNEL

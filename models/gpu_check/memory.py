@@ -1,0 +1,86 @@
+"""Memory: as much after a thousand calls as after a hundred, and a call that is too large breaks nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from models.gpu_check.context import Context, arrays
+from models.gpu_check.table import Finding, NotRunError
+from nncompile import DeviceError, NncompileError
+from nncompile.bench.gpu_memory import GpuMemory
+from nncompile_runtime.answers import difference
+
+_BEFORE = 100  # calls until everything has its memory
+_BATCHES = (64, 37, 1)
+# A leak of one input of batch 64 a call would be a hundred times as much for the smallest network.
+_HOST_MAY_GROW = 16 << 20
+_GPU_MAY_GROW = 2 << 20  # the step in which the driver hands out memory
+_STATM = Path("/proc/self/statm")
+_LIMIT = 512 << 20
+_TOO_MANY = 1024
+
+
+def flat(context: Context) -> Iterator[Finding]:
+    """Calls with batches that take turns, on arrays and on tensors."""
+    taken: dict[str, tuple[Callable[[], int], int]] = {}
+    if _STATM.exists():
+        taken["host"] = (_resident, _HOST_MAY_GROW)
+    if context.on_gpu:
+        taken["GPU"] = (GpuMemory(int(context.device.partition(":")[2] or 0)).used, _GPU_MAY_GROW)
+    for name in context.networks[:2]:
+        predictor = context.load(name, "float32")
+        feeds = [context.inputs(name, batch) for batch in _BATCHES]
+        for kind, given in (("arrays", feeds), ("tensors", [context.tensor(x) for x in feeds])):
+            for number in range(_BEFORE):
+                predictor(given[number % len(given)])
+            before = {place: used() for place, (used, _) in taken.items()}
+            for number in range(context.calls - _BEFORE):
+                predictor(given[number % len(given)])
+            for place, (used, limit) in taken.items():
+                grown = used() - before[place]
+                calls = f"from call {_BEFORE} to {context.calls}"
+                said = f"{grown / 2**20:+.1f} MiB {calls}; {limit >> 20} MiB are allowed"
+                yield Finding.of(f"{name}, {kind}: {place}", grown <= limit, said)
+
+
+def out_of_memory(context: Context) -> Iterator[Finding]:
+    """Under a memory limit a large batch fails by name, again and again; a small one is answered after it."""
+    name = next((name for name in ("resnet18", "mobilenetv2") if name in context.networks), None)
+    if name is None:
+        raise NotRunError("it needs resnet18 or mobilenetv2")
+    predictor = context.load(name, "float32", {"gpu_memory_limit": _LIMIT})
+    small, large = context.inputs(name, 1), np.zeros((_TOO_MANY, 3, 224, 224), np.float32)
+    expected = arrays(predictor, predictor(small))
+    memory = GpuMemory(int(context.device.partition(":")[2] or 0))
+    used: list[int] = []
+    for attempt in range(1, 4):
+        what = f"{name}, batch {_TOO_MANY} in {_LIMIT >> 20} MiB, attempt {attempt}"
+        try:
+            predictor(large)
+            yield Finding.of(what, False, "it was answered, so the limit does not hold")
+            continue
+        except DeviceError as error:
+            yield Finding.of(
+                what, "memory" in str(error) and bool(error.remedy), f"{type(error).__name__}: {error}"
+            )
+        except Exception as error:
+            yield Finding.of(what, False, f"{type(error).__name__}, which is not the error for it: {error}")
+        try:
+            wrong = difference(expected, arrays(predictor, predictor(small)))
+            yield Finding.of("batch 1 after it", wrong is None, wrong or "answered as before")
+        except NncompileError as error:
+            yield Finding.of("batch 1 after it", False, str(error))
+        used.append(memory.used())
+    if used:
+        grown = used[-1] - used[0]
+        said = f"{grown / 2**20:+.1f} MiB from the first failure to the last"
+        yield Finding.of("memory of the GPU", grown <= _GPU_MAY_GROW, said)
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,121 @@
+"""Runs checks one after the other, each in a process of its own, which a crash or too long a call ends alone.
+
+`python -m models.gpu_check.running NAME CONTEXT FILE` is that process. It writes each finding to the file as
+soon as it is found, so that what was found before a crash is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.gpu_check.table import CHECKS, Check, Finding, NotRunError, Verdict
+
+if TYPE_CHECKING:
+    from models.gpu_check.context import Context
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check that was run, or why it was not.
+
+    Attributes:
+        name: The check.
+        about: What it proves.
+        seconds: How long it took.
+        findings: In the order in which they were found.
+        status: `failed` where a finding is, else `passed` where one is, else `told` or `not run`.
+    """
+
+    name: str
+    about: str
+    seconds: float
+    findings: tuple[Finding, ...]
+    status: Verdict = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Judge by the findings: one that is wrong is enough."""
+        verdicts = {finding.verdict for finding in self.findings}
+        order: tuple[Verdict, ...] = ("failed", "passed", "told", "not run")
+        object.__setattr__(self, "status", next(verdict for verdict in order if verdict in verdicts))
+
+
+def perform(check: Check, context: Context) -> Iterator[Finding]:
+    """A check in this process: what it raises is a finding too."""
+    try:
+        yield from check.findings(context)
+    except NotRunError as error:
+        yield Finding(check.name, "not run", str(error))
+    except Exception as error:
+        yield Finding(check.name, "failed", f"{type(error).__name__}: {error}")
+
+
+def run_all(checks: Sequence[Check], context: Context, tell: Callable[[Result], None]) -> list[Result]:
+    """Run checks in order. Each must end by the time that it and those before it may take together."""
+    results = []
+    start, allowed = time.monotonic(), 0
+    for check in checks:
+        allowed += check.seconds
+        results.append(run_apart(check, context, start + allowed - time.monotonic()))
+        tell(results[-1])
+    return results
+
+
+def run_apart(check: Check, context: Context, seconds: float) -> Result:
+    """A check in a process of its own, which is ended when its time is over."""
+    context.folder.mkdir(parents=True, exist_ok=True)
+    file, log = (context.folder / f"{check.name}.{kind}" for kind in ("findings", "log"))
+    file.write_bytes(b"")
+    entries = [str(_ROOT), str(_ROOT / "runtime"), *(os.path.abspath(entry or ".") for entry in sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}
+    command = [sys.executable, "-m", "models.gpu_check.running", check.name, context.as_json(), str(file)]
+    start = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            code = process.wait(seconds)
+            ended = _how_it_ended(code, log) if code else ""
+        except subprocess.TimeoutExpired:
+            ended = f"it was ended after {seconds:.0f} s, which is all it may take"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the compilers that it may have started
+            process.wait()
+    whole_lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+    findings = [Finding(**json.loads(line)) for line in whole_lines]
+    if ended or not findings:
+        findings.append(Finding(check.name, "failed", ended or "it found nothing"))
+    return Result(check.name, check.about, time.monotonic() - start, tuple(findings))
+
+
+def _how_it_ended(code: int, log: Path) -> str:
+    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
+    kind = "signal" if code < 0 else "exit code"
+    return f"its process ended with {kind} {abs(code)}: {last[:300]}"
+
+
+def _child(name: str, context: str, file: str) -> None:
+    from models.gpu_check.context import Context
+
+    check = next(check for check in CHECKS if check.name == name)
+    with Path(file).open("a", encoding="utf-8") as lines:
+        for finding in perform(check, Context.from_json(context)):
+            lines.write(json.dumps(asdict(finding)) + "\n")
+            lines.flush()
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])

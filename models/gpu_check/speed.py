@@ -1,0 +1,137 @@
+"""Speed on the device: what it allows, and the ratios that the project set itself to reach on an H100.
+
+Every ratio is of one run, in which all engines take turns (`nncompile.bench`), with its bootstrap 95 %
+interval. Inputs and outputs stay on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.gpu_check.context import Context
+from models.gpu_check.table import Finding, NotRunError
+from nncompile.bench.gpu_ceilings import ORDERS, PRECISIONS, SIZES, measure_gpu_ceilings
+from nncompile.bench.results import BenchReport, Row
+from nncompile.bench.runner import run
+from nncompile.bench.timing import Schedule
+from nncompile_runtime.bootstrap import Estimate, median_estimate
+
+_OURS = ("nncompile-tuned", "nncompile")
+_SMALL_PEERS = ("onnxruntime", "eager", "cuda-graph", "torch-compile-reduce-overhead", "nncompile-tuned")
+_LARGE_PEERS = ("onnxruntime", "eager", "torch-compile-max-autotune", "nncompile-tuned")
+_DRY_PEERS = ("onnxruntime", "eager")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be reached.
+
+    Attributes:
+        network: Its name.
+        peer: The engine that it is compared with.
+        least: How many times as fast as the peer, at least.
+    """
+
+    network: str
+    peer: str
+    least: float
+
+
+SMALL = tuple(
+    Target(network, peer, least)
+    for network in ("lenet5", "net", "mlp")
+    for peer, least in (("torch-compile-reduce-overhead", 1.0), ("onnxruntime", 3.0))
+)
+LARGE = (Target("resnet18", "torch-compile-max-autotune", 1.0),)
+
+
+def ceilings(context: Context) -> Iterator[Finding]:
+    """Bandwidth, matrix rate by precision, and the shortest call."""
+    orders, sizes = (ORDERS, SIZES) if context.on_gpu else (ORDERS[:1], SIZES[:3])
+    for precision in PRECISIONS if context.on_gpu else PRECISIONS[:1]:
+        found = measure_gpu_ceilings(context.device, precision, orders, sizes)
+        yield Finding(
+            f"matrix rate, {precision}", "told", f"{found.flops / 1e12:,.1f} TFLOP/s ({found.product})"
+        )
+    fastest = max(found.rungs, key=lambda rung: rung.rate)
+    said = f"{found.memory / 1e9:,.0f} GB/s; {fastest.rate / 1e9:,.0f} GB/s at {fastest.size >> 20} MiB"
+    yield Finding("bandwidth of a copy", "told", said)
+    yield Finding("shortest call", "told", f"{found.launch * 1e6:.1f} µs")
+
+
+def small(context: Context) -> Iterator[Finding]:
+    """The small networks at batch 1 in float32."""
+    yield from _reached(context, SMALL, "float32", 1, _SMALL_PEERS)
+
+
+def resnet18(context: Context) -> Iterator[Finding]:
+    """ResNet-18 in float16, channels last, a batch of 256."""
+    yield from _reached(context, LARGE, "float16", 256 if context.on_gpu else 1, _LARGE_PEERS)
+
+
+def _reached(
+    context: Context, targets: Sequence[Target], precision: str, batch: int, peers: Sequence[str]
+) -> Iterator[Finding]:
+    names = [name for name in dict.fromkeys(t.network for t in targets) if name in context.networks]
+    if not names:
+        raise NotRunError("none of its networks was chosen")
+    for name in names:
+        report = run(
+            context.file(name, precision),
+            (batch,),
+            peers if context.on_gpu else _DRY_PEERS,
+            module=context.module(name),
+            schedule=Schedule(seconds=context.seconds, minimum_calls=3),
+            device=context.device,
+            transfers="none",
+        )
+        for target in targets:
+            if target.network == name:
+                yield judged(report, target, batch) if context.on_gpu else _not_here(target)
+        yield from _told(report, name, batch)
+
+
+def judged(report: BenchReport, target: Target, batch: int) -> Finding:
+    """Whether a target was reached: by the tuned plan where it was timed, else by the default one."""
+    what = f"{target.network}, batch {batch}: at least {target.least:g} x {target.peer}"
+    reasons = {a.engine: a.reason for a in report.absent} | {
+        r.engine: f"it {r.reason}" for r in report.rejected
+    }
+    ours = next((row for name in _OURS if (row := report.row(name, batch))), None)
+    theirs = report.row(target.peer, batch)
+    if ours is None:
+        return Finding.of(what, False, f"nncompile was not timed: {reasons.get('nncompile', 'unknown')}")
+    if theirs is None:
+        reason = reasons.get(target.peer, "it is no engine of this device")
+        return Finding(what, "not run", f"{target.peer} was not timed: {reason}")
+    found = faster(ours, theirs)
+    said = (
+        f"{ours.engine} is {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] times as fast: "
+        f"{ours.latency.p50:,.1f} µs against {theirs.latency.p50:,.1f} µs"
+    )
+    return Finding.of(what, found.value >= target.least, said)
+
+
+def _not_here(target: Target) -> Finding:
+    return Finding(
+        f"{target.network}: at least {target.least:g} x {target.peer}", "not run", "it is for a GPU"
+    )
+
+
+def faster(ours: Row, theirs: Row) -> Estimate:
+    """How many times as fast, from the medians of each round."""
+    return median_estimate(np.array(theirs.medians) / np.array(ours.medians))
+
+
+def _told(report: BenchReport, name: str, batch: int) -> Iterator[Finding]:
+    """Every engine's time, and its share of what the device allows."""
+    for row in report.rows:
+        share = "" if row.share is None else f"; {100 * row.share:.1f} % of the limit"
+        said = f"p50 {row.latency.p50:,.1f} µs, p99 {row.latency.p99:,.1f} µs{share}"
+        yield Finding(f"{name}, batch {batch}: {row.engine}", "told", said)
+    for limit in report.roofline.limits if report.roofline else ():
+        said = f"{limit.seconds * 1e6:,.2f} µs, by its {limit.bound}"
+        yield Finding(f"{name}, batch {batch}: the limit", "told", said)

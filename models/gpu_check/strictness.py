@@ -1,0 +1,159 @@
+"""What must be refused is refused, and nothing runs, or is copied, where it should not be."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import nncompile
+from models.gpu_check.context import NO_KERNEL, Context
+from models.gpu_check.table import Finding, NotRunError
+from nncompile import DeviceError, InputError, NncompileError, PlanError
+from nncompile.bench.engines.on_gpu import wait
+from nncompile_runtime import container
+from nncompile_runtime.session import Session
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Arithmetic on shapes, of which CUDA has kernels but which ONNX Runtime puts on the CPU.
+_ON_SHAPES = frozenset({"Shape", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape"})
+
+
+def refusals(context: Context) -> Iterator[Finding]:
+    """One wrong request after the other."""
+    name = context.networks[0]
+    file, x = context.file(name, "float32"), context.inputs(name, 2)
+
+    def load(**options: Any) -> Any:
+        return nncompile.load(file, **{"device": context.device, **options})
+
+    yield _refused("a GPU that is not there", lambda: load(device="cuda:255"), DeviceError, "cuda:255")
+    yield _refused("a device of no such name", lambda: load(device="gpu"), DeviceError, "'gpu'")
+    yield _refused("float64 inputs", lambda: load()(x.astype(np.float64)), InputError, "float64")
+    yield _refused("an input of another rank", lambda: load()(x[0]), InputError, "shape")
+    limit = {"provider": context.device.partition(":")[0], "gpu_memory_limit": 0}
+    yield _refused("a memory limit of 0", lambda: load(plan=limit), PlanError, "gpu_memory_limit")
+    graph = {"provider": "cpu", "cuda_graph": True}
+    yield _refused("a CUDA graph on the CPU", lambda: load(device="cpu", plan=graph), PlanError, "cuda_graph")
+    if not context.on_gpu:
+        yield Finding("requests that only a GPU can refuse", "not run", "there is none")
+        return
+    there = context.tensor(x)
+    yield _refused(
+        "a CUDA tensor for a model on the CPU",
+        lambda: load(device="cpu")(there),
+        (InputError, DeviceError),
+        "cuda",
+    )
+    chosen = load(device="auto").device
+    yield Finding.of("device='auto' takes the GPU", chosen.startswith("cuda"), f"it takes {chosen}")
+    lacking = context.folder / NO_KERNEL
+    yield (
+        _refused(
+            "a node without a CUDA kernel",
+            lambda: nncompile.load(lacking, device=context.device),
+            DeviceError,
+            "Det",
+        )
+        if lacking.exists()
+        else Finding("a node without a CUDA kernel", "not run", f"{NO_KERNEL} was not prepared")
+    )
+
+
+def placement(context: Context) -> Iterator[Finding]:
+    """ONNX Runtime's own record of a run names the provider of each node that was executed."""
+    provider = _PROVIDERS[context.device.partition(":")[0]]
+    for name in context.networks:
+        for precision in context.precisions:
+            what = f"{name}, {precision}"
+            try:
+                ran = executed(context, name, precision)
+            except NotRunError as error:
+                yield Finding(what, "not run", str(error))
+                continue
+            except NncompileError as error:
+                yield Finding.of(what, False, str(error))
+                continue
+            astray = {
+                f"{count} {operator} on {place}"
+                for (place, operator), count in ran.items()
+                if operator.startswith("Memcpy") or (place != provider and operator not in _ON_SHAPES)
+            }
+            said = (
+                f"{sum(ran.values())} nodes, all on {provider}" if not astray else ", ".join(sorted(astray))
+            )
+            yield Finding.of(what, bool(ran) and not astray, said)
+
+
+def executed(context: Context, name: str, precision: str) -> Counter[tuple[str, str]]:
+    """How often a node of each provider and operator ran in one call.
+
+    Raises:
+        NotRunError: The network is not there.
+    """
+    model = container.read(context.file(name, precision))
+    plan = context.load(name, precision).plan
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(model, plan.session, trace=Path(folder))
+        session.run({model.manifest.signature.inputs[0].name: context.inputs(name, 2)})
+        events = json.loads(Path(session.native.end_profiling()).read_bytes())
+    nodes = [e["args"] for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time")]
+    return Counter((node["provider"], node["op_name"]) for node in nodes)
+
+
+def copies(context: Context) -> Iterator[Finding]:
+    """Copies between host and GPU, counted by CUPTI for every library of the process.
+
+    A call on numpy arrays comes first: where its copies do not show, none would.
+    """
+    for name in context.networks:
+        for precision in context.precisions:
+            what = f"{name}, {precision}"
+            try:
+                predictor, x = context.load(name, precision), context.inputs(name, 3)
+            except NotRunError as error:
+                yield Finding(what, "not run", str(error))
+                continue
+            there = context.tensor(x)
+            control = copied(lambda p=predictor, x=x: p(x), context)
+            if not (control["HtoD"] and control["DtoH"]):
+                yield Finding(what, "not run", f"CUPTI shows {dict(control)} for arrays, which are copied")
+                continue
+            seen = copied(lambda p=predictor, x=there: p(x), context)
+            between = {kind: seen[kind] for kind in ("HtoD", "DtoH") if seen[kind]}
+            yield Finding.of(what, not between, f"tensors: {between or 'none'}; arrays: {dict(control)}")
+
+
+def copied(call: Callable[[], Any], context: Context) -> Counter[str]:
+    """The memory copies of one call by kind (`HtoD`, `DtoH`, `DtoD`), after two that are not looked at."""
+    from torch.profiler import ProfilerActivity, profile
+
+    device = torch.device(context.device)
+    for _ in range(2):
+        call()
+    wait(device)
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        call()
+        wait(device)
+    names = [event.name.split() for event in profiler.events()]
+    return Counter(words[1] for words in names if words[:1] == ["Memcpy"] and len(words) > 1)
+
+
+def _refused(
+    what: str, request: Callable[[], Any], kind: type[Exception] | tuple[type[Exception], ...], word: str
+) -> Finding:
+    """Whether a request ends in an error of a kind that names what is wrong and what to do."""
+    try:
+        result = request()
+    except kind as error:
+        told = word in str(error) and bool(getattr(error, "remedy", ""))
+        return Finding.of(what, told, str(error))
+    except Exception as error:
+        return Finding.of(what, False, f"{type(error).__name__}, which is not the error for it: {error}")
+    return Finding.of(what, False, f"not refused, but answered with {type(result).__name__}")
