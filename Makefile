@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 KERNELS := $(VENV)/.kernels
 
-.PHONY: help demo test check format bench bench-passes bench-kernels coverage fuzz clean
+.PHONY: help demo test check format bench bench-passes bench-kernels gpu-check coverage fuzz clean
 
 help:
 	@echo "make demo    train, export, verify, predict and bench LeNet5 on handwritten digits"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md; RESUME=1 goes on"
 	@echo "make bench-passes  measure them with each pass left out and rewrite docs/passes.md"
 	@echo "make bench-kernels  measure the native kernels and rewrite docs/kernel-figures.md"
+	@echo "make gpu-check  prove nncompile on a machine with an NVIDIA GPU, in under 8 minutes"
 	@echo "make format  let ruff format the code"
 
 $(READY): pyproject.toml constraints.txt requirements-no-deps.txt
@@ -67,6 +68,9 @@ bench-passes: $(KERNELS)
 
 bench-kernels: $(KERNELS)
 	$(BIN)/python -m models.bench_kernels -o docs/kernel-figures.md
+
+gpu-check: $(READY)
+	$(BIN)/python -m models.gpu_check -o build/gpu-check
 
 clean:
 	rm -rf $(VENV) demo dist build kernels/build .mypy_cache .pytest_cache .ruff_cache .hypothesis

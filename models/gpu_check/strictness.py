@@ -53,6 +53,7 @@ def refusals(context: Context) -> Iterator[Finding]:
     )
     chosen = load(device="auto").device
     yield Finding.of("device='auto' takes the GPU", chosen.startswith("cuda"), f"it takes {chosen}")
+    yield _channels_last(context)
     lacking = context.folder / NO_KERNEL
     yield (
         _refused(
@@ -64,6 +65,21 @@ def refusals(context: Context) -> Iterator[Finding]:
         if lacking.exists()
         else Finding("a node without a CUDA kernel", "not run", f"{NO_KERNEL} was not prepared")
     )
+
+
+def _channels_last(context: Context) -> Finding:
+    """FusedConv has no kernel for channels that are last, and ONNX Runtime does not say so."""
+    what = "channels last for a graph with FusedConv"
+    for name in context.networks:
+        path = context.path(name, "float32")
+        if path.exists() and any(
+            "FusedConv" in operator for operator in container.read(path).facts.operators
+        ):
+            plan = {"channels_last": True}
+            return _refused(
+                what, lambda name=name: context.load(name, "float32", plan), PlanError, "channels_last"
+            )
+    return Finding(what, "not run", "no network here has one")
 
 
 def placement(context: Context) -> Iterator[Finding]:
