@@ -69,17 +69,16 @@ def refusals(context: Context) -> Iterator[Finding]:
 
 def _channels_last(context: Context) -> Finding:
     """FusedConv has no kernel for channels that are last, and ONNX Runtime does not say so."""
-    what = "channels last for a graph with FusedConv"
-    for name in context.networks:
-        path = context.path(name, "float32")
-        if path.exists() and any(
-            "FusedConv" in operator for operator in container.read(path).facts.operators
-        ):
-            plan = {"channels_last": True}
-            return _refused(
-                what, lambda name=name: context.load(name, "float32", plan), PlanError, "channels_last"
-            )
-    return Finding(what, "not run", "no network here has one")
+    what, plan = "channels last for a graph with FusedConv", {"channels_last": True}
+    paths = {name: context.path(name, "float32") for name in context.networks}
+    fused = [name for name, path in paths.items() if path.exists() and _holds_fused_conv(path)]
+    if not fused:
+        return Finding(what, "not run", "no network here has one")
+    return _refused(what, lambda: context.load(fused[0], "float32", plan), PlanError, "channels_last")
+
+
+def _holds_fused_conv(path: Path) -> bool:
+    return any("FusedConv" in operator for operator in container.read(path).facts.operators)
 
 
 def placement(context: Context) -> Iterator[Finding]:
