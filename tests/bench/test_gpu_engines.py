@@ -18,6 +18,7 @@ from nncompile.bench.engines import (
     check_names,
     cuda_graph,
     cuda_nncompile,
+    cuda_nncompile_tuned,
     cuda_onnxruntime,
     cuda_torch_compile,
     names_on,
@@ -281,6 +282,18 @@ def test_a_file_of_float16_is_exported_in_float16(subject, lenet):
     narrow = cuda_onnxruntime._in_precision(dataclasses.replace(subject, precision="float16"))
     assert {p.dtype for p in narrow.module.parameters()} == {torch.float16}
     assert cuda_onnxruntime._in_precision(subject).module is lenet.module
+
+
+def test_plans_are_looked_for_once(subject, monkeypatch):
+    tuned = []
+    monkeypatch.setattr(cuda_nncompile_tuned, "load", lambda path, device: nncompile.load(path, device="cpu"))
+    monkeypatch.setattr(nncompile.Predictor, "tune", lambda self, seconds: tuned.append(seconds))
+    for compiled in (True, False):
+        with open_engine("nncompile-tuned", subject) as engine:
+            assert (engine.name, engine.reopens) == ("nncompile-tuned", False)
+            assert (engine.compile_seconds > 0) is compiled
+            engine.run(make_feed(subject.signature, 2))
+    assert len(tuned) == 1
 
 
 def test_nncompile_waits_for_tensors_on_a_gpu(lenet, subject, monkeypatch):
