@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--networks", default=",".join(NETWORKS), help="networks, comma-separated")
     add("--precisions", default=",".join(PRECISIONS), help="precisions, comma-separated")
     add("--only", default="", help=f"checks, comma-separated: {', '.join(check.name for check in CHECKS)}")
-    add("--seconds", type=float, default=1.0, help="timed seconds of each engine in a check of speed")
+    add("--seconds", type=float, default=0.5, help="timed seconds of each engine in a check of speed")
     add("--prepare", type=Path, help="compile the networks into this folder, and do nothing else")
     add("--prepared", type=Path, help="folder of networks that --prepare compiled")
     return parser

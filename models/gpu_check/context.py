@@ -28,6 +28,7 @@ from nncompile_runtime.machine import this_machine
 NETWORKS = {**ZOO, **LARGER}
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 NO_KERNEL = "no-kernel.onnx"
+_SOME = ("lenet5", "net", "mlp", "resnet18")
 _SEED = 20240501
 
 
@@ -48,13 +49,18 @@ class Context:
     folder: Path
     networks: tuple[str, ...] = tuple(NETWORKS)
     precisions: tuple[str, ...] = PRECISIONS
-    seconds: float = 1.0
+    seconds: float = 0.5
     calls: int = 1000
 
     @property
     def on_gpu(self) -> bool:
         """Whether this is more than a dry run."""
         return self.device != "cpu"
+
+    @property
+    def some(self) -> tuple[str, ...]:
+        """A few networks, for what does not differ from one to another."""
+        return tuple(name for name in _SOME if name in self.networks) or self.networks[:1]
 
     def as_json(self) -> str:
         """What `from_json` takes."""
@@ -90,7 +96,8 @@ class Context:
             precision: What it computes in.
             plan: Fields of a plan besides the provider; None takes the default plan.
         """
-        fields = None if plan is None else {"provider": self.device.partition(":")[0], **plan}
+        provider, _, number = self.device.partition(":")
+        fields = None if plan is None else {"provider": provider, "device_id": int(number or 0), **plan}
         return nncompile.load(self.file(name, precision), device=self.device, plan=fields)
 
     def module(self, name: str) -> torch.nn.Module:
@@ -139,8 +146,8 @@ def compiled(context: Context) -> Iterator[Finding]:
             _attempt(f"{name}, {precision}", _compile, context, name, precision) for name, precision in wanted
         )
         return
-    # The largest first; spawned, because a process with threads of torch should not be forked.
-    wanted.sort(key=lambda pair: pair[0] not in LARGER)
+    # What takes longest first; spawned, because a process with threads of torch should not be forked.
+    wanted.sort(key=lambda pair: (pair[0] not in LARGER, pair[1] != "float16"))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         asked = [
             pool.submit(_attempt, f"{name}, {precision}", _compile, context, name, precision)

@@ -31,7 +31,7 @@ def flat(context: Context) -> Iterator[Finding]:
         taken["host"] = (_resident, _HOST_MAY_GROW)
     if context.on_gpu:
         taken["GPU"] = (GpuMemory(int(context.device.partition(":")[2] or 0)).used, _GPU_MAY_GROW)
-    for name in context.networks[:2]:
+    for name in context.some[:2]:
         predictor = context.load(name, "float32")
         feeds = [context.inputs(name, batch) for batch in _BATCHES]
         for kind, given in (("arrays", feeds), ("tensors", [context.tensor(x) for x in feeds])):

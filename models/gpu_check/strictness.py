@@ -37,10 +37,15 @@ def refusals(context: Context) -> Iterator[Finding]:
     yield _refused("a device of no such name", lambda: load(device="gpu"), DeviceError, "'gpu'")
     yield _refused("float64 inputs", lambda: load()(x.astype(np.float64)), InputError, "float64")
     yield _refused("an input of another rank", lambda: load()(x[0]), InputError, "shape")
-    limit = {"provider": context.device.partition(":")[0], "gpu_memory_limit": 0}
-    yield _refused("a memory limit of 0", lambda: load(plan=limit), PlanError, "gpu_memory_limit")
-    graph = {"provider": "cpu", "cuda_graph": True}
-    yield _refused("a CUDA graph on the CPU", lambda: load(device="cpu", plan=graph), PlanError, "cuda_graph")
+    provider = context.device.partition(":")[0]
+    for what, field, plan in (
+        ("a memory limit of 0", "gpu_memory_limit", {"provider": provider, "gpu_memory_limit": 0}),
+        ("a CUDA graph on the CPU", "cuda_graph", {"provider": "cpu", "cuda_graph": True}),
+    ):
+        if field in nncompile.Plan.model_fields:
+            yield _refused(what, lambda plan=plan: load(device=plan["provider"], plan=plan), PlanError, field)
+        else:
+            yield Finding(what, "not run", f"plans have no {field}")
     if not context.on_gpu:
         yield Finding("requests that only a GPU can refuse", "not run", "there is none")
         return
@@ -127,7 +132,7 @@ def copies(context: Context) -> Iterator[Finding]:
 
     A call on numpy arrays comes first: where its copies do not show, none would.
     """
-    for name in context.networks:
+    for name in context.some:
         for precision in context.precisions:
             what = f"{name}, {precision}"
             try:
