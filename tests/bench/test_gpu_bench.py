@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from nncompile.bench import engines, gpu_ceilings, roofline, run, runner
+from nncompile.bench import cold, engines, gpu_ceilings, roofline, run, runner
 from nncompile.bench.ceilings import Ceilings, Rung
-from nncompile.bench.engines import on_gpu
+from nncompile.bench.engines import Subject, on_gpu
 from nncompile.bench.gpu_memory import GpuMemory
 from nncompile.bench.inputs import check_placement, placed
 from nncompile.bench.report import as_csv, as_json, as_markdown, as_rows, ceilings_line
@@ -228,3 +228,24 @@ def test_memory_of_the_gpu_is_a_column_of_the_fresh_processes(lenet, instant):
     assert [cells[-1] for cells in section.rows] == ["412", "-", "-"]
     assert all(len(cells) == len(section.columns) for cells in section.rows)
     assert as_json(report)["cold"][0]["gpu_mib"] == 412.4
+
+
+@pytest.mark.usefixtures("gpu_here")
+def test_a_fresh_process_tells_what_it_takes_of_the_gpu(lenet, tmp_path, monkeypatch):
+    class Memory:
+        def __init__(self, number):
+            assert number == 1
+            self.answers = iter((100 << 20, 350 << 20))
+
+        def used(self):
+            return next(self.answers)
+
+    monkeypatch.setattr(cold, "GpuMemory", Memory)
+    signature = load_file(lenet.path, device="cpu").signature
+    subject = Subject(str(lenet.path), signature, lenet.module, 1, {}, tmp_path, "cuda:1", "float16")
+    cold.write_request(subject, {"batch": 1})
+    opened = []
+    monkeypatch.setattr(cold, "open_engine", lambda name, s: opened.append(s) or engines.open_engine(name, s))
+    found = cold.start("eager", tmp_path)
+    assert found.gpu_mib == 250
+    assert (opened[0].device, opened[0].precision, opened[0].module is None) == ("cuda:1", "float16", False)

@@ -168,6 +168,22 @@ def test_tf32_is_allowed_where_the_file_allows_it(precision):
 
 
 @pytest.mark.usefixtures("on_the_cpu")
+def test_a_call_on_tensors_ends_when_its_outputs_are_there(subject, monkeypatch):
+    order = []
+    compute = on_gpu.OnGpu.compute
+    monkeypatch.setattr(on_gpu, "wait", lambda device: order.append(device))
+    monkeypatch.setattr(
+        on_gpu.OnGpu, "compute", lambda self, inputs: order.append("computed") or compute(self, inputs)
+    )
+    feed = make_feed(subject.signature, 2)
+    with open_engine("eager", subject) as engine:
+        engine.run(tensors(feed))
+        assert order == ["computed", CPU]
+        engine.run(feed)  # copying the outputs to the host waits for them
+        assert order == ["computed", CPU, "computed"]
+
+
+@pytest.mark.usefixtures("on_the_cpu")
 def test_compiling_is_timed_once_a_shape(subject):
     with open_engine("torch-compile-reduce-overhead", subject) as engine:
         assert engine.compile_seconds == 0
