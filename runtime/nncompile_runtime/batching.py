@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,7 @@ from nncompile_runtime.errors import InputError
 from nncompile_runtime.inputs import Array, is_tensor
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.session import Session
+from nncompile_runtime.shapes import carries_batch
 from nncompile_runtime.structure import TensorLeaf
 from nncompile_runtime.workers import workers
 
@@ -33,9 +36,9 @@ def run(
     Returns:
         The graph's outputs in order.
     """
-    batched = [spec.name for spec in signature.inputs if _carries(spec.shape, signature.batch)]
+    batched = [spec.name for spec in signature.inputs if carries_batch(spec, signature.batch)]
     size = len(feed[batched[0]]) if batched else None
-    every_output_batched = all(_carries(spec.shape, signature.batch) for spec in signature.outputs)
+    every_output_batched = all(carries_batch(spec, signature.batch) for spec in signature.outputs)
     if size == 0 and every_output_batched:
         one_row = {
             name: np.zeros((1, *array.shape[1:]), array.dtype) if name in batched else array
@@ -53,7 +56,7 @@ def run(
 def batch_of(signature: Signature, feed: Mapping[str, Array]) -> int:
     """Rows in a checked feed; 1 where the model has no free batch."""
     for spec in signature.inputs:
-        if _carries(spec.shape, signature.batch):
+        if carries_batch(spec, signature.batch):
             return len(feed[spec.name])
     return 1
 
@@ -97,9 +100,22 @@ def _run_in_pieces(
 
 
 def stream(
-    predict: Callable[..., Any], signature: Signature, iterable: Iterable[Any], batch_size: int | None
+    begin: Callable[..., Callable[[], Any]],
+    signature: Signature,
+    iterable: Iterable[Any],
+    batch_size: int | None,
+    *,
+    ahead: bool = False,
 ) -> Iterator[Any]:
-    """Yield `predict` of one batch after another; see `Predictor.predict_batches`."""
+    """Yield the answers to one batch after another; see `Predictor.predict_batches`.
+
+    Args:
+        begin: Takes a batch; what it returns gives the answer.
+        signature: The model's.
+        iterable: Of samples or batches.
+        batch_size: Rows of a batch; None keeps them as they come.
+        ahead: Whether a batch is begun before the answer to the one before it is asked for.
+    """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise InputError(f"batch_size is {batch_size!r}.", remedy="Give a whole number from 1 on, or None.")
     if not all(isinstance(argument.structure, TensorLeaf) for argument in signature.arguments):
@@ -107,7 +123,7 @@ def stream(
             "predict_batches takes models whose inputs are plain tensors; this one's are nested.",
             remedy="Call predict once per batch.",
         )
-    single = [s.name for s in signature.inputs if not _carries(s.shape, signature.batch)]
+    single = [s.name for s in signature.inputs if not carries_batch(s, signature.batch)]
     if batch_size is not None and signature.batch is not None and single:
         raise InputError(
             f"Input {single[0]!r} has no batch dimension, so batches cannot be cut and joined.",
@@ -117,22 +133,42 @@ def stream(
         raise InputError(
             f"An object of type {type(iterable).__name__} is no stream.", remedy="Give an iterable."
         )
-    return _predictions(predict, signature, iterable, batch_size)
+    return _predictions(begin, signature, _batches(signature, iterable, batch_size), ahead=ahead)
 
 
 def _predictions(
-    predict: Callable[..., Any], signature: Signature, iterable: Iterable[Any], batch_size: int | None
+    begin: Callable[..., Callable[[], Any]],
+    signature: Signature,
+    batches: Iterator[tuple[int, tuple[Any, ...]]],
+    *,
+    ahead: bool,
 ) -> Iterator[Any]:
     names = [argument.name for argument in signature.arguments]
-    for number, batch in _batches(signature, iterable, batch_size):
-        try:
-            result = predict(**dict(zip(names, batch, strict=True)))
-        except InputError as error:
-            raise InputError(
-                f"The batch that element {number} of the stream completes: {error.problem}",
-                remedy=error.remedy,
-            ) from None
-        yield result
+    begun: deque[tuple[int, Callable[[], Any]]] = deque()
+    for number, batch in batches:
+        with _blaming(number):
+            begun.append((number, begin(**dict(zip(names, batch, strict=True)))))
+        if len(begun) > ahead:
+            yield _ended(*begun.popleft())
+    while begun:
+        yield _ended(*begun.popleft())
+
+
+def _ended(number: int, end: Callable[[], Any]) -> Any:
+    with _blaming(number):
+        return end()
+
+
+@contextmanager
+def _blaming(number: int) -> Iterator[None]:
+    """Say which element of the stream an input's error came with."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"The batch that element {number} of the stream completes: {error.problem}",
+            remedy=error.remedy,
+        ) from None
 
 
 def _batches(
@@ -194,7 +230,7 @@ def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...
         raise _bad(
             number, f"has shape {[list(c.shape) for c in columns]}", f"Give samples or batches of {wanted}."
         )
-    rows = [len(c) for c, s in zip(columns, specs, strict=True) if _carries(s.shape, signature.batch)]
+    rows = [len(c) for c, s in zip(columns, specs, strict=True) if carries_batch(s, signature.batch)]
     if len(set(rows)) > 1:
         raise _bad(number, f"holds {rows} rows", "Give as many rows for each input.")
     return columns
@@ -215,7 +251,3 @@ def _join(parts: list[tuple[Any, ...]], number: int) -> tuple[Any, ...]:
 
 def _bad(number: int, what: str, remedy: str) -> InputError:
     return InputError(f"Element {number} of the stream {what}.", remedy=remedy)
-
-
-def _carries(shape: tuple[int | str, ...], batch: str | None) -> bool:
-    return batch is not None and bool(shape) and shape[0] == batch

@@ -1,4 +1,4 @@
-"""The plans that tuning tries: ways to share the work first, then the options of the best of them."""
+"""The plans that tuning tries on a CPU: ways to share the work, then the options of the best of them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ def ways(yardstick: Plan, processors: int, batch: int, *, native: bool, cut: boo
     tried: list[Plan] = []
     for kernels in (True, False) if native else (yardstick.native,):
         base = yardstick.model_copy(update={"native": kernels})
-        if yardstick.provider == "cpu":
-            tried += (base.model_copy(update={"threads": count}) for count in _thread_counts(processors))
+        tried += (base.model_copy(update={"threads": count}) for count in _thread_counts(processors))
         if not cut:
             continue
-        if processors > 1 and yardstick.provider == "cpu":
+        if processors > 1:
             sizes = {size for size in (*_PIECES, -(-batch // processors)) if size < batch}
             tried += (
                 base.model_copy(update={"threads": 1, "workers": processors, "micro_batch": size})
@@ -56,8 +55,6 @@ def variations(best: Plan, *, convolutions: bool, native: bool = False, batch: i
 
 
 def _changes(best: Plan, *, convolutions: bool) -> Iterator[dict[str, object]]:
-    if best.provider != "cpu":
-        return
     if best.threads > 1:
         yield {"spinning": False}
         yield {"spin_microseconds": 100}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ from nncompile_runtime.errors import DeviceError
 PROVIDER = "CUDAExecutionProvider"
 _DRIVER = "libcuda.so.1"
 _FFT = "cufft"  # opened by Fourier transforms alone
-# Precisions in which float32 factors may be rounded to 10 bits; bfloat16 itself has 7.
-_TF32 = ("tf32", "bfloat16")
+_OUT_OF_MEMORY = ("out of memory", "alloc_failed", "out_of_memory", "memoryallocation")
 # These have CUDA kernels: ONNX Runtime puts them on the CPU only to compute shapes, from other shapes.
 _SHAPE_ARITHMETIC = frozenset((
     "Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Identity",
@@ -105,14 +105,30 @@ def require(onnxruntime: Any, number: int, load: Load = ctypes.CDLL) -> None:
         )
 
 
-def provider_options(number: int, precision: str) -> dict[str, str]:
-    """Options of the CUDA provider; its own default for float32 is to round factors to 10 bits (TF32)."""
-    return {"device_id": str(number), "use_tf32": "1" if precision in _TF32 else "0"}
-
-
 def at_fault(error: Exception) -> bool:
     """Whether ONNX Runtime failed for the GPU's sake (its memory, its libraries), not the model's."""
     return any(word in str(error).lower() for word in ("cuda", "cudnn", "cublas"))
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether a run failed because CUDA or one of its libraries did, as ONNX Runtime words that.
+
+    The name alone says nothing: it is part of the path of each of the provider's source files.
+    """
+    return bool(re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CUFFT|CURAND) (failure|error)", str(error)))
+
+
+def missing_memory(error: Exception) -> int | None:
+    """How many bytes a GPU did not have: 0 where the error does not tell; None for any other error.
+
+    ONNX Runtime's arena names the bytes (core/framework/bfc_arena.cc), in one text where the GPU is full and
+    in another where `gpu_mem_limit` is reached; CUDA, cuBLAS and cuDNN only say that they are out of memory.
+    """
+    text = str(error)
+    asked = re.search(r"(?:requested buffer of size|smaller than requested bytes of) (\d+)", text)
+    if asked:
+        return int(asked[1])
+    return 0 if any(sign in text.lower() for sign in _OUT_OF_MEMORY) else None
 
 
 def refuse_nodes_on_the_cpu(session: Any, name: str) -> None:

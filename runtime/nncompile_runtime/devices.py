@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -40,10 +41,16 @@ def candidates(device: str, driver: Path = NVIDIA_DRIVER) -> tuple[Device, ...]:
     if device == "auto":
         if driver.exists():
             return Device("cuda"), CPU
-        _log.info("device='auto': no NVIDIA driver found, running on the CPU")
+        say_cpu("there is no NVIDIA driver", logging.INFO)
         return (CPU,)
     if device == "cpu":
         return (CPU,)
     if kind == "cuda" and (not colon or (index.isascii() and index.isdigit() and int(index) < 256)):
         return (Device("cuda", int(index or 0)),)
     raise DeviceError(f"Unknown device {device!r}.", remedy="Use 'auto', 'cpu', 'cuda' or 'cuda:1'.")
+
+
+@lru_cache(maxsize=64)
+def say_cpu(why: str, level: int = logging.WARNING) -> None:
+    """Log that `auto` takes the CPU; each reason once a process, however many models are loaded."""
+    _log.log(level, "device='auto': running on the CPU, because %s", why)

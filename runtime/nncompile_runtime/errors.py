@@ -59,5 +59,9 @@ class DeviceError(NncompileError):
     """The requested device cannot be had."""
 
 
+class OutOfMemoryError(DeviceError):
+    """The memory of a GPU does not suffice for a call; a smaller one may follow."""
+
+
 class PlanError(NncompileError):
     """An execution plan is invalid."""

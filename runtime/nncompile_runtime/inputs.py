@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nncompile_runtime import device_arrays
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.manifest import Signature, TensorSpec
 from nncompile_runtime.structure import StructureMismatchError, TensorLeaf, flatten
 
 Array = npt.NDArray[Any]
+_DLPACK_HOST = (1, 3)  # kDLCPU, and kDLCUDAHost: pinned (https://dmlc.github.io/dlpack/latest/c_api.html)
+_ON_HOST = ("cpu", "meta")  # a meta tensor has no values, which is found where they are asked for
 
 # Integers that a floating-point significand holds exactly, by significand size (IEEE 754).
 _EXACT_INTEGER_BYTES = {"float16": 1, "float32": 2, "float64": 4}
@@ -34,26 +37,30 @@ def holds_every_value(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 class TensorCheck:
     """Checks one graph input against its specification and makes it ready for ONNX Runtime."""
 
-    def __init__(self, spec: TensorSpec) -> None:
-        """Prepare for `spec`."""
-        self.spec = spec
+    def __init__(self, spec: TensorSpec, device: str = "cpu") -> None:
+        """Prepare for `spec` of a model on `device`: `cpu`, `cuda:0` and so on."""
+        self.spec, self.device = spec, device
         self.dtype = spec.array_dtype
         self.rank = len(spec.shape)
         self.fixed = tuple((i, size) for i, size in enumerate(spec.shape) if isinstance(size, int))
 
     def __call__(self, value: Any, symbols: dict[str, tuple[int, str]]) -> Array:
-        """The array to feed.
+        """The array to feed; a tensor that is on the model's GPU stays one, and there.
 
         Args:
             value: What the caller gave.
             symbols: Sizes that the symbolic dimensions took so far, with the input that set them.
 
         Raises:
-            InputError: It is no array, or has another dtype, rank or shape.
+            InputError: It is no array, has another dtype, rank or shape, or is on another device.
         """
-        array = self._as_array(value)
-        if array.dtype != self.dtype or not array.dtype.isnative:
-            array = self._cast(array)
+        array: Array
+        if is_tensor(value) and value.device.type not in _ON_HOST:
+            array = self._on_gpu(value)
+        else:
+            array = self._as_array(value)
+            if array.dtype != self.dtype or not array.dtype.isnative:
+                array = self._cast(array)
         shape = array.shape
         if len(shape) != self.rank or any(shape[i] != size for i, size in self.fixed):
             raise InputError(
@@ -68,6 +75,26 @@ class TensorCheck:
                     remedy=f"Give every input the same {symbol}.",
                 )
         return array
+
+    def _on_gpu(self, tensor: Any) -> Any:
+        if str(tensor.device) != self.device:
+            move = "x.cpu()" if self.device == "cpu" else f"x.to('{self.device}')"
+            raise InputError(
+                f"Input {self.spec.name!r} is on {tensor.device}, and the model runs on {self.device}.",
+                remedy=f"Move it first, {move}, or load the model with device='{tensor.device}'.",
+            )
+        got = f"a torch tensor of {tensor.dtype}, layout {tensor.layout}, device {tensor.device}"
+        if tensor.layout is not sys.modules["torch"].strided or tensor.is_quantized:
+            raise self._refused(got, self._cast_hint(tensor))
+        plain = tensor.detach().resolve_conj().resolve_neg()
+        if plain.dtype is sys.modules["torch"].bfloat16 and self.dtype in (np.float32, np.float64):
+            plain = plain.float()
+        source = device_arrays.numpy_dtype(plain.dtype)
+        if source != self.dtype:
+            if source is None or not holds_every_value(source, self.dtype):
+                raise self._refused(got, self._cast_hint(tensor))
+            plain = device_arrays.cast(plain, self.dtype)
+        return plain.contiguous()
 
     def _as_array(self, value: Any) -> Array:
         if type(value) is np.ndarray:
@@ -84,6 +111,9 @@ class TensorCheck:
             if array.dtype != self.dtype and not holds_every_value(array.dtype, self.dtype):
                 raise self._refused(f"a torch tensor of {value.dtype}", self._cast_hint(value))
             return array
+        if not isinstance(value, (np.ndarray, np.generic)) and _is_elsewhere(value):
+            got = f"a {type(value).__module__}.{type(value).__name__} that is not on the host"
+            raise self._refused(got, "Make it a tensor without a copy: torch.from_dlpack(value).")
         if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
             return np.asarray(value)
         hint = f"Pass numpy.asarray(value, dtype=numpy.{self.dtype}) or a torch tensor."
@@ -115,12 +145,13 @@ class TensorCheck:
 class InputBinder:
     """Binds the arguments of a call to the graph's inputs, as Python binds them to `forward`."""
 
-    def __init__(self, signature: Signature) -> None:
-        """Prepare for `signature`."""
+    def __init__(self, signature: Signature, device: str = "cpu") -> None:
+        """Prepare for `signature` of a model on `device`: `cpu`, `cuda:0` and so on."""
+        self.device = device
         self._arguments = signature.arguments
         self._positional = [a.name for a in signature.arguments if not a.keyword_only]
         self._by_name = {a.name: a for a in signature.arguments}
-        self.checks = tuple(TensorCheck(spec) for spec in signature.inputs)
+        self.checks = tuple(TensorCheck(spec, device) for spec in signature.inputs)
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Array], Any]:
         """The feed by graph input name, and a torch tensor among the inputs (None without one).
@@ -140,6 +171,7 @@ class InputBinder:
                 ) from None
         symbols: dict[str, tuple[int, str]] = {}
         feed = {c.spec.name: c(value, symbols) for c, value in zip(self.checks, flat, strict=True)}
+        _refuse_two_places(feed)
         return feed, next((value for value in flat if is_tensor(value)), None)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,6 +205,47 @@ class InputBinder:
         if isinstance(structure, TensorLeaf):
             return f"{name}: {self.checks[structure.index].spec}"
         return f"{name} (a {structure.kind})"
+
+
+def _is_elsewhere(value: Any) -> bool:
+    """Whether an array of another library (CuPy, JAX) lies on a device; `__array__` might copy it unasked."""
+    where = getattr(value, "__dlpack_device__", None)
+    return callable(where) and where()[0] not in _DLPACK_HOST
+
+
+def memory_of(tensor: Any, dtype: np.dtype[Any] | None, device: str) -> Any:
+    """What is fed for a plain tensor of the right dtype and place; None for one that needs a closer look.
+
+    Args:
+        tensor: A torch tensor.
+        dtype: What the graph takes.
+        device: Where the model runs: `cpu`, `cuda:0` and so on.
+
+    Returns:
+        An array on the memory of a tensor of the host, or the tensor on the GPU.
+    """
+    if tensor.is_cpu:
+        try:
+            array: Array = tensor.numpy(force=True)
+        except (TypeError, RuntimeError):
+            return None
+        return array if array.dtype == dtype else None
+    if str(tensor.device) != device or tensor.layout is not sys.modules["torch"].strided:
+        return None
+    plain = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
+    return tensor.detach() if plain and device_arrays.numpy_dtype(tensor.dtype) == dtype else None
+
+
+def _refuse_two_places(feed: Mapping[str, Any]) -> None:
+    """What is on the host would have to be copied to the GPU unasked, or the other way round."""
+    on_gpu = {name: device_arrays.is_on_gpu(value) for name, value in feed.items()}
+    if len(set(on_gpu.values())) > 1:
+        here = next(name for name, there in on_gpu.items() if not there)
+        gone = next(name for name, there in on_gpu.items() if there)
+        raise InputError(
+            f"Input {here!r} is on the host, and {gone!r} on the GPU.",
+            remedy="Give all inputs on the GPU, or all on the host.",
+        )
 
 
 def is_tensor(value: Any) -> bool:

@@ -18,6 +18,14 @@ _MOST_REGIMES = 64
 _LAYER = "x".join(["[1-9][0-9]{0,8}"] * 4) + "@" + "x".join(["[1-9][0-9]{0,8}"] * 2)
 _WINOGRAD = re.compile(f"auto|always|never|{_LAYER}(,{_LAYER})*", re.ASCII)
 _log = logging.getLogger("nncompile")
+_CUDA_FIELDS = (
+    "cudnn_search", "cudnn_max_workspace", "channels_last", "cuda_graph", "arena_strategy",
+    "gpu_memory_limit",
+)  # fmt: skip
+_CPU_FIELDS = (
+    "spin_microseconds", "dynamic_block_base", "blocked_layout", "arena", "pointwise_channels",
+    "winograd", "lanes", "split",
+)  # fmt: skip
 
 
 class Plan(BaseModel):
@@ -26,6 +34,13 @@ class Plan(BaseModel):
     Attributes:
         provider: ONNX Runtime's execution provider.
         device_id: Which GPU; 0 on the CPU.
+        cudnn_search: How cuDNN chooses its convolutions. ONNX Runtime's DEFAULT is no choice: since 1.20 it
+            takes cuDNN's fallback kernels.
+        channels_last: Whether the CUDA provider turns convolutions to NHWC, the layout of tensor cores.
+        cuda_graph: Whether small batches replay a captured CUDA graph (graphs.py).
+        arena_strategy: How the memory that ONNX Runtime keeps on the GPU grows.
+        gpu_memory_limit: Bytes of it, at most, for each session; None sets no limit.
+        cudnn_max_workspace: Whether cuDNN may take as much memory as its fastest algorithm asks for.
         threads: Threads of ONNX Runtime's intra-operator pool, the calling thread included.
         spinning: Whether idle pool threads spin for a while before they sleep.
         spin_microseconds: How long they spin; None leaves it to ONNX Runtime.
@@ -39,7 +54,8 @@ class Plan(BaseModel):
         micro_batch: Rows run at once; a larger batch is cut into pieces whose outputs are written
             straight into the result. None runs any batch whole.
         workers: Threads of the process's pool that run pieces at the same time, the caller's included;
-            needs `micro_batch`. Each runs the session on `threads` threads.
+            needs `micro_batch`. Each runs the session on `threads` threads. On a GPU: sessions, each with a
+            stream, that calling threads are spread over.
         native: Whether fused regions run on the native kernels, where those are installed.
         exact: Whether the native kernels do without Winograd's algorithm, which is faster and rounds more;
             `winograd` says nothing then.
@@ -56,6 +72,12 @@ class Plan(BaseModel):
 
     provider: Literal["cpu", "cuda"] = "cpu"
     device_id: Annotated[int, Field(ge=0, le=255)] = 0
+    cudnn_search: Literal["exhaustive", "heuristic"] = "exhaustive"
+    channels_last: bool = False
+    cuda_graph: bool = False
+    arena_strategy: Literal["kNextPowerOfTwo", "kSameAsRequested"] = "kNextPowerOfTwo"
+    gpu_memory_limit: Annotated[int, Field(ge=2**20, le=2**42)] | None = None
+    cudnn_max_workspace: bool = True
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     spinning: bool = True
     spin_microseconds: Annotated[int, Field(ge=0, le=10**6)] | None = None
@@ -81,14 +103,25 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _workers_have_pieces(self) -> Plan:
-        if self.workers > 1 and self.micro_batch is None:
+        if self.workers > 1 and self.micro_batch is None and self.provider == "cpu":
             raise ValueError("workers share the pieces of a batch, so micro_batch must be given")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_are_the_devices(self) -> Plan:
+        foreign = _CUDA_FIELDS if self.provider == "cpu" else _CPU_FIELDS
+        here, there = ("cpu", "cuda") if self.provider == "cpu" else ("cuda", "cpu")
+        for name in foreign:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for provider={there!r}, and this plan's is {here!r}")
+        if self.provider == "cpu" and self.device_id:
+            raise ValueError("device_id counts GPUs, and this plan's provider is 'cpu'")
         return self
 
     @property
     def session(self) -> Plan:
         """What a session is made from: the plan without what batching decides call by call."""
-        return self.model_copy(update={"micro_batch": None, "workers": 1})
+        return self.model_copy(update={"micro_batch": None, "workers": 1, "cuda_graph": False})
 
     def __str__(self) -> str:
         """The device, and each field that is not as in `Plan()`: `cpu threads=2 native=False`."""
@@ -190,7 +223,8 @@ def choose(
         _log.warning("The stored plans for this machine are invalid (%s); using the default.", why)
         return {1: default}
     fit = all(
-        plan.device == default.device and plan.threads * plan.workers <= machine.processors
+        plan.device == default.device
+        and plan.threads * (plan.workers if plan.provider == "cpu" else 1) <= machine.processors
         for plan in plans.values()
     )
     return dict(sorted(plans.items())) if fit else {1: default}

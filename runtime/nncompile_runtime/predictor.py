@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from nncompile_runtime import batching, container, tuning
 from nncompile_runtime.container import ModelFile
+from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
-from nncompile_runtime.inputs import Array, InputBinder, is_tensor
+from nncompile_runtime.inputs import Array, InputBinder, is_tensor, memory_of
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
 from nncompile_runtime.plan import Plan, Plans, default_plan, key, plain_plan, stored_form
@@ -57,7 +59,7 @@ class Predictor:
         if model.manifest:
             check_against(ready, model.manifest.signature)
         self._signature = model.manifest.signature if model.manifest else signature_of(ready)
-        self._bind = InputBinder(self._signature)
+        self._bind = InputBinder(self._signature, plans[1].device)
         self._nest = unflattener(self._signature.result)
         self._run_as(plans, Sessions(model, [ready]))
 
@@ -71,7 +73,8 @@ class Predictor:
 
         Returns:
             What `forward` returns, nested as `forward` nests it: torch tensors where an input was
-            one (on that input's device), numpy arrays otherwise (float32 for bfloat16).
+            one (on that input's device), numpy arrays otherwise (float32 for bfloat16). Tensors on
+            a GPU may still be computed, on the current stream, as torch's own are.
 
         Raises:
             InputError: An input does not fit; the message says which, what it expects, what it got.
@@ -84,21 +87,33 @@ class Predictor:
                     return self._nest(run({self._name: x}))
             elif is_tensor(x):
                 run = self._accepted.get(x.shape)
-                array = self._memory_of(x) if run is not None else None
+                array = memory_of(x, self._dtype, self._bind.device) if run is not None else None
                 if run is not None and array is not None:
                     return self._nest(self._as_tensors(run({self._name: array}), None))
-        feed, tensor = self._bind(args, kwargs)
-        run = self._regimes.runner(batching.batch_of(self._signature, feed))
-        outputs = run(feed)
-        self._accept(feed, run)
-        if tensor is not None:
-            outputs = self._as_tensors(outputs, tensor.device)
-        return self._nest(outputs)
+        return self._begin(*args, **kwargs)()
 
     __call__ = predict
 
+    def _begin(self, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+        """Check a call and, on a GPU, queue it; what this returns is the rest of `predict`."""
+        feed, tensor = self._bind(args, kwargs)
+        run = self._regimes.runner(batching.batch_of(self._signature, feed))
+        finish = run.start(feed) if isinstance(run, DeviceCalls) else partial(run, feed)
+
+        def end() -> Any:
+            outputs = finish()
+            self._accept(feed, run)
+            if tensor is not None:
+                outputs = self._as_tensors(outputs, tensor.device)
+            return self._nest(outputs)
+
+        return end
+
     def predict_batches(self, iterable: Iterable[Any], *, batch_size: int | None = 256) -> Iterator[Any]:
-        """Predict over a stream, in order, holding one batch at a time.
+        """Predict over a stream, in order, holding one batch at a time; on a GPU two.
+
+        There the next batch is taken from the stream and sent to the GPU before the result of one is
+        yielded, so that copying and computing overlap.
 
         Args:
             iterable: Yields samples (an array without the batch dimension), or batches of any
@@ -113,7 +128,8 @@ class Predictor:
         Raises:
             InputError: An element does not fit, or the model's batch is fixed to another size.
         """
-        return batching.stream(self.predict, self._signature, iterable, batch_size)
+        ahead = self.plan.provider == "cuda"
+        return batching.stream(self._begin, self._signature, iterable, batch_size, ahead=ahead)
 
     def tune(
         self,
@@ -246,9 +262,12 @@ class Predictor:
         Predictor.__init__(self, model, device=state["device"], plan=state["plan"])
 
     def _as_tensors(self, outputs: list[Any], device: Any) -> list[Any]:
-        """Tensors on a device, of the dtypes that `outputs` lists; None is the CPU."""
+        """Tensors on a device, of the dtypes that `outputs` lists; None is where they are."""
         torch = sys.modules["torch"]
-        tensors = [torch.from_numpy(y) for y in outputs]
+        if isinstance(outputs[0], np.ndarray):
+            tensors = [torch.from_numpy(y) for y in outputs]
+        else:
+            tensors, device = outputs, None
         if self._narrow:
             narrow = [torch.bfloat16 if spec.dtype == "bfloat16" else None for spec in self.outputs]
             return [y.to(device, dtype=dtype) for y, dtype in zip(tensors, narrow, strict=True)]
@@ -280,16 +299,6 @@ class Predictor:
         if len(accepted) >= _MOST_SHAPES:
             accepted.clear()
         accepted[feed[self._name].shape] = run
-
-    def _memory_of(self, tensor: Any) -> Array | None:
-        """The memory of a plain tensor of the right dtype; None for any that `InputBinder` must look at."""
-        if not tensor.is_cpu:
-            return None
-        try:
-            array: Array = tensor.numpy(force=True)
-        except (TypeError, RuntimeError):
-            return None
-        return array if array.dtype == self._dtype else None
 
 
 def load(

@@ -11,6 +11,9 @@ from typing import Any
 
 from nncompile_runtime import batching, devices
 from nncompile_runtime.container import ModelFile
+from nncompile_runtime.cuda_options import unsuited
+from nncompile_runtime.cuda_session import CudaSession, open_session
+from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import DeviceError, PlanError
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.machine import this_machine
@@ -26,7 +29,7 @@ class Sessions:
 
     def __init__(self, model: ModelFile, ready: Sequence[Session] = ()) -> None:
         """Keep sessions of `model`, beginning with those that are open."""
-        self._model = model
+        self.model = model
         self._lock = threading.Lock()
         self._open = {session.plan.session: session for session in ready}
 
@@ -39,7 +42,7 @@ class Sessions:
         """
         with self._lock:
             if plan.session not in self._open:
-                self._open[plan.session] = Session(self._model, plan.session)
+                self._open[plan.session] = open_session(self.model, plan.session)
             return self._open[plan.session]
 
     def keep(self, plans: Sequence[Plan]) -> None:
@@ -80,6 +83,8 @@ class Regimes:
         self._starts, self._chosen = list(self.plans), list(self.plans.values())
         self._signature, self._rows_independent = signature, rows_independent
         self._opened: list[Session | None] = [None] * len(self._chosen)
+        self._calls: list[DeviceCalls | None] = [None] * len(self._chosen)
+        self._making = threading.Lock()
 
     @property
     def first(self) -> Plan:
@@ -95,9 +100,24 @@ class Regimes:
         number = self._number(batch)
         plan, session = self._chosen[number], self._session(number)
         cut = plan.micro_batch if self._rows_independent else None
+        if isinstance(session, CudaSession):
+            return self._device_calls(number, session)
         if batch > 0 and (cut is None or (batch <= cut and plan.workers == 1)):
             return session.run
         return partial(_run_cut, session, self._signature, cut, plan.workers)
+
+    def _device_calls(self, number: int, session: CudaSession) -> DeviceCalls:
+        with self._making:
+            calls = self._calls[number]
+            if calls is None:
+                calls = self._calls[number] = DeviceCalls(
+                    self.sessions.model,
+                    self._chosen[number],
+                    session,
+                    self._signature,
+                    rows_independent=self._rows_independent,
+                )
+            return calls
 
     def _number(self, batch: int) -> int:
         return max(0, bisect_right(self._starts, batch) - 1)
@@ -137,6 +157,12 @@ def opened(
     tried = devices.candidates(device)
     for candidate in tried:
         plans = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=exact)
+        fault = next(filter(None, (unsuited(p, model.facts.operators) for p in plans.values())), None)
+        if fault is not None:
+            if plan is not None:
+                raise PlanError(f"The plan is invalid for {model.name}: {fault}.", remedy="Leave it out.")
+            _log.warning("The stored plans are invalid for this graph (%s); using the default.", fault)
+            plans = choose(None, {}, this_machine(), candidate.provider, candidate.number, exact=exact)
         first = plans[1]
         if device != "auto" and first.device != str(candidate):
             raise DeviceError(
@@ -145,9 +171,9 @@ def opened(
         if ready is not None and ready.plan.session == first.session:
             return plans, ready
         try:
-            return plans, Session(model, first.session)
+            return plans, open_session(model, first.session)
         except DeviceError as error:
             if plan is not None or candidate is tried[-1]:
                 raise
-            _log.warning("device='auto': running on the CPU, because %s", error)
+            devices.say_cpu(str(error))
     raise AssertionError("candidates() names at least one device")

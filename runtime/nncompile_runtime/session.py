@@ -13,9 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nncompile_runtime import cuda
+from nncompile_runtime import cuda, cuda_options
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.errors import DeviceError, InputError, ModelLoadError
+from nncompile_runtime.errors import (
+    DeviceError,
+    InputError,
+    ModelLoadError,
+    NncompileError,
+    OutOfMemoryError,
+)
 from nncompile_runtime.kernels import REGION, Kernels, refused, register, with_choices
 from nncompile_runtime.machine import installed_onnxruntime
 from nncompile_runtime.plan import Plan
@@ -101,17 +107,24 @@ class Session:
             ModelLoadError: ONNX Runtime refuses the graph.
             DeviceError: The plan's provider cannot be had.
         """
-        ort = onnxruntime()
+        self.native: Any = None  # the first attribute, so that it goes before a stream that it runs on
+        self.plan = plan
+        self._trace = trace
+        self._open(model)
+
+    def _open(self, model: ModelFile) -> None:
+        ort, plan = onnxruntime(), self.plan
         provider = _PROVIDERS[plan.provider]
         if plan.provider == "cuda":
             cuda.require(ort, plan.device_id)
-        self.plan = plan
-        self._trace = trace
         try:
             self.native, self.kernels = self._created(ort, plan, model)
+        except NncompileError:
+            raise
         except Exception as error:
-            if plan.provider == "cuda" and cuda.at_fault(error):
-                raise DeviceError(
+            full = cuda.missing_memory(error) is not None
+            if plan.provider == "cuda" and (full or cuda.at_fault(error)):
+                raise (OutOfMemoryError if full else DeviceError)(
                     f"{model.name} could not be started on {plan.device}: {_reason(error)}.",
                     remedy="Run nncompile doctor, or choose device='cpu'.",
                 ) from None
@@ -130,7 +143,7 @@ class Session:
         self.native.disable_fallback()
         self.inputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_inputs())
         self.outputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_outputs())
-        self.call = self._direct_call()
+        self.call: Any = self._direct_call()
         self._fatal_when_empty = sorted(_FATAL_WHEN_EMPTY & model.facts.operators.keys())
 
     def _created(self, ort: ModuleType, plan: Plan, model: ModelFile) -> tuple[Any, Kernels]:
@@ -151,17 +164,18 @@ class Session:
                 plain = self._start(ort, plan, model, self._options(ort, plan, model))
                 return plain, refused(f"{kernels.note} refuses {model.name}: {_reason(error)}")
 
-    @staticmethod
-    def _start(ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
+    def _start(self, ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
         precision = model.manifest.precision if model.manifest else "float32"
-        on_gpu = plan.provider == "cuda"
         return ort.InferenceSession(
             model.data,
             sess_options=options,
             providers=[_PROVIDERS[plan.provider]],
-            provider_options=[cuda.provider_options(plan.device_id, precision) if on_gpu else {}],
+            provider_options=[self._provider_options(precision)],
             enable_fallback=0,  # where a provider raises, it would print so and take the CPU
         )
+
+    def _provider_options(self, precision: str) -> dict[str, str]:
+        return cuda_options.provider_options(self.plan, precision) if self.plan.provider == "cuda" else {}
 
     def _options(self, ort: ModuleType, plan: Plan, model: ModelFile) -> Any:
         options = ort.SessionOptions()
@@ -208,9 +222,10 @@ class Session:
                 remedy="Skip empty inputs.",
             )
         try:
-            return self.call(feed)
+            outputs: list[Array] = self.call(feed)
+            return outputs
         except Exception as error:
-            raise run_failure(error) from None
+            raise self.failure(error) from None
 
     def run_into(self, feed: Mapping[str, Array], outputs: Sequence[tuple[str, Array]]) -> None:
         """Run the graph and let it write its outputs into the given contiguous arrays.
@@ -226,7 +241,11 @@ class Session:
                 binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             self.native.run_with_iobinding(binding)
         except Exception as error:
-            raise run_failure(error) from None
+            raise self.failure(error) from None
+
+    def failure(self, error: Exception) -> NncompileError:
+        """The error for a run that ONNX Runtime gave up."""
+        return run_failure(error)
 
 
 def _config_entries(plan: Plan) -> dict[str, str]:

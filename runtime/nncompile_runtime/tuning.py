@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from nncompile_runtime import cuda_candidates
 from nncompile_runtime.algorithms import choices, settle
 from nncompile_runtime.candidates import variations, ways
 from nncompile_runtime.errors import InputError
@@ -97,17 +98,26 @@ def _tuned(
     rejected: dict[Plan, str] = {}
     native = trial.sessions.get(subject.default).kernels.active
     kept = [subject.yardstick, *([subject.default] if native else [])]
-    tried = ways(subject.yardstick, subject.processors, batch, native=native, cut=subject.cut and batch > 1)
+    cut = subject.cut and batch > 1
+    tried = (
+        cuda_candidates.ways(subject.yardstick, batch)
+        if subject.yardstick.provider == "cuda"
+        else ways(subject.yardstick, subject.processors, batch, native=native, cut=cut)
+    )
     entrants = trial.enter([*kept, *tried], batch, rejected)
     kept = [plan for plan in kept if plan in entrants]
     tell(f"{len(entrants)} ways to share the work", 0.0)
     first = timing(entrants, kept, max(0.0, end - clock()) / 2)
     best = min(first.finalists, key=lambda plan: float(np.median(first.rounds[plan])))
     convolutions = "Conv" in subject.model.facts.operators and not (best.native and native)
+    options = (
+        cuda_candidates.variations(best, subject.model)
+        if best.provider == "cuda"
+        else variations(best, convolutions=convolutions, native=best.native and native, batch=batch)
+    )
     entrants.clear()  # with the losers' sessions
     trial.sessions.keep([*kept, best])
-    settings = variations(best, convolutions=convolutions, native=best.native and native, batch=batch)
-    entrants = trial.enter([*kept, best, *settings], batch, rejected)
+    entrants = trial.enter([*kept, best, *options], batch, rejected)
     kept = [plan for plan in kept if plan in entrants]
     tell(f"{len(entrants)} settings of {best}", 0.5)
     last = timing(entrants, kept, max(0.0, end - clock()))

@@ -21,6 +21,7 @@ ERRORS = {
     "InputError",
     "ModelLoadError",
     "NncompileError",
+    "OutOfMemoryError",
     "PassError",
     "PlanError",
     "VerificationError",

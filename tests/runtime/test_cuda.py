@@ -12,9 +12,11 @@ import pytest
 from onnx import helper
 
 from nncompile import DeviceError
-from nncompile_runtime import container, cuda, session
+from nncompile_runtime import container, cuda, driver, session
+from nncompile_runtime.cuda_session import open_session
 from nncompile_runtime.plan import Plan
 
+from .fake_gpu import FakeCuda
 from .graphs import build, conv_net, manifest, predictor, spec
 
 LIBRARIES = ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudnn.so.9")
@@ -118,13 +120,6 @@ def test_a_library_that_is_here_is_shown_by_its_file() -> None:
     assert cuda._file("libnone.so.1", ctypes.CDLL) is None
 
 
-@pytest.mark.parametrize(
-    ("precision", "tf32"), [("float32", "0"), ("float16", "0"), ("tf32", "1"), ("bfloat16", "1")]
-)
-def test_only_what_allows_tf32_gets_it(precision: str, tf32: str) -> None:
-    assert cuda.provider_options(1, precision) == {"device_id": "1", "use_tf32": tf32}
-
-
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
     """Lets a session of a CUDA plan start: ONNX Runtime's own, on the CPU, said to be what `said` names."""
@@ -146,6 +141,8 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, 
         fake.InferenceSession, fake.__version__ = Started, real.__version__
         monkeypatch.setattr(session, "onnxruntime", lambda: fake)
         monkeypatch.setattr(cuda, "require", lambda *_: None)
+        opened = driver.Gpu(0, FakeCuda())
+        monkeypatch.setattr(driver, "gpu", lambda number: opened)
         return created
 
     return prepare
@@ -156,7 +153,7 @@ def cuda_session(model: Any, precision: str | None = None) -> session.Session:
     data = model.SerializeToString()
     if precision:
         data = container.append_manifest(data, manifest(inputs, outputs, precision=precision))
-    return session.Session(container.parse(data, "net.onnx"), Plan(provider="cuda"))
+    return open_session(container.parse(data, "net.onnx"), Plan(provider="cuda"))
 
 
 def test_nodes_on_the_cpu_are_named(on_the_cpu: Callable[..., Any]) -> None:
@@ -196,13 +193,21 @@ def test_the_files_precision_sets_the_providers_options(
     with pytest.raises(DeviceError, match="no CUDA kernel"):
         cuda_session(conv_net()[0], precision)
     assert created[0]["providers"] == [cuda.PROVIDER]
-    assert created[0]["provider_options"] == [{"device_id": "0", "use_tf32": tf32}]
+    (options,) = created[0]["provider_options"]
+    assert (options["device_id"], options["use_tf32"]) == ("0", tf32)
+    assert int(options["user_compute_stream"]) > 0
 
 
 @pytest.mark.parametrize(
     ("raised", "kind", "problem"),
     [
-        ("CUDA failure 2: out of memory", "DeviceError", "could not be started on cuda:0"),
+        ("CUDA failure 2: out of memory", "OutOfMemoryError", "could not be started on cuda:0"),
+        (
+            "BFCArena: Available memory of 0 is smaller than requested bytes of 1",
+            "OutOfMemoryError",
+            "BFCArena",
+        ),
+        ("CUDA failure 999: unknown error", "DeviceError", "could not be started on cuda:0"),
         ("Invalid model", "ModelLoadError", "refuses net.onnx: Invalid model"),
     ],
 )
@@ -255,7 +260,16 @@ def test_real_libraries_behind_a_driver_are_looked_for() -> None:
 def test_the_real_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Had nobody looked before, ONNX Runtime would now have a session on the CPU, and say nothing."""
     monkeypatch.setattr(cuda, "require", lambda *_: None)
+    opened = driver.Gpu(0, FakeCuda())
+    monkeypatch.setattr(driver, "gpu", lambda number: opened)
     with pytest.raises(DeviceError, match="would have run on the CPU instead"):
+        predictor(conv_net()[0], device="cuda")
+
+
+@provider_without_gpu
+def test_without_a_driver_there_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "require", lambda *_: None)
+    with pytest.raises(DeviceError, match=r"^cuda:0 cannot be had: libcuda\.so\.1"):
         predictor(conv_net()[0], device="cuda")
 
 

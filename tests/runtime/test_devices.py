@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from nncompile import DeviceError, load
-from nncompile_runtime.devices import NVIDIA_DRIVER, candidates
+from nncompile_runtime.devices import NVIDIA_DRIVER, candidates, say_cpu
 
 from .graphs import build, predictor, spec
 
@@ -30,6 +30,12 @@ def test_requests(tmp_path: Path) -> None:
         assert names("cuda:255", there) == ["cuda:255"]
     assert names("auto", driver) == ["cuda:0", "cpu"]
     assert names("auto", missing) == ["cpu"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet() -> None:
+    """What `auto` says once a process is said anew."""
+    say_cpu.cache_clear()
 
 
 NAMES = ["tpu", "", "gpu", "CPU", "cpu:0", "auto:0"]
@@ -65,6 +71,13 @@ def test_auto_takes_the_cpu_where_a_driver_cannot_be_used(
     assert load(artifact, device="auto").device == "cpu"
     (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
     assert "running on the CPU, because" in warning.getMessage()
+
+
+@without_gpu
+def test_auto_says_so_once(artifact: Path, log: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        load(artifact)
+    assert len([record for record in log.records if "running on the CPU" in record.getMessage()]) == 1
 
 
 @without_gpu

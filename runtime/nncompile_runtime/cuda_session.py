@@ -1,0 +1,207 @@
+"""A session on a GPU: a stream of its own, memory that it is given, a new start after it ran out of that."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nncompile_runtime import cuda, cuda_options, driver
+from nncompile_runtime.container import ModelFile
+from nncompile_runtime.errors import DeviceError, NncompileError, OutOfMemoryError
+from nncompile_runtime.plan import Plan
+from nncompile_runtime.session import Array, Session, onnxruntime
+
+
+class Memory(NamedTuple):
+    """An input or output of the graph that lies on the GPU, row by row without gaps.
+
+    Attributes:
+        name: Of the graph's input or output.
+        dtype: Of its elements.
+        shape: Its sizes.
+        address: Of its first element.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    address: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class CudaSession(Session):
+    """A graph on a GPU. Runs queue up on one stream; `lock` is held while one is being queued.
+
+    Attributes:
+        gpu: The GPU.
+        stream: What the graph runs on.
+        lock: Of the session.
+    """
+
+    def __init__(self, model: ModelFile, plan: Plan, *, capture: bool = False) -> None:
+        """Load the graph.
+
+        Args:
+            model: The graph.
+            plan: How to run it.
+            capture: Whether ONNX Runtime captures the runs of `run_at` as a CUDA graph. Then that one shape
+                and that one place of inputs and outputs is all that the session may ever be run on.
+
+        Raises:
+            ModelLoadError: ONNX Runtime refuses the graph.
+            DeviceError: The GPU cannot be had.
+        """
+        self._model, self._capture = model, capture
+        self.lock = threading.RLock()
+        self._bound: tuple[Sequence[Memory], Sequence[Memory], Any] | None = None
+        super().__init__(model, plan)
+        # Return when the work is queued: who waits for it is decided outside.
+        self._queue_only = onnxruntime().RunOptions()
+        self._queue_only.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        # The default; where it is not said, ONNX Runtime's wrapper asks, at the price of an exception.
+        self._queue_only.add_run_config_entry("gpu_graph_id", "0")
+
+    def _provider_options(self, precision: str) -> dict[str, str]:
+        try:
+            if not hasattr(self, "stream"):  # a session that begins anew stays on it
+                self.gpu = driver.gpu(self.plan.device_id)
+                self.stream = driver.Stream(self.gpu)
+        except (OSError, driver.CudaError) as error:
+            raise DeviceError(
+                f"{self.plan.device} cannot be had: {error}.", remedy="Run nncompile doctor to see why."
+            ) from None
+        return cuda_options.provider_options(self.plan, precision, self.stream.handle, capture=self._capture)
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Run on arrays of the host, which ONNX Runtime copies; wait for the answer.
+
+        Raises:
+            InputError: ONNX Runtime could not run these inputs.
+            OutOfMemoryError: The GPU's memory does not suffice.
+            DeviceError: The GPU failed.
+        """
+        with self.lock, self.gpu.current():
+            self._reopen()
+            return super().run(feed)
+
+    def run_at(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
+        """Queue a run on memory of the GPU, on `stream`; returns before it is done. The GPU must be current.
+
+        Args:
+            inputs: All of the graph's; they may not be empty. The same object stands for the same memory.
+            outputs: All of the graph's; likewise.
+
+        Raises:
+            InputError: ONNX Runtime could not run these inputs, or an output has another shape.
+            OutOfMemoryError: The GPU's memory does not suffice.
+            DeviceError: The GPU failed.
+        """
+        with self.lock:
+            self._reopen()
+            try:
+                self._run_bound(inputs, outputs)
+            except Exception as error:
+                raise self.failure(error) from None
+
+    def run_to(self, inputs: Sequence[Memory]) -> list[Any]:
+        """Run on memory of the GPU and wait; ONNX Runtime allocates the outputs. The GPU must be current.
+
+        Returns:
+            An `onnxruntime.OrtValue` on the GPU for each output.
+
+        Raises:
+            InputError: ONNX Runtime could not run these inputs.
+            OutOfMemoryError: The GPU's memory does not suffice.
+            DeviceError: The GPU failed.
+        """
+        with self.lock:
+            self._reopen()
+            try:
+                binding = self._bind(inputs)
+                for port in self.outputs:
+                    binding.bind_output(port.name, "cuda", self.gpu.number)
+                self.native.run_with_iobinding(binding)
+                return list(binding.get_outputs())
+            except Exception as error:
+                binding = None
+                raise self.failure(error) from None
+
+    def failure(self, error: Exception) -> NncompileError:
+        """The error for a run that was given up; where memory was short, the session begins anew.
+
+        ONNX Runtime's arena keeps its peak, so without a new session the next, smaller call could fail too.
+        """
+        with self.lock, self.gpu.current():
+            with contextlib.suppress(driver.CudaError):  # what is still queued uses memory that is let go of
+                self.gpu.call("cuCtxSynchronize")
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> NncompileError:
+        bytes_missing = cuda.missing_memory(error)
+        if bytes_missing is not None:
+            asked = f" for {bytes_missing / 2**20:.1f} MiB at once" if bytes_missing else ""
+            failed = OutOfMemoryError(
+                f"{self.plan.device} has too little memory{asked} to run {self._model.name} on this input.",
+                remedy="Give fewer rows at a time (micro_batch in the plan cuts batches), "
+                "raise gpu_memory_limit if the plan has one, or free memory of the GPU.",
+            )
+            traceback.clear_frames(error.__traceback__)  # they hold the session that is to go
+            self._close()
+            with contextlib.suppress(NncompileError):  # else the next call tries again
+                self._reopen()
+            return failed
+        if cuda.is_broken(error):
+            return DeviceError(
+                f"{self.plan.device} failed: {str(error).strip()[:400]}.",
+                remedy="Start the process again: after most errors of CUDA nothing more runs in it.",
+            )
+        return super().failure(error)
+
+    def copy(self, memory: Memory, source: int) -> None:
+        """Queue a copy on the GPU, from an address to `memory`.
+
+        Raises:
+            CudaError: The GPU failed.
+        """
+        self.gpu.call("cuMemcpyDtoDAsync_v2", memory.address, source, memory.size, self.stream.handle)
+
+    def _run_bound(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
+        if self._bound is None or self._bound[0] is not inputs or self._bound[1] is not outputs:
+            binding = self._bind(inputs)
+            for name, dtype, shape, address in outputs:
+                binding.bind_output(name, "cuda", self.gpu.number, dtype, shape, address)
+            self._bound = inputs, outputs, binding
+        self.native.run_with_iobinding(self._bound[2], self._queue_only)
+
+    def _bind(self, inputs: Sequence[Memory]) -> Any:
+        binding = self.native.io_binding()
+        for name, dtype, shape, address in inputs:
+            binding.bind_input(name, "cuda", self.gpu.number, dtype, shape, address)
+        return binding
+
+    def _close(self) -> None:
+        self.native = self.call = self._bound = None
+
+    def _reopen(self) -> None:
+        if self.native is None:
+            self._open(self._model)
+
+
+def open_session(model: ModelFile, plan: Plan) -> Session:
+    """A session for the plan's device.
+
+    Raises:
+        ModelLoadError: ONNX Runtime refuses the graph.
+        DeviceError: The plan's provider cannot be had.
+    """
+    return CudaSession(model, plan) if plan.provider == "cuda" else Session(model, plan)

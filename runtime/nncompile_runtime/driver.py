@@ -1,0 +1,226 @@
+"""Streams, events and memory of one GPU, through NVIDIA's driver: what ONNX Runtime's Python API lacks.
+
+ONNX Runtime can run on a stream that it is given, and on memory that it is given; it neither makes a stream
+nor pinned memory, nor orders its stream after another. These calls do, and need no CUDA toolkit and no
+torch: libcuda.so.1 comes with the driver. They share the GPU's primary context with ONNX Runtime and torch.
+(https://docs.nvidia.com/cuda/cuda-driver-api)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from ctypes import POINTER, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
+from functools import lru_cache
+from typing import Any
+
+_LIBRARY = "libcuda.so.1"
+_OUT_OF_MEMORY = 2
+_NON_BLOCKING = 1  # the stream does not wait for the default stream
+_NO_TIMING = 2  # events that only order
+_PORTABLE = 1  # pinned for every context
+
+# Handles and addresses have 64 bits; without its argument types, ctypes passes 32.
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "cuInit": (c_uint,),
+    "cuDeviceGet": (POINTER(c_int), c_int),
+    "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
+    "cuCtxSynchronize": (),
+    "cuStreamCreate": (POINTER(c_void_p), c_uint),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
+    "cuEventCreate": (POINTER(c_void_p), c_uint),
+    "cuEventDestroy_v2": (c_void_p,),
+    "cuEventRecord": (c_void_p, c_void_p),
+    "cuEventSynchronize": (c_void_p,),
+    "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
+    "cuMemFree_v2": (c_uint64,),
+    "cuMemHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
+    "cuMemFreeHost": (c_void_p,),
+    "cuMemsetD8Async": (c_uint64, c_ubyte, c_size_t, c_void_p),
+    "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
+    "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
+}
+
+# Held while memory is taken or given back, and while a CUDA graph is captured, which that would break
+# (cudaStreamCaptureModeGlobal, ONNX Runtime's cuda_graph.cc).
+allocating = threading.RLock()
+
+
+class CudaError(Exception):
+    """A call of the driver failed; worded as ONNX Runtime words its own."""
+
+
+class Gpu:
+    """One GPU's primary context.
+
+    Attributes:
+        number: Its index, as the driver counts.
+    """
+
+    def __init__(self, number: int, load: Callable[[str], Any] = ctypes.CDLL) -> None:
+        """Take hold of the context, for as long as the process lives.
+
+        Args:
+            number: Index of the GPU.
+            load: Opens a shared library by name.
+
+        Raises:
+            OSError: There is no driver.
+            CudaError: There is no such GPU, or its context cannot be had.
+        """
+        self.number = number
+        library = load(_LIBRARY)
+        self._calls = {name: getattr(library, name) for name in _ARGUMENTS}
+        for name, types in _ARGUMENTS.items():
+            self._calls[name].argtypes = types
+        device, context = c_int(), c_void_p()
+        self.call("cuInit", 0)
+        self.call("cuDeviceGet", ctypes.byref(device), number)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device.value)
+        self._context = context
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call a function of the driver.
+
+        Raises:
+            CudaError: It failed.
+        """
+        status = self._calls[name](*arguments)
+        if status:
+            what = "out of memory" if status == _OUT_OF_MEMORY else f"in {name}"
+            raise CudaError(f"CUDA failure {status}: {what}")
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Make this GPU the thread's; afterwards it is the caller's again, whatever ONNX Runtime chose."""
+        return _Current(self)
+
+    def push(self) -> None:
+        """Begin what `current` stands for."""
+        self.call("cuCtxPushCurrent_v2", self._context)
+
+    def pop(self) -> None:
+        """End it."""
+        self.call("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
+
+
+class _Current:
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+
+    def __enter__(self) -> None:
+        self._gpu.push()
+
+    def __exit__(self, *_: object) -> None:
+        self._gpu.pop()
+
+
+class Stream:
+    """A queue of work on a GPU.
+
+    Attributes:
+        gpu: The GPU.
+        handle: `CUstream`, which is CUDA's `cudaStream_t` too.
+    """
+
+    def __init__(self, gpu: Gpu) -> None:
+        """Make a stream that no other waits for unasked."""
+        self.gpu = gpu
+        made = c_void_p()
+        with gpu.current():
+            gpu.call("cuStreamCreate", ctypes.byref(made), _NON_BLOCKING)
+            self._mark = Event(gpu)
+        self.handle = int(made.value or 0)
+        _give_back_with(self, gpu, "cuStreamDestroy_v2", self.handle)
+
+    def wait_for(self, other: int) -> None:
+        """Begin later work only when what stream `other` (a handle) has been given by now is done."""
+        self._mark.record(other)
+        self._mark.hold_back(self.handle)
+
+    def hold_back(self, other: int) -> None:
+        """Let stream `other` begin later work only when what this one has been given by now is done."""
+        self._mark.record(self.handle)
+        self._mark.hold_back(other)
+
+    def synchronize(self) -> None:
+        """Wait until all is done."""
+        self.gpu.call("cuStreamSynchronize", self.handle)
+
+
+class Event:
+    """A place in a stream."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        """Make an event; the GPU must be current."""
+        self._gpu = gpu
+        made = c_void_p()
+        gpu.call("cuEventCreate", ctypes.byref(made), _NO_TIMING)
+        self._handle = int(made.value or 0)
+        _give_back_with(self, gpu, "cuEventDestroy_v2", self._handle)
+
+    def record(self, stream: int) -> None:
+        """Stand behind all that the stream has been given by now."""
+        self._gpu.call("cuEventRecord", self._handle, stream)
+
+    def hold_back(self, stream: int) -> None:
+        """Let the stream begin later work only when this place is reached; a later record changes nothing."""
+        self._gpu.call("cuStreamWaitEvent", stream, self._handle, 0)
+
+    def wait(self) -> None:
+        """Wait until the place is reached."""
+        self._gpu.call("cuEventSynchronize", self._handle)
+
+
+class Block:
+    """Memory on a GPU, or pinned memory of the host; freed with the object.
+
+    Attributes:
+        address: Its first byte.
+        size: Bytes.
+    """
+
+    def __init__(self, gpu: Gpu, size: int, *, pinned: bool = False) -> None:
+        """Allocate; the GPU must be current.
+
+        Raises:
+            CudaError: There is not enough memory.
+        """
+        self.size = size
+        made: Any = c_void_p() if pinned else c_uint64()
+        with allocating:
+            if pinned:
+                gpu.call("cuMemHostAlloc", ctypes.byref(made), size, _PORTABLE)
+            else:
+                gpu.call("cuMemAlloc_v2", ctypes.byref(made), size)
+        self.address = int(made.value or 0)
+        _give_back_with(self, gpu, "cuMemFreeHost" if pinned else "cuMemFree_v2", self.address)
+
+
+def _give_back_with(owner: object, gpu: Gpu, name: str, handle: int) -> None:
+    """Call `name` when `owner` is gone; at the end of the process the driver gives all back by itself."""
+
+    def give_back() -> None:
+        with contextlib.suppress(CudaError), allocating, gpu.current():
+            gpu.call(name, handle)  # after a fatal error there is nothing to give
+
+    weakref.finalize(owner, give_back).atexit = False
+
+
+@lru_cache(maxsize=256)
+def gpu(number: int) -> Gpu:
+    """The GPU of an index, opened once a process.
+
+    Raises:
+        OSError: There is no driver.
+        CudaError: There is no such GPU.
+    """
+    return Gpu(number)

@@ -1,0 +1,91 @@
+"""What tuning tries on a GPU, and a whole tuning on one that is not there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from nncompile import Plan
+from nncompile_runtime import container
+from nncompile_runtime.container import ModelFile
+from nncompile_runtime.cuda_candidates import variations, ways
+
+from .fake_gpu import FakeGpu, gpu
+from .graphs import build, conv_net, floats, manifest, predictor, spec
+
+__all__ = ["gpu"]
+GRAPH = Plan(provider="cuda", cuda_graph=True)
+
+
+def conv(precision: str) -> ModelFile:
+    model, inputs, outputs = conv_net()
+    about = manifest(inputs, outputs, precision=precision)
+    return container.parse(container.append_manifest(model.SerializeToString(), about), "net.onnx")
+
+
+def with_operators(*operators: str) -> ModelFile:
+    """A float16 file that no session is opened on."""
+    nodes = [
+        helper.make_node(name, ["x", "x"], [f"y{n}"], domain="com.microsoft" if name == "FusedConv" else "")
+        for n, name in enumerate(operators)
+    ]
+    inputs, outputs = [spec("x", "batch", 4)], [spec("y0", "batch", 4)]
+    model = build(nodes, inputs, outputs, domains=["com.microsoft"])
+    about = manifest(inputs, outputs, precision="float16")
+    return container.parse(container.append_manifest(model.SerializeToString(), about), "net.onnx")
+
+
+def test_kernels_one_by_one_or_as_a_graph() -> None:
+    plain = Plan(provider="cuda", native=False)
+    assert ways(plain, 256) == [plain.model_copy(update={"cuda_graph": True})]
+    assert ways(plain, 257) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "half"), [("float16", True), ("tf32", True), ("float32", False), ("bfloat16", False)]
+)
+def test_channels_last_only_on_tensor_cores(precision: str, half: bool) -> None:
+    tried = variations(GRAPH, conv(precision))
+    assert any(plan.channels_last for plan in tried) is half
+    assert {plan.cudnn_search for plan in tried} == {"exhaustive", "heuristic"}
+    assert {plan.arena_strategy for plan in tried} == {"kNextPowerOfTwo", "kSameAsRequested"}
+    assert all(plan.cuda_graph for plan in tried)
+    assert GRAPH not in tried
+
+
+def test_a_file_from_elsewhere_is_taken_for_float32() -> None:
+    model = container.parse(conv_net()[0].SerializeToString(), "net.onnx")
+    assert not any(plan.channels_last for plan in variations(GRAPH, model))
+
+
+def test_channels_last_never_with_fused_conv() -> None:
+    tried = variations(GRAPH, with_operators("FusedConv", "Add"))
+    assert not any(plan.channels_last for plan in tried)
+    assert any(plan.cudnn_search == "heuristic" for plan in tried)
+    assert any(plan.channels_last for plan in variations(GRAPH, with_operators("Conv")))
+
+
+def test_without_convolutions_there_is_no_search() -> None:
+    (only,) = variations(GRAPH, with_operators("Add"))
+    assert only == GRAPH.model_copy(update={"arena_strategy": "kSameAsRequested"})
+
+
+def test_every_candidate_is_a_valid_plan() -> None:
+    """A copy of a plan is not checked when it is made."""
+    for plan in [*ways(Plan(provider="cuda"), 8), *variations(GRAPH, conv("float16"))]:
+        assert Plan.model_validate(plan.model_dump()) == plan
+
+
+def test_a_whole_tuning(gpu: FakeGpu) -> None:
+    model, inputs, outputs = conv_net()
+    loaded = predictor(model, manifest(inputs, outputs), device="cuda")
+    found = loaded.tune(0.2, batches=(1, 3))
+    tried = [one.plan for regime in found.regimes for one in regime.tried]
+    assert {plan.cuda_graph for plan in tried} == {True, False}
+    assert {plan.cudnn_search for plan in tried} == {"exhaustive", "heuristic"}
+    assert {plan.provider for plan in tried} == {"cuda"}
+    for rows in (1, 2, 3, 5):
+        x = floats(rows, 1, 8, 8)
+        answer = predictor(model).predict(x)
+        np.testing.assert_allclose(loaded.predict(x), answer, rtol=1e-6, atol=1e-6)
