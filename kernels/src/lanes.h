@@ -29,6 +29,21 @@ class LaneStage {
   }
 };
 
+// A step of a stage as one of a region, for threads that share the samples: their values are in the frame's `lanes`.
+class SharedLaneStep : public Step {
+ public:
+  SharedLaneStep(const LaneStage& stage, int step) : stage_(stage), step_(step) {}
+
+  int units() const override { return stage_.units(step_); }
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+    stage_.run_step(step_, frame, sample, frame.lanes, frame.scratch, begin, end);
+  }
+
+ private:
+  const LaneStage& stage_;
+  int step_;
+};
+
 // Widest first; none where samples in lanes cannot run the program, or would not fit.
 std::vector<std::unique_ptr<LaneStage>> make_lane_stages(const Program& program, const std::vector<Work>& works,
                                                          const std::vector<Place>& places);

@@ -22,7 +22,11 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   chunk_ = lowered.chunk;
   arenas_.resize(lowered.arena_floats);
   size_t scratch = 0;
-  for (const auto& stage : lanes_) scratch = std::max(scratch, stage->scratch());
+  for (const auto& stage : lanes_) {
+    scratch = std::max(scratch, stage->scratch());
+    lane_steps_.emplace_back();
+    for (int step = 0; step < stage->steps(); ++step) lane_steps_.back().emplace_back(*stage, step);
+  }
   for (const StepPtr& step : steps_) {
     scratch = std::max(scratch, step->scratch());
     cost_ += step->cost();
@@ -52,7 +56,7 @@ void Region::run(int64_t batch, const float* const* inputs, float* const* output
   frame.places = &places_;
   frame.inputs = inputs;
   frame.outputs = outputs;
-  if (batch < threads) {
+  if (shares(batch, threads)) {
     run_shared(frame, int(batch), parallel);
     return;
   }
@@ -74,6 +78,14 @@ void Region::run(int64_t batch, const float* const* inputs, float* const* output
     parallel(size_t(chunks), task);
 }
 
+bool Region::shares(int64_t batch, int64_t threads) const {
+  if (batch < threads) return true;
+  // Too few in lanes for each of them, and few left over.
+  if (lanes_.empty() || batch > chunk_) return false;
+  const int64_t width = lanes_.back()->width();
+  return width <= batch && batch < width * threads && batch % width * 2 <= threads;
+}
+
 void Region::run_chunk(Frame frame, int samples) const {
   for (size_t s = 0, end; s < steps_.size(); s = end) {
     end = segment_end(s);
@@ -90,14 +102,17 @@ void Region::run_chunk(Frame frame, int samples) const {
   }
 }
 
-// Fewer samples than threads: one sample after the other, and the threads share each step.
+// A few samples: one after the other, or in lanes, and the threads share each step.
 void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) const {
-  IdleFloats::Lease arena(arenas_);
+  IdleFloats::Lease arena(arenas_), lanes(scratches_);
   frame.arena = arena.data();
-  Team team(steps_.size() * size_t(samples));
+  frame.lanes = lanes.data();
+  size_t most = steps_.size() * size_t(samples);
+  for (const auto& steps : lane_steps_) most += steps.size() * size_t(samples);
+  Team team(most);
+  const auto parts = [&](const Step& step) { return std::min({step.units(), options_.threads, kMaxParts}); };
   const auto add = [&](const Step& step, int sample, int count) {
-    const bool worth = step.cost() * count >= options_.split;
-    team.add(step, sample, count, worth ? std::min({step.units(), options_.threads, kMaxParts}) : 1);
+    team.add(step, sample, count, step.cost() * count >= options_.split ? parts(step) : 1);
   };
   for (size_t s = 0, end; s < steps_.size(); s = end) {
     end = segment_end(s);
@@ -105,7 +120,12 @@ void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) c
       add(*steps_[s], 0, samples);
       continue;
     }
-    for (int sample = 0; sample < samples; ++sample)
+    int sample = 0;
+    if (s == 0)
+      for (size_t stage = 0; stage < lanes_.size(); ++stage)
+        for (const int width = lanes_[stage]->width(); sample + width <= samples; sample += width)
+          for (const Step& step : lane_steps_[stage]) team.add(step, sample, width, parts(step));
+    for (; sample < samples; ++sample)
       for (size_t i = s; i < end; ++i) add(*steps_[i], sample, 1);
   }
   const auto task = [&](size_t member) {

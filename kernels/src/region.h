@@ -28,6 +28,8 @@ class Region {
  private:
   // The first step behind the segment of step `first`: batched steps go one by one.
   size_t segment_end(size_t first) const;
+  // Whether threads do better to share the samples than to have some each.
+  bool shares(int64_t batch, int64_t threads) const;
   void run_chunk(Frame frame, int samples) const;
   void run_shared(Frame frame, int samples, const ParallelFor& parallel) const;
 
@@ -38,6 +40,7 @@ class Region {
   int chunk_ = 1;
   double cost_ = 0;  // of a sample
   std::vector<std::unique_ptr<LaneStage>> lanes_;
+  std::vector<std::vector<SharedLaneStep>> lane_steps_;  // of each stage
   std::vector<Algorithm> algorithms_;
   mutable IdleFloats arenas_, scratches_;
 };

@@ -51,6 +51,7 @@ struct Frame {
   const std::vector<Place>* places;
   float* arena;
   float* scratch;  // of the thread
+  float* lanes;    // of samples in lanes that threads share
   const float* const* inputs;
   float* const* outputs;
   int64_t first = 0;
