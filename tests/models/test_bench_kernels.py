@@ -162,7 +162,7 @@ def test_errors(monkeypatch):
     assert len(found) == len(winograd_error.INPUTS) * 4
     for kernel in (3, 5):
         fast, direct = (found["normal", kernel, plan] for plan in ("Winograd", "as defined"))
-        assert 1e-5 > fast.of_sum > 2 * direct.of_sum > 1e-8
+        assert 1e-5 > fast.of_sum > 1.5 * direct.of_sum > 1e-8
         assert fast.of_output > fast.of_sum
 
 

@@ -199,12 +199,17 @@ def tf32_as_in(precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     allowed = precision == "tf32"
     torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+    _let_cudnn_round(allowed)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        _let_cudnn_round(before[1])
+
+
+def _let_cudnn_round(allowed: bool) -> None:
+    # Not by assignment: PyTorch refuses that once its own test helpers were imported.
+    torch.backends.cudnn.set_flags(_allow_tf32=allowed, _fp32_precision=None)  # type: ignore[no-untyped-call]
 
 
 def flat_call(
