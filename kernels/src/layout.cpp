@@ -61,7 +61,12 @@ class Load : public Step {
   RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
   double cost() const override { return kCostOfMoving * double(shape_.size()); }
 
-  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+  void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
+    for (int s = sample; s < sample + samples; ++s) one(frame, s, begin, end);
+  }
+
+ private:
+  void one(const Frame& frame, int sample, int begin, int end) const {
     const Place& to = frame.place(value_);
     const size_t plane = size_t(to.shape.h) * size_t(to.shape.w);
     const float* x = frame.inputs[input_] + size_t(frame.first + sample) * to.shape.size();
@@ -77,7 +82,6 @@ class Load : public Step {
     clear_border(to, y, begin, end);
   }
 
- private:
   int input_, value_;
   Shape shape_;
 };
@@ -90,10 +94,12 @@ class Store : public Step {
   RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
   double cost() const override { return kCostOfMoving * double(shape_.size()); }
 
-  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+  void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     const Place& from = frame.place(value_);
-    float* y = frame.outputs[output_] + size_t(frame.first + sample) * from.shape.size();
-    to_planes(frame.data(value_, sample), from, y, begin, end);
+    for (int s = sample; s < sample + samples; ++s) {
+      float* y = frame.outputs[output_] + size_t(frame.first + s) * from.shape.size();
+      to_planes(frame.data(value_, s), from, y, begin, end);
+    }
   }
 
  private:

@@ -159,7 +159,13 @@ class Lowering {
   }
 
   void make_steps() {
-    for (size_t i = 0; i < program_.inputs.size(); ++i) add(make_load(int(i), int(i), program_.shapes[i]), {}, {int(i)});
+    const auto takes_all = [](const Work& work) { return work.batched || !work.alive; };
+    result_.all_batched = std::all_of(works_.begin(), works_.end(), takes_all);
+    for (size_t i = 0; i < program_.inputs.size(); ++i) {
+      StepPtr step = make_load(int(i), int(i), program_.shapes[i]);
+      step->batched = result_.all_batched;
+      add(std::move(step), {}, {int(i)});
+    }
     for (const Work& work : works_) {
       if (!work.alive) continue;
       StepPtr step = make(work);
@@ -168,7 +174,10 @@ class Lowering {
     }
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      add(make_store(value, int(i), result_.places[size_t(root(value))].shape), {value}, {});
+      StepPtr step = make_store(value, int(i), result_.places[size_t(root(value))].shape);
+      const Work* made = maker(value);
+      step->batched = made ? made->batched : result_.all_batched;
+      add(std::move(step), {value}, {});
     }
   }
 

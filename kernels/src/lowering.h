@@ -12,6 +12,7 @@ struct Lowered {
   std::vector<Place> places;  // of every value
   size_t arena_floats = 0;
   int chunk = kMaxChunk;  // samples at once in an arena
+  bool all_batched = false;  // every step takes the samples of a chunk at once
   std::vector<std::unique_ptr<LaneStage>> lanes;
   std::vector<Algorithm> algorithms;  // of every instruction
 };

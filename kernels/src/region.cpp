@@ -9,6 +9,9 @@ namespace {
 // Below so many times what makes a step worth cutting, some 20 microseconds, it is not worth it for all steps together:
 // on some pairs of processors the way of a cache line is several times as long.
 constexpr double kOfAll = 10;
+// Linear layers alone pass little from one to the next.
+constexpr double kOfLinear = 3;
+constexpr double kLargeWeights = 2e6;  // floats
 
 }  // namespace
 
@@ -20,6 +23,7 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   lanes_ = std::move(lowered.lanes);
   algorithms_ = std::move(lowered.algorithms);
   chunk_ = lowered.chunk;
+  all_batched_ = lowered.all_batched;
   arenas_.resize(lowered.arena_floats);
   size_t scratch = 0;
   for (const auto& stage : lanes_) {
@@ -32,6 +36,11 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
     cost_ += step->cost();
   }
   scratches_.resize(scratch);
+  for (const Weight& weight : program_.weights) {
+    double floats = 1;
+    for (const int64_t size : weight.dims) floats *= double(size);
+    weights_ += floats;
+  }
 }
 
 std::vector<int> Region::lane_widths() const {
@@ -50,7 +59,8 @@ size_t Region::segment_end(size_t first) const {
 void Region::run(int64_t batch, const float* const* inputs, float* const* outputs,
                  const ParallelFor& parallel) const {
   if (batch <= 0) return;
-  const bool worth_sharing = cost_ * double(batch) >= kOfAll * options_.split;
+  const double least = all_batched_ ? kOfLinear : kOfAll;
+  const bool worth_sharing = cost_ * double(batch) >= least * options_.split;
   const int64_t threads = worth_sharing ? options_.threads : 1, at_once = threads * chunk_;
   Frame frame{};
   frame.places = &places_;
@@ -80,6 +90,8 @@ void Region::run(int64_t batch, const float* const* inputs, float* const* output
 
 bool Region::shares(int64_t batch, int64_t threads) const {
   if (batch < threads) return true;
+  // Of linear layers each then reads a part of the weights only, which takes as long as a few samples' products.
+  if (all_batched_ && batch < (weights_ > kLargeWeights ? 9 : 3) * threads) return threads > 1 && batch <= chunk_;
   // Too few in lanes for each of them, and few left over.
   if (lanes_.empty() || batch > chunk_) return false;
   const int64_t width = lanes_.back()->width();

@@ -38,7 +38,9 @@ class Region {
   std::vector<Place> places_;
   std::vector<StepPtr> steps_;
   int chunk_ = 1;
+  bool all_batched_ = false;
   double cost_ = 0;  // of a sample
+  double weights_ = 0;  // floats
   std::vector<std::unique_ptr<LaneStage>> lanes_;
   std::vector<std::vector<SharedLaneStep>> lane_steps_;  // of each stage
   std::vector<Algorithm> algorithms_;

@@ -1,7 +1,8 @@
 """The parts of a graph that the native kernels compute, each as one node.
 
-Pattern: a maximal convex connected piece of nodes that have an instruction (`region_encoders.py`), at least
-one of them a convolution: what has none is left to ONNX Runtime's own matrix product, which is as fast.
+Pattern: a maximal convex connected piece of nodes that have an instruction (`region_encoders.py`), a
+convolution or two linear layers among them: one alone is left to ONNX Runtime's own matrix product, which is
+as fast.
 
 A region is a node of the domain `nncompile` whose model-local function, an overload of its own, holds the
 nodes as they were. Where the kernels of nncompile-kernels are registered, ONNX Runtime runs its program;
@@ -49,9 +50,9 @@ def _run(model: ir.Model) -> Outcome:
     graph, parts = model.graph, _encoded(model.graph)
     pieces = []
     for piece in convex_pieces(graph, parts.steps):
-        convolutions = [node for node in piece if parts.steps[node].opcode is Opcode.CONV]
-        if not convolutions or not _results(piece):
+        if not _results(piece):
             continue
+        convolutions = [node for node in piece if parts.steps[node].opcode is Opcode.CONV]
         if _pays(piece, parts):
             pieces.append(piece)
         else:

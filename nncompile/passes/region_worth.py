@@ -5,6 +5,9 @@ they save is the way through memory of the values between two layers, which stay
 multiplications of a convolution that Winograd's algorithm computes. All three are counted in elements: to
 transpose one takes as long as `_FLOPS_AN_ELEMENT` operations (40 to 60, measured on a core of Zen 4 at 118
 GFLOP/s). A single convolution without Winograd's algorithm never pays: ONNX Runtime's own is as fast.
+
+Linear layers alone have no layout to change: two of them pay (measured from 64 x 64 to 4096 x 4096 weights),
+as long as keeping their weights twice, in the graph and packed, is no matter.
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
 # What `cost.cpp` of the kernels says of transformed weights: how many bytes are too many, how many come from
 # memory and not from a cache, and how many uses of a weight take as long as that.
 _TOO_MANY_BYTES, _STREAMED_BYTES, _READ_COST = 40e6, 1e6, 9
+_MOST_LINEAR_BYTES = 64e6
 _ELEMENTWISE = (Opcode.ACTIVATION, Opcode.ADD, Opcode.MULTIPLY)
 
 
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:
     """Whether a region of these steps, by the value that each computes, is worth its borders."""
+    if not any(step.opcode is Opcode.CONV for step in steps.values()):
+        return _linear_layers_pay(steps)
     kept = {
         value
         for step in steps.values()
@@ -39,6 +45,12 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
     multiplications = sum(_saved_flops(step) for step in steps.values())
     cost = sum(map(_elements, entering)) + sum(_elements(steps[value].result) for value in leaving)
     return saved + multiplications / _FLOPS_AN_ELEMENT >= cost
+
+
+def _linear_layers_pay(steps: Mapping[ir.Value, Step]) -> bool:
+    layers = [step.weights[0] for step in steps.values() if step.opcode is Opcode.LINEAR]
+    shapes = [weight.shape.numpy() for weight in layers if weight is not None and weight.shape is not None]
+    return len(layers) >= 2 and 4 * sum(map(math.prod, shapes)) <= _MOST_LINEAR_BYTES
 
 
 def _saved_flops(step: Step) -> float:
