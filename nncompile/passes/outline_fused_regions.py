@@ -50,9 +50,10 @@ def _run(model: ir.Model) -> Outcome:
     graph, parts = model.graph, _encoded(model.graph)
     pieces = []
     for piece in convex_pieces(graph, parts.steps):
-        if not _results(piece):
-            continue
         convolutions = [node for node in piece if parts.steps[node].opcode is Opcode.CONV]
+        linear_layers = sum(parts.steps[node].opcode is Opcode.LINEAR for node in piece)
+        if not (convolutions or linear_layers > 1) or not _results(piece):
+            continue
         if _pays(piece, parts):
             pieces.append(piece)
         else:

@@ -33,7 +33,7 @@ _ELEMENTWISE = (Opcode.ACTIVATION, Opcode.ADD, Opcode.MULTIPLY)
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:
     """Whether a region of these steps, by the value that each computes, is worth its borders."""
     if not any(step.opcode is Opcode.CONV for step in steps.values()):
-        return _linear_layers_pay(steps)
+        return _linear_bytes(steps) <= _MOST_LINEAR_BYTES
     kept = {
         value
         for step in steps.values()
@@ -47,10 +47,10 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
     return saved + multiplications / _FLOPS_AN_ELEMENT >= cost
 
 
-def _linear_layers_pay(steps: Mapping[ir.Value, Step]) -> bool:
+def _linear_bytes(steps: Mapping[ir.Value, Step]) -> int:
     layers = [step.weights[0] for step in steps.values() if step.opcode is Opcode.LINEAR]
     shapes = [weight.shape.numpy() for weight in layers if weight is not None and weight.shape is not None]
-    return len(layers) >= 2 and 4 * sum(map(math.prod, shapes)) <= _MOST_LINEAR_BYTES
+    return 4 * sum(map(math.prod, shapes))
 
 
 def _saved_flops(step: Step) -> float:

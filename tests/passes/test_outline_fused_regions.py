@@ -64,10 +64,19 @@ def test_what_the_kernels_lack_cuts_a_network():
     ]
 
 
-def test_an_mlp_is_left_to_onnx_runtime():
-    mlp = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    report = optimized(mlp, (8,)).passes[-1]
-    assert (report.changes, report.refusals) == (0, ())
+def test_two_linear_layers_are_a_region_and_one_is_not():
+    two = [torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)]
+    for layers, changes in ((two, 1), (two[:2], 0)):
+        report = optimized(torch.nn.Sequential(*layers), (8,)).passes[-1]
+        assert (report.changes, report.refusals) == (changes, ())
+
+
+def test_linear_layers_of_large_weights_are_left_to_onnx_runtime():
+    """64 MB of them; they would be kept twice."""
+    for width, changes in ((2300, 1), (2400, 0)):
+        first, second, third = (torch.nn.Linear(width, width, bias=False) for _ in range(3))
+        layers = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), third)
+        assert optimized(layers, (width,)).passes[-1].changes == changes
 
 
 def test_plain_onnx_runtime_inlines_the_function(apply, outline, tmp_path):
