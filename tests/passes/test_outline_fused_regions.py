@@ -71,14 +71,6 @@ def test_two_linear_layers_are_a_region_and_one_is_not():
         assert (report.changes, report.refusals) == (changes, ())
 
 
-def test_linear_layers_of_large_weights_are_left_to_onnx_runtime():
-    """64 MB of them; they would be kept twice."""
-    for width, changes in ((2300, 1), (2400, 0)):
-        first, second, third = (torch.nn.Linear(width, width, bias=False) for _ in range(3))
-        layers = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), third)
-        assert optimized(layers, (width,)).passes[-1].changes == changes
-
-
 def test_plain_onnx_runtime_inlines_the_function(apply, outline, tmp_path):
     """With its optimisers on: the same answers, and no node of our domain is left."""
     nodes = (

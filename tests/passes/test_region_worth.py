@@ -82,6 +82,14 @@ def test_what_is_saved_against_what_the_borders_cost(layers, shape, worth):
         assert {refusal.reason for refusal in report.refusals} == {TOO_LITTLE}
 
 
+def test_linear_layers_of_large_weights_are_left_to_onnx_runtime():
+    """64 MB of them; they would be kept twice."""
+    for width, changes in ((2300, 1), (2400, 0)):
+        first, second, third = (torch.nn.Linear(width, width, bias=False) for _ in range(3))
+        layers = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), third)
+        assert optimized(layers, (width,)).passes[-1].changes == changes
+
+
 def test_a_network_of_grouped_convolutions_is_left_alone():
     """Between them stand 1 x 1 convolutions, each of which alone would be a region of two transpositions."""
     block = [nn.Conv2d(32, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1, groups=4), nn.ReLU()]
