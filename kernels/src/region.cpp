@@ -122,7 +122,7 @@ void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) c
   size_t most = steps_.size() * size_t(samples);
   for (const auto& steps : lane_steps_) most += steps.size() * size_t(samples);
   Team team(most);
-  const auto parts = [&](const Step& step) { return std::min({step.units(), options_.threads, kMaxParts}); };
+  const auto parts = [&](const Step& step) { return std::min({step.most_parts(), options_.threads, kMaxParts}); };
   const auto add = [&](const Step& step, int sample, int count) {
     team.add(step, sample, count, step.cost() * count >= options_.split ? parts(step) : 1);
   };

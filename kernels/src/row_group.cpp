@@ -11,6 +11,8 @@ namespace {
 // Of the cache, for the windows and the weights of a group.
 constexpr double kCacheShare = 0.6;
 constexpr int kMostRowsAtOnce = 16;
+// Fewer, and what two parts both compute weighs too much.
+constexpr int kLeastRowsOfPart = 4;
 
 struct Read {
   int maker;  // the member that makes what is read
@@ -124,6 +126,7 @@ class RowGroup : public Step {
   }
 
   int units() const override { return members_.back().wise.height; }
+  int most_parts() const override { return std::max(1, units() / kLeastRowsOfPart); }
   double cost() const override {
     double sum = 0;
     for (const Member& member : members_) sum += member.step->cost();

@@ -81,6 +81,7 @@ class Step {
   // is given one sample at a time.
   virtual void run(const Frame& frame, int sample, int samples, int begin, int end) const = 0;
   virtual int units() const { return 1; }
+  virtual int most_parts() const { return units(); }  // that are worth sharing the units
   virtual RowWise row_wise() const { return {}; }
   // Of a sample, in operations of a matrix product that would take as long; measured.
   virtual double cost() const { return 0; }
