@@ -18,10 +18,10 @@ from nncompile.bench.engines import (
     check_names,
     cuda_graph,
     cuda_nncompile,
-    cuda_nncompile_tuned,
     cuda_onnxruntime,
     cuda_torch_compile,
     names_on,
+    nncompile_tuned,
     on_gpu,
     on_host,
     open_engine,
@@ -302,7 +302,7 @@ def test_a_file_of_float16_is_exported_in_float16(subject, lenet):
 
 def test_plans_are_looked_for_once(subject, monkeypatch):
     tuned = []
-    monkeypatch.setattr(cuda_nncompile_tuned, "load", lambda path, device: nncompile.load(path, device="cpu"))
+    monkeypatch.setattr(nncompile_tuned, "load", lambda path, device: nncompile.load(path, device="cpu"))
     monkeypatch.setattr(nncompile.Predictor, "tune", lambda self, seconds: tuned.append(seconds))
     for compiled in (True, False):
         with open_engine("nncompile-tuned", subject) as engine:

@@ -5,29 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from nncompile.bench.engines import EngineError, Subject
 from nncompile.bench.engines.nncompile import Compiled
 from nncompile_runtime import container
-from nncompile_runtime.predictor import load
+from nncompile_runtime.predictor import Predictor, load
 
 NAME = "nncompile-tuned"
 SECONDS = 10.0
 
 
-@contextmanager
-def opened(subject: Subject) -> Iterator[Compiled]:
-    """The engine for a subject, tuned on a copy of its own, once: the copy is found in the subject's folder.
+def tuned(subject: Subject, device: str) -> tuple[Predictor, float, bool]:
+    """Tune a copy of the subject's file, once: later calls find it in the subject's folder.
+
+    Args:
+        subject: What is benchmarked.
+        device: Where to run it.
+
+    Returns:
+        The predictor, the seconds that tuning took now, and whether the copy is there to be opened again.
 
     Raises:
+        DeviceError: The device cannot be had.
         EngineError: This version of the runtime cannot tune.
     """
     copy = subject.folder / "tuned.onnx"
     if copy.exists():
-        yield Compiled(load(copy, device="cpu"), NAME)
-        return
-    predictor: Any = load(subject.path, device="cpu")
+        return load(copy, device=device), 0.0, True
+    predictor = load(subject.path, device=device)
     if not hasattr(predictor, "tune"):
         raise EngineError("This version of nncompile cannot tune a model: Predictor has no tune().")
     start = time.perf_counter()
@@ -36,7 +41,17 @@ def opened(subject: Subject) -> Iterator[Compiled]:
     keeps_plans = predictor.manifest is not None
     if keeps_plans:
         container.write(copy, predictor.artifact)
-        predictor = load(copy, device="cpu")
+    return predictor, seconds, keeps_plans
+
+
+@contextmanager
+def opened(subject: Subject) -> Iterator[Compiled]:
+    """The engine for a subject.
+
+    Raises:
+        EngineError: This version of the runtime cannot tune.
+    """
+    predictor, seconds, again = tuned(subject, "cpu")
     engine = Compiled(predictor, NAME)
-    engine.compile_seconds, engine.reopens = seconds, keeps_plans
+    engine.compile_seconds, engine.reopens = seconds, again
     yield engine
