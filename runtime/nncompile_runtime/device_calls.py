@@ -53,16 +53,7 @@ class DeviceCalls:
         return self.start(feed)()
 
     def start(self, feed: Feed) -> Finish:
-        """Begin a call; what this returns waits for its end and gives the outputs.
-
-        Args:
-            feed: By graph input name, either arrays, or contiguous tensors on the session's GPU.
-
-        Raises:
-            InputError: ONNX Runtime could not run these inputs.
-            OutOfMemoryError: The GPU's memory does not suffice.
-            DeviceError: The GPU failed.
-        """
+        """Begin a call, as `DeviceRunner.start` does; one in pieces ends before this returns."""
         rows = batch_of(self._signature, feed)
         if self._piece is None or not self._batched or rows <= self._piece:
             return self._mine().start(feed)

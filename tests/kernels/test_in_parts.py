@@ -1,4 +1,4 @@
-"""Layers of more than 1.5 million operations, which a call of few samples splits among threads."""
+"""Layers with so much work that threads share them where a call has few samples."""
 
 import numpy as np
 import pytest
