@@ -51,10 +51,9 @@ class Conv : public Step {
       for (int s = sample; s < sample + samples; s += samples_at_once) {
         const Residual residual(frame, epilogue_, s);
         for (int row = first; row < first + rows; row += rows_at_once) {
-          job.x = frame.data(x_, s) + from.at(row * window_.sh - window_.top, -window_.left);
-          job.y = frame.data(y_, s) + to.at(row, 0);
-          job.residual = residual.at(row, 0);
-          panels_.row(block, job, samples_at_once * rows_at_once * out_.w);
+          const float* x = frame.data(x_, s) + from.at(row * window_.sh - window_.top, -window_.left);
+          panels_.row(block, job, x, frame.data(y_, s) + to.at(row, 0), residual.at(row, 0),
+                      samples_at_once * rows_at_once * out_.w);
         }
       }
     };
@@ -110,12 +109,9 @@ class Linear : public Step {
     const Residual residual(frame, epilogue_, sample);
     job.residual_pixel = ptrdiff_t(residual.size());
     set_activation(job, epilogue_.activation);
-    for (int b = begin; b < end; ++b) {
-      job.x = frame.data(x_, sample) + from.at(0, 0);
-      job.y = frame.data(y_, sample) + to.at(0, 0);
-      job.residual = residual.at(0, 0);
-      panels_.row(panels_.blocks()[size_t(b)], job, samples);
-    }
+    for (int b = begin; b < end; ++b)
+      panels_.row(panels_.blocks()[size_t(b)], job, frame.data(x_, sample) + from.at(0, 0),
+                  frame.data(y_, sample) + to.at(0, 0), residual.at(0, 0), samples);
     if (end == units())
       for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), 0, 1);
   }

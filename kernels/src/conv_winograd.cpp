@@ -88,12 +88,18 @@ class Winograd : public Step {
     const int inside = index % tiles();
     return {index / tiles(), inside / columns() * kTileOutputs, inside % columns() * kTileOutputs};
   }
-  size_t transformed() const { return AlignedFloats::with_slack(size_t(kPositions) * size_t(band_) * size_t(in_.c)); }
-  size_t products() const { return AlignedFloats::with_slack(size_t(kPositions) * size_t(band_) * size_t(out_.c)); }
+  // Floats from one position to the next: an odd number of lines of a cache, so that a tile's positions do not all fall
+  // into a few of its sets.
+  static size_t plane(int tiles, int channels) {
+    const size_t line = 64 / sizeof(float);
+    return ((size_t(tiles) * size_t(channels) + line - 1) / line | 1) * line;
+  }
+  size_t transformed() const { return AlignedFloats::with_slack(size_t(kPositions) * plane(band_, in_.c)); }
+  size_t products() const { return AlignedFloats::with_slack(size_t(kPositions) * plane(band_, out_.c)); }
 
   void transform_input(const Frame& frame, const Band& band, float* result) const {
     const Place& from = frame.place(x_);
-    const size_t c = size_t(in_.c), plane = size_t(band.tiles) * c;
+    const size_t c = size_t(in_.c), step = plane(band.tiles, in_.c);
     for (int t = 0; t < band.tiles; ++t) {
       const Tile at = tile(band.first + t);
       const float* corner = frame.data(x_, at.sample) + from.at(at.row - window_.top, at.column - window_.left);
@@ -113,7 +119,7 @@ class Winograd : public Step {
           Vec<V> t2[N];
           Minimal<R>::input(half[i], t2);
 #pragma GCC unroll 8
-          for (int j = 0; j < N; ++j) write<V>(to + size_t(i * N + j) * plane + channel, t2[j], count);
+          for (int j = 0; j < N; ++j) write<V>(to + size_t(i * N + j) * step + channel, t2[j], count);
         }
       });
     }
@@ -128,11 +134,10 @@ class Winograd : public Step {
     job.y_pixel = out_.c;
     for (int position = 0; position < kPositions; ++position) {
       const Panels& panels = panels_[size_t(position)];
-      for (int b = band.block; b < band.block_end; ++b) {
-        job.x = input + size_t(position) * size_t(band.tiles) * size_t(in_.c);
-        job.y = product + size_t(position) * size_t(band.tiles) * size_t(out_.c);
-        panels.row(panels.blocks()[size_t(b)], job, band.tiles);
-      }
+      const float* x = input + size_t(position) * plane(band.tiles, in_.c);
+      float* y = product + size_t(position) * plane(band.tiles, out_.c);
+      for (int b = band.block; b < band.block_end; ++b)
+        panels.row(panels.blocks()[size_t(b)], job, x, y, nullptr, band.tiles);
     }
   }
 
@@ -145,7 +150,7 @@ class Winograd : public Step {
 
   void transform_output(const Frame& frame, const Band& band, const float* product) const {
     const Place& to = frame.place(y_);
-    const size_t plane = size_t(band.tiles) * size_t(out_.c);
+    const size_t step = plane(band.tiles, out_.c);
     const auto [begin, end] = channels(band.block, band.block_end);
     for (int t = 0; t < band.tiles; ++t) {
       const Tile at = tile(band.first + t);
@@ -161,7 +166,7 @@ class Winograd : public Step {
         for (int j = 0; j < N; ++j) {
           Vec<V> column_of[N], t1[kTileOutputs];
 #pragma GCC unroll 8
-          for (int i = 0; i < N; ++i) column_of[i] = read<V>(m + size_t(i * N + j) * plane + channel, count);
+          for (int i = 0; i < N; ++i) column_of[i] = read<V>(m + size_t(i * N + j) * step + channel, count);
           Minimal<R>::output(column_of, t1);
 #pragma GCC unroll 4
           for (int i = 0; i < kTileOutputs; ++i) half[i][j] = t1[i];

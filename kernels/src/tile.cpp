@@ -24,38 +24,38 @@ inline void curve(const Activation& activation, Vec<V> (&sum)[P][KV]) {
 }
 
 template <int V, int KV, int P>
-void tile(const TileJob& job) {
+void tile(const TileJob& job, const TileData& data) {
   Vec<V> sum[P][KV];
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-    for (int k = 0; k < KV; ++k) sum[p][k] = load<V>(job.bias + k * V);
-  accumulate<V, KV, P>(sum, job.x, job.pixel, job.pitch, job.rows, job.run, job.weights);
-  if (job.residual)
+    for (int k = 0; k < KV; ++k) sum[p][k] = load<V>(data.bias + k * V);
+  accumulate<V, KV, P>(sum, data.x, job.pixel, job.pitch, job.rows, job.run, data.weights);
+  if (data.residual)
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
       for (int k = 0; k < KV; ++k) {
-        const float* from = job.residual + p * job.residual_pixel + job.start[k];
-        sum[p][k] += job.channels ? load_some<V>(from, job.channels) : load<V>(from);
+        const float* from = data.residual + p * job.residual_pixel + data.start[k];
+        sum[p][k] += data.channels ? load_some<V>(from, data.channels) : load<V>(from);
       }
   if (job.curve) curve<V, KV, P>(*job.curve, sum);
   if constexpr (KV == 1)
-    if (job.channels && job.row_end) {
+    if (data.channels && data.row_end) {
       // One vector, wider than the channels: what it stores behind them the next pixel overwrites, where one follows.
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
         const Vec<V> value = bounded<V>(job.bounds, sum[p][0]);
-        if ((P - p) * job.channels < V)
-          store_some<V>(job.y + p * job.y_pixel, value, job.channels);
+        if ((P - p) * data.channels < V)
+          store_some<V>(data.y + p * job.y_pixel, value, data.channels);
         else
-          store<V>(job.y + p * job.y_pixel, value);
+          store<V>(data.y + p * job.y_pixel, value);
       }
       return;
     }
 #pragma GCC unroll 8
   for (int k = 0; k < KV; ++k) {
-    float* to = job.y + job.start[k];
+    float* to = data.y + data.start[k];
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) store<V>(to + p * job.y_pixel, bounded<V>(job.bounds, sum[p][k]));
   }
@@ -65,7 +65,7 @@ void tile(const TileJob& job) {
 template <int V>
 class Tiles {
  public:
-  static TileFunction get(int vectors, int pixels) { return table()[size_t(vectors - 1)][size_t(pixels - 1)]; }
+  static const TileFunction* get(int vectors) { return table()[size_t(vectors - 1)].data(); }
 
  private:
   using Table = std::array<std::array<TileFunction, 14>, kMaxVectors>;
@@ -91,18 +91,18 @@ class Tiles {
 
 }  // namespace
 
-TileFunction find_tile(int width, int vectors, int pixels) {
+const TileFunction* find_tiles(int width, int vectors) {
   switch (width) {
 #if defined(__AVX512F__)
     case 16:
-      return Tiles<16>::get(vectors, pixels);
+      return Tiles<16>::get(vectors);
 #endif
 #if defined(__AVX2__)
     case 8:
-      return Tiles<8>::get(vectors, pixels);
+      return Tiles<8>::get(vectors);
 #endif
     default:
-      return Tiles<4>::get(vectors, pixels);
+      return Tiles<4>::get(vectors);
   }
 }
 

@@ -11,34 +11,39 @@ namespace nncompile {
 
 inline constexpr int kMaxVectors = 4;
 
+// What the tiles of a layer have in common.
+struct TileJob {
+  ptrdiff_t pixel, pitch;  // of x, in floats
+  int rows, run;
+  ptrdiff_t y_pixel, residual_pixel;
+  const Activation* curve;  // null where `bounds` is all
+  Bounds bounds;
+};
+
+struct TileData {
+  const float* x;
+  float* y;
+  const float* residual;  // null, or laid out as y
+  const float* weights;
+  const float* bias;
+  const int* start;  // of each vector, its first channel
+  int channels;      // fewer than a vector's lanes: store so many; 0: all
+  bool row_end;      // behind the last pixel stands what must not be written
+};
+
+using TileFunction = void (*)(const TileJob&, const TileData&);
+
+// The functions for tiles of 1, 2 ... max_pixels(vectors) pixels by so many vectors of `width` lanes.
+const TileFunction* find_tiles(int width, int vectors);
+
 // A few vectors of output channels that are computed together. Where the channels are no multiple of a vector,
 // the last one starts earlier and computes some channels twice, so that every store stays inside.
 struct Block {
   int vectors = 0;
   std::array<int, kMaxVectors> start{};  // first channel of each vector
   size_t weights = 0, bias = 0;          // offsets into the layer's packed floats
+  const TileFunction* tiles = nullptr;   // [pixels - 1]
 };
-
-struct TileJob {
-  const float* x;
-  ptrdiff_t pixel, pitch;  // of x, in floats
-  int rows, run;
-  const float* weights;
-  const float* bias;
-  const int* start;
-  float* y;
-  const float* residual;  // null, or laid out as y
-  ptrdiff_t y_pixel, residual_pixel;
-  const Activation* curve;  // null where `bounds` is all
-  Bounds bounds;
-  int channels;   // fewer than a vector's lanes: store so many; 0: all
-  bool row_end;   // behind the last pixel stands what must not be written
-};
-
-using TileFunction = void (*)(const TileJob&);
-
-// The function for tiles of so many pixels by so many vectors of `width` lanes.
-TileFunction find_tile(int width, int vectors, int pixels);
 
 // The lanes of the vectors for so many channels: half as many waste fewer on some channel counts.
 inline int vector_width(int channels) {
@@ -66,6 +71,7 @@ class Panels {
       for (const int stop = vectors * (b + 1) / count; v < stop; ++v)
         block.start[size_t(block.vectors++)] = std::max(0, std::min(v * width_, channels - width_));
       const size_t line = size_t(block.vectors) * size_t(width_);
+      block.tiles = find_tiles(width_, block.vectors);
       block.bias = floats;
       block.weights = floats + line;
       floats += line * (lines + 1);
@@ -86,20 +92,24 @@ class Panels {
 
   const std::vector<Block>& blocks() const { return blocks_; }
 
-  // One row of `pixels` pixels of one block; `job` holds all but what depends on the block and the tile.
-  void row(const Block& block, TileJob job, int pixels) const {
+  // One row of `pixels` pixels of one block; `residual` is null or as `y`.
+  void row(const Block& block, const TileJob& job, const float* x, float* y, const float* residual, int pixels) const {
+    TileData data{x,
+                  y,
+                  residual,
+                  packed_.data() + block.weights,
+                  packed_.data() + block.bias,
+                  block.start.data(),
+                  channels_ < width_ ? channels_ : 0,
+                  false};
     const int most = tile_pixels(block, pixels);
-    job.weights = packed_.data() + block.weights;
-    job.bias = packed_.data() + block.bias;
-    job.start = block.start.data();
-    job.channels = channels_ < width_ ? channels_ : 0;
     for (int p = 0; p < pixels; p += most) {
       const int count = std::min(most, pixels - p);
-      job.row_end = p + count == pixels;
-      find_tile(width_, block.vectors, count)(job);
-      job.x += count * job.pixel;
-      job.y += count * job.y_pixel;
-      if (job.residual) job.residual += count * job.residual_pixel;
+      data.row_end = p + count == pixels;
+      block.tiles[count - 1](job, data);
+      data.x += count * job.pixel;
+      data.y += count * job.y_pixel;
+      if (residual) data.residual += count * job.residual_pixel;
     }
   }
 
