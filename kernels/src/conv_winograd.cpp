@@ -152,6 +152,8 @@ class Winograd : public Step {
     const Place& to = frame.place(y_);
     const size_t step = plane(band.tiles, out_.c);
     const auto [begin, end] = channels(band.block, band.block_end);
+    TileJob finish{};
+    set_activation(finish, epilogue_.activation);
     for (int t = 0; t < band.tiles; ++t) {
       const Tile at = tile(band.first + t);
       const int height = std::min(kTileOutputs, out_.h - at.row), width = std::min(kTileOutputs, out_.w - at.column);
@@ -176,14 +178,16 @@ class Winograd : public Step {
         for (int i = 0; i < height; ++i) {
           Vec<V> values[kTileOutputs];
           Minimal<R>::output(half[i], values);
+          float* line = y + to.at(at.row + i, at.column) + channel;
+          const float* rest = residual.at(at.row + i, at.column);
 #pragma GCC unroll 4
           for (int j = 0; j < kTileOutputs; ++j) {
             if (j >= width) break;
             Vec<V> value = values[j] + bias;
             check += value * 0.0f;
-            const int row = at.row + i, column = at.column + j;
-            if (const float* rest = residual.at(row, column)) value += read<V>(rest + begin + channel, count);
-            write<V>(y + to.at(row, column) + channel, activate<V>(epilogue_.activation, value), count);
+            if (rest) value += read<V>(rest + begin + channel + j * out_.c, count);
+            value = finish.curve ? activate<V>(*finish.curve, value) : bounded<V>(finish.bounds, value);
+            write<V>(line + j * out_.c, value, count);
           }
         }
         finite = finite && all_zero<V>(check);
