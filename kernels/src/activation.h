@@ -96,6 +96,8 @@ inline Vec<N> activate(const Activation& activation, Vec<N> x) {
 // The activations that are bounds, as such: a layer applies them in registers.
 struct Bounds {
   float low = -__builtin_inff(), high = __builtin_inff();
+
+  bool any() const { return low > -__builtin_inff() || high < __builtin_inff(); }
 };
 
 // A job's activation as `bounds`, or as `curve` where it is more than that.

@@ -40,16 +40,20 @@ void tile(const TileJob& job, const TileData& data) {
         sum[p][k] += data.channels ? load_some<V>(from, data.channels) : load<V>(from);
       }
   if (job.curve) curve<V, KV, P>(*job.curve, sum);
+  if (job.bounds.any())
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int k = 0; k < KV; ++k) sum[p][k] = bounded<V>(job.bounds, sum[p][k]);
   if constexpr (KV == 1)
     if (data.channels && data.row_end) {
       // One vector, wider than the channels: what it stores behind them the next pixel overwrites, where one follows.
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        const Vec<V> value = bounded<V>(job.bounds, sum[p][0]);
         if ((P - p) * data.channels < V)
-          store_some<V>(data.y + p * job.y_pixel, value, data.channels);
+          store_some<V>(data.y + p * job.y_pixel, sum[p][0], data.channels);
         else
-          store<V>(data.y + p * job.y_pixel, value);
+          store<V>(data.y + p * job.y_pixel, sum[p][0]);
       }
       return;
     }
@@ -57,7 +61,7 @@ void tile(const TileJob& job, const TileData& data) {
   for (int k = 0; k < KV; ++k) {
     float* to = data.y + data.start[k];
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) store<V>(to + p * job.y_pixel, bounded<V>(job.bounds, sum[p][k]));
+    for (int p = 0; p < P; ++p) store<V>(to + p * job.y_pixel, sum[p][k]);
   }
 }
 
