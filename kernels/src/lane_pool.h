@@ -48,20 +48,33 @@ class LanePool {
 
   // One row of one channel: from `x`, where the input's row `first_row(row)` and column 0 are, with rows `pitch` apart.
   void run(const float* x, ptrdiff_t pitch, int row, float* y) const {
+    if (op_ == Opcode::kMaxPool && window_.kh == 2 && window_.kw == 2 && window_.left == 0 && columns() == 2 * out_.w &&
+        window_.sw == 2 && end_row(row) - first_row(row) == 2)
+      largest_of_four(x, pitch, y);
+    else
+      any_window(x, pitch, row, y);
+    if (activation_.kind == Kind::kNone) return;
+    for (int column = 0; column < out_.w; ++column, y += V) store<V>(y, activate<V>(activation_, load<V>(y)));
+  }
+
+ private:
+  // The common window, 2 x 2 with nothing left out.
+  void largest_of_four(const float* x, ptrdiff_t pitch, float* y) const {
+    for (const float* end = y + ptrdiff_t(out_.w) * V; y < end; y += V, x += 2 * V)
+      store<V>(y, larger<V>(larger<V>(load<V>(x), load<V>(x + V)),
+                            larger<V>(load<V>(x + pitch), load<V>(x + pitch + V))));
+  }
+
+  void any_window(const float* x, ptrdiff_t pitch, int row, float* y) const {
     const int y0 = row * window_.sh - window_.top, rows = end_row(row) - first_row(row);
     for (int column = 0; column < out_.w; ++column, y += V) {
       const int x0 = column * window_.sw - window_.left;
       const int left = std::max(x0, 0), columns = std::min(x0 + window_.kw, in_.w) - left;
-      const float* corner = x + left * V;
-      // The common size with constants, so that it is unrolled.
-      const Vec<V> value =
-          rows == 2 && columns == 2 ? pooled(corner, pitch, 2, 2, y0, x0) : pooled(corner, pitch, rows, columns, y0, x0);
-      store<V>(y, activate<V>(activation_, value));
+      store<V>(y, pooled(x + left * V, pitch, rows, columns, y0, x0));
     }
   }
 
- private:
-  [[gnu::always_inline]] Vec<V> pooled(const float* x, ptrdiff_t pitch, int rows, int columns, int y0, int x0) const {
+  Vec<V> pooled(const float* x, ptrdiff_t pitch, int rows, int columns, int y0, int x0) const {
     if (op_ == Opcode::kMaxPool) {
       Vec<V> value = load<V>(x);
       for (int i = 0; i < rows; ++i)

@@ -100,37 +100,46 @@ inline bool all_zero(Vec<N> x) {
   return true;
 }
 
+// a > b ? a : b, and so `b` where either is NaN or both are zeros: what x86's instruction answers.
+template <int N>
+inline Vec<N> greater(Vec<N> a, Vec<N> b) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return _mm512_maskz_max_ps(__mmask16(-1), a, b);
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return _mm256_max_ps(a, b);
+  if constexpr (N == 4) return _mm_max_ps(a, b);
+#endif
+  return (a > b) ? a : b;
+}
+
+template <int N>
+inline Vec<N> lesser(Vec<N> a, Vec<N> b) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return _mm512_maskz_min_ps(__mmask16(-1), a, b);
+#endif
+#if defined(__AVX2__)
+  if constexpr (N == 8) return _mm256_min_ps(a, b);
+  if constexpr (N == 4) return _mm_min_ps(a, b);
+#endif
+  return (a < b) ? a : b;
+}
+
 // A lane that is NaN on either side stays NaN, as in PyTorch.
 template <int N>
 inline Vec<N> larger(Vec<N> a, Vec<N> b) {
-  return ((b > a) | (b != b)) ? b : a;
+  return (b != b) ? b : greater<N>(b, a);
 }
 
-// The larger of `bound` and x, and x where that is NaN: what x86's instruction answers for operands in this order.
+// The larger of `low` and x, and x where that is NaN.
 template <int N>
 inline Vec<N> at_least(Vec<N> x, float low) {
-  const Vec<N> bound = broadcast<N>(low);
-#if defined(__AVX512F__)
-  if constexpr (N == 16) return _mm512_maskz_max_ps(__mmask16(-1), bound, x);
-#endif
-#if defined(__AVX2__)
-  if constexpr (N == 8) return _mm256_max_ps(bound, x);
-  if constexpr (N == 4) return _mm_max_ps(bound, x);
-#endif
-  return (x < bound) ? bound : x;
+  return greater<N>(broadcast<N>(low), x);
 }
 
 template <int N>
 inline Vec<N> at_most(Vec<N> x, float high) {
-  const Vec<N> bound = broadcast<N>(high);
-#if defined(__AVX512F__)
-  if constexpr (N == 16) return _mm512_maskz_min_ps(__mmask16(-1), bound, x);
-#endif
-#if defined(__AVX2__)
-  if constexpr (N == 8) return _mm256_min_ps(bound, x);
-  if constexpr (N == 4) return _mm_min_ps(bound, x);
-#endif
-  return (x > bound) ? bound : x;
+  return lesser<N>(broadcast<N>(high), x);
 }
 
 }  // namespace nncompile
