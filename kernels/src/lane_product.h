@@ -79,7 +79,8 @@ void lane_tile(const LaneJob& job) {
 template <int V>
 class LaneTiles {
  public:
-  static LaneFunction get(int channels, int pixels) { return table()[size_t(channels - 1)][size_t(pixels - 1)]; }
+  // For 1, 2 ... kLanePixels pixels of so many channels.
+  static const LaneFunction* get(int channels) { return table()[size_t(channels - 1)].data(); }
 
  private:
   using Table = std::array<std::array<LaneFunction, kLanePixels>, kLaneChannels>;
@@ -128,19 +129,17 @@ class LaneWeights {
   std::vector<float> packed_;
 };
 
-// One row of pixels of one group of channels.
+// One row of pixels of one group of channels. `job` ends up behind it: a copy would wait for what was just stored.
 template <int V>
-inline void lane_row(LaneJob job, int channels, int pixels) {
+inline void lane_row(LaneJob& job, int channels, int pixels) {
   const int tiles = group_count(pixels, kLanePixels);
-  const float* x = job.x;
-  float* y = job.y;
-  const float* residual = job.residual;
+  const LaneFunction* functions = LaneTiles<V>::get(channels);
   for (int t = 0; t < tiles; ++t) {
-    const int first = group_start(pixels, tiles, t), count = group_start(pixels, tiles, t + 1) - first;
-    job.x = x + first * job.pixel;
-    job.y = y + first * V;
-    if (residual) job.residual = residual + first * V;
-    LaneTiles<V>::get(channels, count)(job);
+    const int count = group_start(pixels, tiles, t + 1) - group_start(pixels, tiles, t);
+    functions[count - 1](job);
+    job.x += count * job.pixel;
+    job.y += count * V;
+    if (job.residual) job.residual += count * V;
   }
 }
 
