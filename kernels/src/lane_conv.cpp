@@ -41,6 +41,7 @@ class LaneConv : public LaneStep<V> {
     job.pixel = ptrdiff_t(window_.sw) * V;
     job.plane = x.plane();
     job.pitch = x.pitch();
+    job.line = window_.sh * x.pitch();
     job.kh = window_.kh;
     job.kw = window_.kw;
     job.channels = channels_;
@@ -53,6 +54,14 @@ class LaneConv : public LaneStep<V> {
       const LaneStrip<V> strip(arena.scratch, count, top, bottom - top, columns_);
       job.weights = depthwise_ ? weights_[size_t(g)].of(0) : weights_[0].of(g);
       job.bias = bias_ ? bias_ + first : nullptr;
+      if (in_registers(job)) {
+        job.x = x.at(0, top * window_.sh - window_.top, -window_.left);
+        job.y = y.at(first, line, 0);
+        job.y_plane = y.plane();
+        pooled_row<V>(job, count, pool_->shape().w);
+        for (int k = 0; k < count; ++k) pool_->finish(y.at(first + k, line, 0));
+        continue;
+      }
       job.y_plane = pool_ ? strip.view.plane() : y.plane();
       for (int row = top; row < bottom; ++row) {
         job.x = x.at(depthwise_ ? first : 0, row * window_.sh - window_.top, -window_.left);
@@ -72,6 +81,10 @@ class LaneConv : public LaneStep<V> {
 
  private:
   int height() const { return pool_ ? pool_->shape().h : out_.h; }
+  // Whether the pool finds its outputs before the layer's are stored.
+  bool in_registers(const LaneJob& job) const {
+    return pool_ && pool_->fours() && !depthwise_ && !job.curve && epilogue_.residual < 0;
+  }
   int groups() const { return depthwise_ ? out_.c : weights_[0].groups(); }
 
   int x_, y_;

@@ -37,6 +37,15 @@ class LanePool {
       window_.kh = in_.h;
       window_.kw = in_.w;
     }
+    fours_ = op_ == Opcode::kMaxPool && window_.kh == 2 && window_.kw == 2 && window_.sh == 2 && window_.sw == 2 &&
+             window_.top == 0 && window_.left == 0 && 2 * out_.h <= in_.h && 2 * out_.w <= in_.w;
+  }
+
+  // Whether each output is the largest of 2 x 2 inputs: then one may find it by oneself, and `finish` the row.
+  bool fours() const { return fours_; }
+  void finish(float* y) const {
+    if (activation_.kind == Kind::kNone) return;
+    for (int column = 0; column < out_.w; ++column, y += V) store<V>(y, activate<V>(activation_, load<V>(y)));
   }
 
   const Shape& shape() const { return out_; }
@@ -48,17 +57,14 @@ class LanePool {
 
   // One row of one channel: from `x`, where the input's row `first_row(row)` and column 0 are, with rows `pitch` apart.
   void run(const float* x, ptrdiff_t pitch, int row, float* y) const {
-    if (op_ == Opcode::kMaxPool && window_.kh == 2 && window_.kw == 2 && window_.left == 0 && columns() == 2 * out_.w &&
-        window_.sw == 2 && end_row(row) - first_row(row) == 2)
+    if (fours_)
       largest_of_four(x, pitch, y);
     else
       any_window(x, pitch, row, y);
-    if (activation_.kind == Kind::kNone) return;
-    for (int column = 0; column < out_.w; ++column, y += V) store<V>(y, activate<V>(activation_, load<V>(y)));
+    finish(y);
   }
 
  private:
-  // The common window, 2 x 2 with nothing left out.
   void largest_of_four(const float* x, ptrdiff_t pitch, float* y) const {
     for (const float* end = y + ptrdiff_t(out_.w) * V; y < end; y += V, x += 2 * V)
       store<V>(y, larger<V>(larger<V>(load<V>(x), load<V>(x + V)),
@@ -99,6 +105,7 @@ class LanePool {
   Window window_;
   Activation activation_;
   Shape in_, out_;
+  bool fours_ = false;
 };
 
 }  // namespace nncompile

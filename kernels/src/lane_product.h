@@ -12,8 +12,9 @@ inline constexpr int kLaneChannels = kRegisters >= 32 ? 4 : 3;
 inline constexpr int kLanePixels = kRegisters >= 32 ? 6 : 4;
 
 struct LaneJob {
-  const float* x;          // [channels][...], pixels `pixel` floats apart, channels `plane`, rows `pitch`
+  const float* x;          // [channels][...], pixels `pixel` floats apart, channels `plane`, a kernel's rows `pitch`
   ptrdiff_t pixel, plane, pitch;
+  ptrdiff_t line;          // from a row of pixels to the next
   int kh, kw, channels;
   const float* weights;    // [kh][kw][channels][KR]
   const float* bias;       // [KR], or null
@@ -27,13 +28,13 @@ struct LaneJob {
 
 using LaneFunction = void (*)(const LaneJob&);
 
-template <int V, int KR, int P>
-void lane_tile(const LaneJob& job) {
-  Vec<V> sum[KR][P];
+// Of Q rows of P pixels: sum[k][q * P + p].
+template <int V, int KR, int Q, int P>
+inline void lane_sums(const LaneJob& job, const float* pixels, Vec<V> (&sum)[KR][Q * P]) {
 #pragma GCC unroll 4
   for (int k = 0; k < KR; ++k)
 #pragma GCC unroll 6
-    for (int p = 0; p < P; ++p) sum[k][p] = broadcast<V>(job.bias ? job.bias[k] : 0.0f);
+    for (int p = 0; p < Q * P; ++p) sum[k][p] = broadcast<V>(job.bias ? job.bias[k] : 0.0f);
   const float* w = job.weights;
   // The order of `accumulate`: a sample's sums are the same bits either way.
   // With one channel the kernel's columns are the inner loop instead.
@@ -42,12 +43,12 @@ void lane_tile(const LaneJob& job) {
   const ptrdiff_t step = one ? V : job.plane;
   for (int row = 0; row < job.kh; ++row)
     for (int column = 0; column < columns; ++column) {
-      const float* x = job.x + row * job.pitch + column * V;
+      const float* x = pixels + row * job.pitch + column * V;
       for (int i = 0; i < lines; ++i, x += step, w += KR) {
-        Vec<V> value[P];
+        Vec<V> value[Q * P];
 #pragma GCC unroll 6
-        for (int p = 0; p < P; ++p) {
-          value[p] = load<V>(x + p * job.pixel);
+        for (int p = 0; p < Q * P; ++p) {
+          value[p] = load<V>(x + p / P * job.line + p % P * job.pixel);
 #if defined(__AVX512F__)
           asm("" : "+v"(value[p]));  // one load for all channels: the compiler would rather load it for each
 #endif
@@ -56,10 +57,16 @@ void lane_tile(const LaneJob& job) {
         for (int k = 0; k < KR; ++k) {
           const Vec<V> weight = broadcast<V>(w[k]);
 #pragma GCC unroll 6
-          for (int p = 0; p < P; ++p) sum[k][p] += value[p] * weight;
+          for (int p = 0; p < Q * P; ++p) sum[k][p] += value[p] * weight;
         }
       }
     }
+}
+
+template <int V, int KR, int P>
+void lane_tile(const LaneJob& job) {
+  Vec<V> sum[KR][P];
+  lane_sums<V, KR, 1, P>(job, job.x, sum);
 #pragma GCC unroll 4
   for (int k = 0; k < KR; ++k)
 #pragma GCC unroll 6
@@ -74,6 +81,29 @@ void lane_tile(const LaneJob& job) {
         float* y = job.y + k * job.y_plane + p * V;
         store<V>(y, activate<V>(*job.curve, load<V>(y)));
       }
+}
+
+// A row of `columns` outputs of the pool of 2 x 2 behind the layer, whose own outputs are never stored.
+template <int V, int KR>
+void pooled_row(const LaneJob& job, int columns) {
+  for (int column = 0; column < columns; ++column) {
+    Vec<V> sum[KR][4];
+    lane_sums<V, KR, 2, 2>(job, job.x + column * 2 * job.pixel, sum);
+#pragma GCC unroll 4
+    for (int k = 0; k < KR; ++k) {
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) sum[k][p] = bounded<V>(job.bounds, sum[k][p]);
+      store<V>(job.y + k * job.y_plane + column * V,
+               larger<V>(larger<V>(sum[k][0], sum[k][1]), larger<V>(sum[k][2], sum[k][3])));
+    }
+  }
+}
+
+template <int V>
+inline void pooled_row(const LaneJob& job, int channels, int columns) {
+  static constexpr void (*functions[])(const LaneJob&, int) = {pooled_row<V, 1>, pooled_row<V, 2>, pooled_row<V, 3>,
+                                                               pooled_row<V, 4>};
+  functions[channels - 1](job, columns);
 }
 
 template <int V>
