@@ -132,12 +132,16 @@ class LaneRows : public LaneStep<V> {
     const int at_once = wide_ ? kTilePoints<R, true> : kTilePoints<R, false>;
     const std::vector<float> u = transform_weight_rows<R>(weight_, channels_, out_.c);
     packed_.reserve(u.size());
-    for (int g = 0; g < groups(); ++g)
+    const int groups = group_count(out_.c, kTileChannels);
+    for (int g = 0; g < groups; ++g) {
+      const int start = group_start(out_.c, groups, g), end = group_start(out_.c, groups, g + 1);
+      groups_.push_back({start, end - start});
       for (int first = 0; first < N; first += at_once)
         for (int line = 0; line < R * channels_; ++line)
           for (int p = first; p < first + at_once; ++p)
-            for (int k = start(g); k < start(g + 1); ++k)
+            for (int k = start; k < end; ++k)
               packed_.push_back(u[(size_t(p) * R * size_t(channels_) + size_t(line)) * size_t(out_.c) + size_t(k)]);
+    }
     // Whole tiles: whether an output that is not needed is finite counts for the others of its tile.
     if (!pool) return;
     const int needed = pool_.emplace(program, *pool).columns();
@@ -152,10 +156,17 @@ class LaneRows : public LaneStep<V> {
   void run(const LaneArena<V>& arena, int begin, int end) const override {
     const LaneView<V> x = arena.view(x_), y = arena.view(y_);
     const auto slot = [&](int row) { return arena.scratch + size_t(row % R) * row_floats(); };
+    float spoilt[kMostTiles * kTileChannels * V];
+    RowJob job{};
+    job.channels = channels_;
+    job.spoilt = spoilt;
+    set_activation(job, epilogue_.activation);
     int ready = 0;  // so many rows were transformed, or are not needed
     for (int unit = begin; unit < end; ++unit) {
       const int first = pool_ ? pool_->first_row(unit) : unit, last = pool_ ? pool_->end_row(unit) : unit + 1;
       const LaneStrip<V> strip(arena.scratch + R * row_floats(), out_.c, first, last - first, out_.w);
+      const LaneView<V>& to = pool_ ? strip.view : y;
+      job.y_plane = to.plane();
       for (int row = first; row < last; ++row) {
         for (ready = std::max(ready, row); ready < row + R; ++ready) transform(x, ready, slot(ready));
         const int parts = group_count(tiles(), wide_ ? kMostTiles : 1);
@@ -163,8 +174,8 @@ class LaneRows : public LaneStep<V> {
           const int t = group_start(tiles(), parts, part), count = group_start(tiles(), parts, part + 1) - t;
           const float* lines[R];
           for (int r = 0; r < R; ++r) lines[r] = slot(row + r) + t * channels_ * N * V;
-          for (int g = 0; g < groups(); ++g)
-            outputs(arena, pool_ ? strip.view : y, lines, g, row, t * kTileOutputs, count);
+          job.x = lines;
+          for (const Group& group : groups_) outputs(arena, to, job, group, row, t * kTileOutputs, count);
         }
       }
       for (int k = 0; pool_ && k < out_.c; ++k)
@@ -174,11 +185,12 @@ class LaneRows : public LaneStep<V> {
   }
 
  private:
+  struct Group {
+    int first, count;  // of output channels
+  };
+
   int tiles() const { return group_count(out_.w, kTileOutputs); }
   size_t row_floats() const { return size_t(tiles()) * size_t(channels_) * N * V; }
-  int groups() const { return group_count(out_.c, kTileChannels); }
-  int start(int group) const { return group_start(out_.c, groups(), group); }
-
   // A row of the padded input to [tile][channel][point].
   void transform(const LaneView<V>& x, int row, float* to) const {
     for (int t = 0; t < tiles(); ++t)
@@ -194,30 +206,23 @@ class LaneRows : public LaneStep<V> {
   }
 
   // Of `tiles` tiles from a pixel on, in a group of channels.
-  void outputs(const LaneArena<V>& arena, const LaneView<V>& y, const float* const* lines, int group, int row,
-               int column, int tiles) const {
-    const int first = start(group), count = start(group + 1) - first;
-    float spoilt[kMostTiles * kTileChannels * V];
-    RowJob job{};
-    job.x = lines;
-    job.channels = channels_;
+  void outputs(const LaneArena<V>& arena, const LaneView<V>& y, RowJob& job, const Group& group, int row, int column,
+               int tiles) const {
+    const int first = group.first, count = group.count;
     job.weights = packed_.data() + size_t(first) * size_t(R * N) * size_t(channels_);
     job.bias = bias_ ? bias_ + first : nullptr;
     job.y = y.at(first, row, column);
-    job.y_plane = y.plane();
     job.columns = std::min(tiles * kTileOutputs, out_.w - column);
     if (epilogue_.residual >= 0) {
       const LaneView<V> residual = arena.view(epilogue_.residual);
       job.residual = residual.at(first, row, column);
       job.residual_plane = residual.plane();
     }
-    set_activation(job, epilogue_.activation);
-    job.spoilt = spoilt;
     const unsigned tiles_spoilt = function(tiles, count)(job);
     if (!tiles_spoilt) return;
     for (int j = 0; j < job.columns; ++j)
       for (int t = j / kTileOutputs, k = 0; tiles_spoilt >> t & 1 && k < count; ++k)
-        mend(arena, first + k, row, column + j, load<V>(spoilt + (t * count + k) * V),
+        mend(arena, first + k, row, column + j, load<V>(job.spoilt + (t * count + k) * V),
              job.residual ? job.residual + k * job.residual_plane + j * V : nullptr, y.at(first + k, row, column + j));
   }
 
@@ -263,6 +268,7 @@ class LaneRows : public LaneStep<V> {
   const float* weight_;
   const float* bias_;
   bool wide_;
+  std::vector<Group> groups_;
   std::vector<float> packed_;
 };
 
