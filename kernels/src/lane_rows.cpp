@@ -13,10 +13,12 @@ namespace nncompile {
 namespace {
 
 // Output channels, points and tiles whose products are in registers at a time. Vectors of 8 take as long to load as to
-// multiply: with channels enough, each weight serves more tiles.
-constexpr int kTileChannels = 4, kMostTiles = 3, kWideChannels = 4;
-template <int R, bool wide>
-constexpr int kTilePoints = wide ? 1 : kRegisters >= 32 ? Minimal<R>::kPoints / 2 : 2;
+// multiply, so that each weight serves more tiles.
+constexpr int kTileChannels = 4;
+template <int V>
+constexpr int kMostTiles = V == 8 ? 3 : 1;
+template <int V, int R>
+constexpr int kTilePoints = V == 8 ? 1 : Minimal<R>::kPoints / 2;
 
 struct RowJob {
   const float* const* x;  // of each kernel row, its transformed inputs: [tile][channel][point]
@@ -68,9 +70,9 @@ inline bool outputs_of_tile(const RowJob& job, int t, const Vec<V> (&products)[K
 }
 
 // Four outputs of a row in each of T tiles for KR channels. Returns a bit for each tile where one is not finite.
-template <int V, int R, bool wide, int T, int KR>
+template <int V, int R, int T, int KR>
 unsigned tiles_of_row(const RowJob& job) {
-  constexpr int n = Minimal<R>::kPoints, at_once = kTilePoints<R, wide>;
+  constexpr int n = Minimal<R>::kPoints, at_once = kTilePoints<V, R>;
   const ptrdiff_t next = ptrdiff_t(job.channels) * n * V;
   Vec<V> products[T][KR][n];
   const float* w = job.weights;
@@ -127,9 +129,8 @@ class LaneRows : public LaneStep<V> {
         channels_(program.shapes[size_t(x_)].c),
         out_(program.shapes[size_t(work.y)]),
         weight_(program.weight_of(*work.instruction).data),
-        bias_(program.bias_of(*work.instruction)),
-        wide_(V == 8 && channels_ >= kWideChannels) {
-    const int at_once = wide_ ? kTilePoints<R, true> : kTilePoints<R, false>;
+        bias_(program.bias_of(*work.instruction)) {
+    constexpr int at_once = kTilePoints<V, R>;
     const std::vector<float> u = transform_weight_rows<R>(weight_, channels_, out_.c);
     packed_.reserve(u.size());
     const int groups = group_count(out_.c, kTileChannels);
@@ -156,7 +157,7 @@ class LaneRows : public LaneStep<V> {
   void run(const LaneArena<V>& arena, int begin, int end) const override {
     const LaneView<V> x = arena.view(x_), y = arena.view(y_);
     const auto slot = [&](int row) { return arena.scratch + size_t(row % R) * row_floats(); };
-    float spoilt[kMostTiles * kTileChannels * V];
+    float spoilt[kMostTiles<V> * kTileChannels * V];
     RowJob job{};
     job.channels = channels_;
     job.spoilt = spoilt;
@@ -169,7 +170,7 @@ class LaneRows : public LaneStep<V> {
       job.y_plane = to.plane();
       for (int row = first; row < last; ++row) {
         for (ready = std::max(ready, row); ready < row + R; ++ready) transform(x, ready, slot(ready));
-        const int parts = group_count(tiles(), wide_ ? kMostTiles : 1);
+        const int parts = group_count(tiles(), kMostTiles<V>);
         for (int part = 0; part < parts; ++part) {
           const int t = group_start(tiles(), parts, part), count = group_start(tiles(), parts, part + 1) - t;
           const float* lines[R];
@@ -227,19 +228,18 @@ class LaneRows : public LaneStep<V> {
   }
 
   using Function = unsigned (*)(const RowJob&);
-  template <bool wide, int T>
+  template <int T>
   static Function function_of(int channels) {
-    static constexpr Function functions[] = {tiles_of_row<V, R, wide, T, 1>, tiles_of_row<V, R, wide, T, 2>,
-                                             tiles_of_row<V, R, wide, T, 3>, tiles_of_row<V, R, wide, T, 4>};
+    static constexpr Function functions[] = {tiles_of_row<V, R, T, 1>, tiles_of_row<V, R, T, 2>,
+                                             tiles_of_row<V, R, T, 3>, tiles_of_row<V, R, T, 4>};
     return functions[channels - 1];
   }
-  Function function(int tiles, int channels) const {
-    if constexpr (V == 8)
-      if (wide_) {
-        if (tiles == 1) return function_of<true, 1>(channels);
-        return tiles == 2 ? function_of<true, 2>(channels) : function_of<true, kMostTiles>(channels);
-      }
-    return function_of<false, 1>(channels);
+  static Function function(int tiles, int channels) {
+    if constexpr (kMostTiles<V> == 3) {
+      if (tiles == 3) return function_of<3>(channels);
+      if (tiles == 2) return function_of<2>(channels);
+    }
+    return function_of<1>(channels);
   }
 
   // Infinity and NaN spread over a whole tile, and large numbers may overflow in it: such samples are computed as
@@ -267,7 +267,6 @@ class LaneRows : public LaneStep<V> {
   std::optional<LanePool<V>> pool_;
   const float* weight_;
   const float* bias_;
-  bool wide_;
   std::vector<Group> groups_;
   std::vector<float> packed_;
 };
