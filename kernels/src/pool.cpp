@@ -24,7 +24,9 @@ class Pool : public Step {
         window_(pool.window),
         activation_(activation),
         in_(program.shapes[size_t(x_)]),
-        out_(program.shapes[size_t(y)]) {}
+        out_(program.shapes[size_t(y)]),
+        fours_(maximum_ && window_.kh == 2 && window_.kw == 2 && window_.sw == 2 && window_.left == 0 &&
+               2 * out_.w <= in_.w) {}
 
   int units() const override { return out_.h; }
   RowWise row_wise() const override { return {out_.h, 1, 1, x_, window_, 0}; }
@@ -40,27 +42,37 @@ class Pool : public Step {
     for (int row = begin; row < end; ++row) {
       const int y0 = row * window_.sh - window_.top;
       const int top = std::max(y0, 0), bottom = std::min(y0 + window_.kh, in_.h);
+      if (fours_ && bottom - top == 2) {
+        const float* corner = x + from.at(top, 0);
+        for (int column = 0; column < out_.w; ++column, corner += 2 * in_.c)
+          vectors(column, y + to.at(row, column), [&](int c, auto width) {
+            return largest_of_four<decltype(width)::lanes>(corner + c, from.pitch());
+          });
+        continue;
+      }
       for (int column = 0; column < out_.w; ++column) {
         const int x0 = column * window_.sw - window_.left;
         const int left = std::max(x0, 0), right = std::min(x0 + window_.kw, in_.w);
         const Area area{x + from.at(top, left), from.pitch(), bottom - top, right - left};
         const float share = maximum_ ? 1.0f : 1.0f / float(elements(y0, x0, area.rows * area.columns));
-        float* result = y + to.at(row, column);
-        // Few channels in one vector: what is stored behind them is overwritten by the next pixel, where one follows.
-        if (in_.c < kNarrow && (out_.w - column) * in_.c >= kNarrow) {
-          store<kNarrow>(result, pooled<kNarrow>(area, 0, share));
-          continue;
-        }
-        over_channels(in_.c, [&](int c, auto width, int count) {
-          constexpr int N = decltype(width)::lanes;
-          write<N>(result + c, pooled<N>(area, c, share), count);
-        });
+        vectors(column, y + to.at(row, column),
+                [&](int c, auto width) { return pooled<decltype(width)::lanes>(area, c, share); });
       }
     }
     clear_border(to, y, begin, end);
   }
 
  private:
+  // Writes the channels of one pixel, `value(c, width)` for those from c on.
+  template <class Value>
+  void vectors(int column, float* to, const Value& value) const {
+    // Few channels in one vector: what is stored behind them is overwritten by the next pixel, where one follows.
+    if (in_.c < kNarrow && (out_.w - column) * in_.c >= kNarrow)
+      store<kNarrow>(to, value(0, Width<kNarrow>{}));
+    else
+      over_channels(in_.c, [&](int c, auto width, int count) { write<decltype(width)::lanes>(to + c, value(c, width), count); });
+  }
+
   // How many elements an average counts: those inside, or all that the padded plane holds.
   int elements(int y0, int x0, int inside) const {
     if (!window_.include_pad) return inside;
@@ -80,9 +92,6 @@ class Pool : public Step {
       for (int i = 0; i < area.rows; ++i, x += area.pitch)
         for (int j = 0; j < area.columns; ++j) value += load<N>(x + size_t(j) * step);
       value *= share;
-    } else if (area.rows == 2 && area.columns == 2) {
-      const float* below = x + area.pitch;
-      value = larger<N>(larger<N>(load<N>(x), load<N>(x + step)), larger<N>(load<N>(below), load<N>(below + step)));
     } else {
       value = load<N>(x);
       for (int i = 0; i < area.rows; ++i, x += area.pitch)
@@ -91,11 +100,19 @@ class Pool : public Step {
     return activate<N>(activation_, value);
   }
 
+  template <int N>
+  Vec<N> largest_of_four(const float* x, size_t pitch) const {
+    const float *right = x + in_.c, *below = x + pitch, *corner = right + pitch;
+    const Vec<N> above = larger<N>(load<N>(x), load<N>(right));
+    return activate<N>(activation_, larger<N>(above, larger<N>(load<N>(below), load<N>(corner))));
+  }
+
   int x_, y_;
   bool maximum_;
   Window window_;
   Activation activation_;
   Shape in_, out_;
+  bool fours_;  // columns in pairs, none left out
 };
 
 class GlobalAverage : public Step {
