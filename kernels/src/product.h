@@ -37,7 +37,8 @@ inline void accumulate(Vec<V> (&sum)[P][KV], const float* x, ptrdiff_t pixel, pt
 
 // The most pixels that a tile of KV vectors keeps in registers beside its weights.
 constexpr int max_pixels(int vectors) {
-  const int room = vectors == 3 && kRegisters == 16 ? 4 : (kRegisters - 2 - vectors) / vectors;
+  if (kRegisters == 16 && vectors >= 3) return 12 / vectors;
+  const int room = (kRegisters - 2 - vectors) / vectors;
   return room > 14 ? 14 : room;
 }
 

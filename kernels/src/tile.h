@@ -128,7 +128,7 @@ class Panels {
       const double across = double(pixels) / ((pixels + most - 1) / most);
       return double(count) / vectors + 1 / across;
     };
-    const int widest = kRegisters >= 32 ? kMaxVectors : 3;
+    const int widest = kMaxVectors;
     const int fewest = (vectors + widest - 1) / widest;
     int best = fewest;
     for (int narrower = widest - 1; narrower > 1; --narrower) {
