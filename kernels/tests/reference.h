@@ -1,56 +1,35 @@
-// What a program means, one element after the other and in double precision: what the stress test compares with.
+// What a program means, one element after the other and in double precision, with how far float32 may be from it: what
+// the stress test compares with.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <vector>
 
-#include "../src/program.h"
+#include "rounding.h"
 
 namespace nncompile::reference {
 
+// Winograd's algorithm is off by a share of the largest sum of absolute values in its layer
+// (tests/kernels/test_winograd_error.py).
+constexpr double kWinograd = 2e-5;
+
 struct Tensor {
   Shape shape;
-  std::vector<double> data;  // [c][y][x]
+  std::vector<Number> data;  // [c][y][x]
 
   explicit Tensor(const Shape& its) : shape(its), data(its.size()) {}
-  double& at(int c, int y, int x) { return data[(size_t(c) * size_t(shape.h) + size_t(y)) * size_t(shape.w) + size_t(x)]; }
-  double at(int c, int y, int x) const { return const_cast<Tensor*>(this)->at(c, y, x); }
+  Number& at(int c, int y, int x) { return data[(size_t(c) * size_t(shape.h) + size_t(y)) * size_t(shape.w) + size_t(x)]; }
+  const Number& at(int c, int y, int x) const { return const_cast<Tensor*>(this)->at(c, y, x); }
   bool inside(int y, int x) const { return y >= 0 && y < shape.h && x >= 0 && x < shape.w; }
 };
 
-inline double curve(const Activation& activation, double x) {
-  const double a = double(activation.first), b = double(activation.second);
-  switch (activation.kind) {
-    case Kind::kNone:
-      return x;
-    case Kind::kRelu:
-      return std::max(x, 0.0);
-    case Kind::kClip:
-      return std::min(std::max(x, a), b);
-    case Kind::kLeakyRelu:
-      return x < 0 ? x * a : x;
-    case Kind::kSilu:
-      return x / (1 + std::exp(-x));
-    case Kind::kHardSwish:
-      return x * std::min(std::max(x + 3, 0.0), 6.0) / 6;
-    case Kind::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Kind::kTanh:
-      return std::tanh(x);
-    case Kind::kHardSigmoid:
-      return std::min(std::max(a * x + b, 0.0), 1.0);
-  }
-  return x;
-}
-
 class Sample {
  public:
-  // `inputs`: one sample of each activation.
-  Sample(const Program& program, const std::vector<const float*>& inputs) : program_(program) {
+  // `inputs`: one sample of each activation. `winograd`: whether layers may run by Winograd's algorithm.
+  Sample(const Program& program, const std::vector<const float*>& inputs, bool winograd)
+      : program_(program), winograd_(winograd) {
     for (size_t i = 0; i < program.inputs.size(); ++i) {
       Tensor value(program.inputs[i].shape);
-      std::copy_n(inputs[i], value.data.size(), value.data.begin());
+      for (size_t e = 0; e < value.data.size(); ++e) value.data[e] = {double(inputs[i][e]), 0};
       values_.push_back(std::move(value));
     }
     for (const Instruction& instruction : program.instructions) values_.push_back(make(instruction));
@@ -64,7 +43,7 @@ class Sample {
     const Tensor& x = value(instruction.inputs[0]);
     switch (instruction.op) {
       case Opcode::kConv:
-        each(y, [&](int c, int i, int j) { return convolved(instruction, x, c, i, j); });
+        convolve(instruction, x, y);
         break;
       case Opcode::kMaxPool:
       case Opcode::kAveragePool:
@@ -72,10 +51,10 @@ class Sample {
         break;
       case Opcode::kGlobalAverage:
         each(y, [&](int c, int, int) {
-          double sum = 0;
+          Mean mean;
           for (int i = 0; i < x.shape.h; ++i)
-            for (int j = 0; j < x.shape.w; ++j) sum += x.at(c, i, j);
-          return sum / (double(x.shape.h) * x.shape.w);
+            for (int j = 0; j < x.shape.w; ++j) mean.add(x.at(c, i, j));
+          return mean.result(x.shape.h * x.shape.w);
         });
         break;
       case Opcode::kAdd:
@@ -90,11 +69,11 @@ class Sample {
       case Opcode::kLinear: {
         const Weight& weight = program_.weights[size_t(instruction.weight)];
         each(y, [&](int c, int, int) {
-          double sum = bias(instruction, c);
-          for (int k = 0; k < x.shape.c; ++k)
-            sum += x.data[size_t(k)] * double(instruction.transposed ? weight.data[size_t(c) * x.data.size() + size_t(k)]
-                                                                     : weight.data[size_t(k) * y.data.size() + size_t(c)]);
-          return sum;
+          WeightedSum sum(bias(instruction, c));
+          for (size_t k = 0; k < x.data.size(); ++k)
+            sum.add(x.data[k], double(instruction.transposed ? weight.data[size_t(c) * x.data.size() + k]
+                                                             : weight.data[k * y.data.size() + size_t(c)]));
+          return sum.result();
         });
         break;
       }
@@ -102,16 +81,9 @@ class Sample {
         each(y, [&](int c, int i, int j) { return curve(instruction.activation, x.at(c, i, j)); });
         break;
       case Opcode::kSoftmax:
-      case Opcode::kLogSoftmax: {
-        const double largest = *std::max_element(x.data.begin(), x.data.end());
-        double total = 0;
-        for (const double element : x.data) total += std::exp(element - largest);
-        each(y, [&](int c, int, int) {
-          const double shifted = x.at(c, 0, 0) - largest;
-          return instruction.op == Opcode::kSoftmax ? std::exp(shifted) / total : shifted - std::log(total);
-        });
+      case Opcode::kLogSoftmax:
+        softmax(x, y, instruction.op == Opcode::kLogSoftmax);
         break;
-      }
       case Opcode::kConcat: {
         auto to = y.data.begin();
         for (const int part : instruction.inputs) to = std::copy(value(part).data.begin(), value(part).data.end(), to);
@@ -135,25 +107,38 @@ class Sample {
     return instruction.bias < 0 ? 0.0 : double(program_.weights[size_t(instruction.bias)].data[c]);
   }
 
-  double convolved(const Instruction& conv, const Tensor& x, int k, int i, int j) const {
+  void convolve(const Instruction& conv, const Tensor& x, Tensor& y) const {
+    const Window& w = conv.window;
+    const bool winograd =
+        winograd_ && conv.groups == 1 && w.kh == w.kw && (w.kh == 3 || w.kh == 5) && w.sh == 1 && w.sw == 1;
+    double largest = 0;
+    each(y, [&](int k, int i, int j) {
+      const WeightedSum sum = convolved(conv, x, k, i, j);
+      largest = std::max(largest, sum.size());
+      return winograd ? Number{sum.result().value, sum.of_numbers()} : sum.result();
+    });
+    for (size_t i = 0; winograd && i < y.data.size(); ++i) y.data[i].error += kWinograd * largest;
+  }
+
+  WeightedSum convolved(const Instruction& conv, const Tensor& x, int k, int i, int j) const {
     const Window& w = conv.window;
     const float* weight = program_.weights[size_t(conv.weight)].data;
     const int channels = x.shape.c / conv.groups, first = conv.groups == 1 ? 0 : k;
-    double sum = bias(conv, k);
+    WeightedSum sum(bias(conv, k));
     for (int c = 0; c < channels; ++c)
       for (int r = 0; r < w.kh; ++r)
         for (int s = 0; s < w.kw; ++s) {
           const int y = i * w.sh - w.top + r, column = j * w.sw - w.left + s;
-          if (x.inside(y, column))
-            sum += x.at(first + c, y, column) *
-                   double(weight[((size_t(k) * size_t(channels) + size_t(c)) * size_t(w.kh) + size_t(r)) * size_t(w.kw) + size_t(s)]);
+          const size_t at = ((size_t(k) * size_t(channels) + size_t(c)) * size_t(w.kh) + size_t(r)) * size_t(w.kw) + size_t(s);
+          if (x.inside(y, column)) sum.add(x.at(first + c, y, column), double(weight[at]));
         }
     return sum;
   }
 
-  static double pooled(const Instruction& pool, const Tensor& x, int c, int i, int j) {
+  static Number pooled(const Instruction& pool, const Tensor& x, int c, int i, int j) {
     const Window& w = pool.window;
-    double sum = 0, largest = -HUGE_VAL;
+    Mean mean;
+    Number largest{-HUGE_VAL, 0};
     int inside = 0, padded = 0;
     for (int r = 0; r < w.kh; ++r)
       for (int s = 0; s < w.kw; ++s) {
@@ -161,14 +146,32 @@ class Sample {
         if (y < x.shape.h + w.bottom && column < x.shape.w + w.right) ++padded;
         if (!x.inside(y, column)) continue;
         ++inside;
-        sum += x.at(c, y, column);
-        largest = std::max(largest, x.at(c, y, column));
+        const Number& element = x.at(c, y, column);
+        mean.add(element);
+        largest = {std::max(largest.value, element.value), std::max(largest.error, element.error)};
       }
     if (pool.op == Opcode::kMaxPool) return largest;
-    return sum / (w.include_pad ? padded : inside);
+    return mean.result(w.include_pad ? padded : inside);
+  }
+
+  static void softmax(const Tensor& x, Tensor& y, bool logarithm) {
+    double largest = -HUGE_VAL, total = 0, error = 0;  // the last of a shift of all: an average of the elements' errors
+    for (const Number& element : x.data) largest = std::max(largest, element.value);
+    for (const Number& element : x.data) {
+      total += std::exp(element.value - largest);
+      error += std::exp(element.value - largest) * element.error;
+    }
+    each(y, [&](int c, int, int) {
+      const Number& element = x.at(c, 0, 0);
+      const double shifted = element.value - largest, share = std::exp(shifted) / total;
+      const Number power = Number{shifted - std::log(total), element.error + error / total}.rounded(
+          4, std::abs(shifted) + std::log(total) + 1);
+      return logarithm ? power : Number{share, std::min(1.0, share * std::expm1(power.error))}.rounded(1, share);
+    });
   }
 
   const Program& program_;
+  bool winograd_;
   std::vector<Tensor> values_;
 };
 
