@@ -1,4 +1,4 @@
-"""The stress test of kernels/tests under the sanitizers: addresses, undefined behaviour, threads."""
+"""The stress test of kernels/tests under sanitizers (addresses, undefined behaviour, threads), in valgrind."""
 
 import fcntl
 import os
@@ -34,9 +34,9 @@ def alone_in(folder):
         yield
 
 
-def stress(build, sanitizers):
+def stress(build, sanitizers=""):
     """The program; what an earlier run built of unchanged sources is used again."""
-    folder = KERNELS / "build" / sanitizers.replace(",", "-")
+    folder = KERNELS / "build" / (sanitizers.replace(",", "-") or "plain")
     with alone_in(folder):
         run("cmake", "-S", KERNELS, "-B", folder, "-DNNCOMPILE_TESTS=ON", f"-DSANITIZE={sanitizers}")
         run("cmake", "--build", folder, "--parallel", os.cpu_count() or 1, "--target", f"stress_{build}")
@@ -58,3 +58,21 @@ def test_random_programs(build):
 def test_threads(build):
     """Two calls at once, each on one to four threads, in arenas and scratch that others left."""
     assert "0 of 100 programs failed" in run(*unmoved(), stress(build, "thread"), 100)
+
+
+@pytest.fixture(scope="module")
+def valgrind():
+    found = shutil.which("valgrind")
+    if found is None:
+        reason = "no valgrind is installed (Debian: apt-get install valgrind)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.mark.parametrize("build", ["avx2"], indirect=True)  # valgrind does not know AVX-512
+def test_memory_that_nobody_wrote(build, valgrind):
+    """What no sanitizer sees: an answer that depends on memory nobody wrote. And what is left behind."""
+    memcheck = [valgrind, "--quiet", "--error-exitcode=1", "--leak-check=full", "--errors-for-leak-kinds=all"]
+    assert "0 of 60 programs failed" in run(*memcheck, stress(build), 60)
