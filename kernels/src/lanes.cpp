@@ -9,32 +9,36 @@
 namespace nncompile {
 namespace {
 
-// `count` values of each of V rows, `from_pitch` apart, to V lanes of `count` vectors, or back.
+// A vector of half as many lanes takes so much more than half the time; measured.
+constexpr double kNarrow = 1.3;
+
+// `count` values of each of V rows, which begin at `rows` of `from`, to V lanes of `count` vectors.
 template <int V>
-void rows_to_lanes(const float* from, size_t from_pitch, float* to, int count) {
+void rows_to_lanes(const float* from, const size_t (&rows)[V], float* to, int count) {
   int i = 0;
   for (; i + V <= count; i += V) {
     Vec<V> square[V];
-    for (int s = 0; s < V; ++s) square[s] = load<V>(from + size_t(s) * from_pitch + i);
+    for (int s = 0; s < V; ++s) square[s] = load<V>(from + rows[s] + i);
     transpose<V>(square);
     for (int j = 0; j < V; ++j) store<V>(to + (i + j) * V, square[j]);
   }
   for (; i < count; ++i)
-    for (int s = 0; s < V; ++s) to[i * V + s] = from[size_t(s) * from_pitch + size_t(i)];
+    for (int s = 0; s < V; ++s) to[i * V + s] = from[rows[s] + size_t(i)];
 }
 
-// `stride`: between the vectors, in floats.
+// And back the first `samples` lanes, to rows `to_pitch` apart. `stride`: between the vectors, in floats.
 template <int V>
-void lanes_to_rows(const float* from, ptrdiff_t stride, float* to, size_t to_pitch, int count) {
+void lanes_to_rows(const float* from, ptrdiff_t stride, float* to, size_t to_pitch, int count, int samples) {
   int i = 0;
   for (; i + V <= count; i += V) {
     Vec<V> square[V];
     for (int j = 0; j < V; ++j) square[j] = load<V>(from + (i + j) * stride);
     transpose<V>(square);
-    for (int s = 0; s < V; ++s) store<V>(to + size_t(s) * to_pitch + i, square[s]);
+    for (int s = 0; s < V; ++s)
+      if (s < samples) store<V>(to + size_t(s) * to_pitch + i, square[s]);
   }
   for (; i < count; ++i)
-    for (int s = 0; s < V; ++s) to[size_t(s) * to_pitch + size_t(i)] = from[i * stride + s];
+    for (int s = 0; s < samples; ++s) to[size_t(s) * to_pitch + size_t(i)] = from[i * stride + s];
 }
 
 template <int V>
@@ -48,8 +52,10 @@ class Stage : public LaneStage {
   std::vector<Exit> exits;
   std::vector<int> entries;  // the inputs that are read
   size_t arena_floats = 0, scratch_floats = 0;
+  double operations = 0;  // of vectors, in its convolutions
 
   int width() const override { return V; }
+  double cost() const override { return 2.0 * V * operations * (V < kLanes ? kNarrow : 1); }
   size_t arena() const override { return AlignedFloats::with_slack(arena_floats); }
   size_t step_scratch() const override { return scratch_floats; }
   int steps() const override { return int(entries.size() + steps_.size() + exits.size()); }
@@ -62,16 +68,17 @@ class Stage : public LaneStage {
     return places[size_t(exits[inner - steps_.size()].value)].shape.h;
   }
 
-  void run_step(int step, const Frame& frame, int sample, float* arena, float* scratch, int begin,
+  void run_step(int step, const Frame& frame, int sample, int samples, float* arena, float* scratch, int begin,
                 int end) const override {
     const LaneArena<V> its{arena, scratch, &places};
     const size_t i = size_t(step), inner = i - entries.size();
     if (i < entries.size())
-      enter(frame, sample, its.view(entries[i]), entries[i], begin, end);
+      enter(frame, sample, samples, its.view(entries[i]), entries[i], begin, end);
     else if (inner < steps_.size())
       steps_[inner]->run(its, begin, end);
     else
-      leave(frame, sample, its.view(exits[inner - steps_.size()].value), exits[inner - steps_.size()], begin, end);
+      leave(frame, sample, samples, its.view(exits[inner - steps_.size()].value), exits[inner - steps_.size()], begin,
+            end);
   }
 
   void add(LaneStepPtr<V> step) {
@@ -80,29 +87,36 @@ class Stage : public LaneStage {
   }
 
  private:
-  static void enter(const Frame& frame, int sample, const LaneView<V>& view, int input, int begin, int end) {
+  // Lanes without a sample of their own have the last one, which is as finite as it is.
+  static void enter(const Frame& frame, int sample, int samples, const LaneView<V>& view, int input, int begin,
+                    int end) {
     const Shape& shape = view.place->shape;
     const float* x = frame.inputs[input] + size_t(frame.first + sample) * shape.size();
+    size_t rows[V];
+    for (int s = 0; s < V; ++s) rows[s] = size_t(std::min(s, samples - 1)) * shape.size();
     for (int c = 0; c < shape.c; ++c)
       for (int row = begin; row < end; ++row)
-        rows_to_lanes<V>(x + size_t(c * shape.h + row) * size_t(shape.w), shape.size(), view.at(c, row, 0), shape.w);
+        rows_to_lanes<V>(x + size_t(c * shape.h + row) * size_t(shape.w), rows, view.at(c, row, 0), shape.w);
     if (end == shape.h) clear_lane_border(view);
   }
 
-  static void leave(const Frame& frame, int sample, const LaneView<V>& view, const Exit& exit, int begin, int end) {
+  static void leave(const Frame& frame, int sample, int samples, const LaneView<V>& view, const Exit& exit, int begin,
+                    int end) {
     const Shape& shape = view.place->shape;
     if (exit.output < 0) {
       const Place& place = frame.place(exit.value);
       float* y = frame.data(exit.value, sample);
       for (int row = begin; row < end; ++row)
         for (int column = 0; column < shape.w; ++column)
-          lanes_to_rows<V>(view.at(0, row, column), view.plane(), y + place.at(row, column), place.size(), shape.c);
+          lanes_to_rows<V>(view.at(0, row, column), view.plane(), y + place.at(row, column), place.size(), shape.c,
+                           samples);
       return;
     }
     float* y = frame.outputs[exit.output] + size_t(frame.first + sample) * shape.size();
     for (int c = 0; c < shape.c; ++c)
       for (int row = begin; row < end; ++row)
-        lanes_to_rows<V>(view.at(c, row, 0), V, y + size_t(c * shape.h + row) * size_t(shape.w), shape.size(), shape.w);
+        lanes_to_rows<V>(view.at(c, row, 0), V, y + size_t(c * shape.h + row) * size_t(shape.w), shape.size(), shape.w,
+                         samples);
   }
 
   std::vector<LaneStepPtr<V>> steps_;
@@ -213,6 +227,7 @@ class Builder {
     LaneStepPtr<V> step;
     switch (work.instruction->op) {
       case Opcode::kConv:
+        stage_->operations += conv_cost(program_, *work.instruction, work.y, work.algorithm, Layout::kSamples);
         step = work.algorithm == Algorithm::kRows ? make_lane_rows<V>(program_, work, pool)
                                                    : make_lane_conv<V>(program_, work, pool);
         break;

@@ -12,20 +12,21 @@ class LaneStage {
  public:
   virtual ~LaneStage() = default;
   virtual int width() const = 0;            // samples at once
+  virtual double cost() const = 0;          // of so many, as `Step` counts
   virtual size_t arena() const = 0;         // floats, for the values of those samples
   virtual size_t step_scratch() const = 0;  // floats, for each thread that runs a part of a step
-  // One after the other they compute what is computed sample by sample, for `width()` samples from `sample` on: they
-  // write the kept places of the frame, and the outputs that no later step writes.
+  // One after the other they compute what is computed sample by sample, for `samples` samples from `sample` on, at most
+  // `width()`: they write the kept places of the frame, and the outputs that no later step writes.
   virtual int steps() const = 0;
   virtual int units(int step) const = 0;
-  virtual void run_step(int step, const Frame& frame, int sample, float* arena, float* scratch, int begin,
+  virtual void run_step(int step, const Frame& frame, int sample, int samples, float* arena, float* scratch, int begin,
                         int end) const = 0;
 
   // All of it by one thread, in the frame's scratch.
   size_t scratch() const { return arena() + step_scratch(); }
-  void run(const Frame& frame, int sample) const {
+  void run(const Frame& frame, int sample, int samples) const {
     for (int step = 0; step < steps(); ++step)
-      run_step(step, frame, sample, frame.scratch, frame.scratch + arena(), 0, units(step));
+      run_step(step, frame, sample, samples, frame.scratch, frame.scratch + arena(), 0, units(step));
   }
 };
 
@@ -35,8 +36,8 @@ class SharedLaneStep : public Step {
   SharedLaneStep(const LaneStage& stage, int step) : stage_(stage), step_(step) {}
 
   int units() const override { return stage_.units(step_); }
-  void run(const Frame& frame, int sample, int, int begin, int end) const override {
-    stage_.run_step(step_, frame, sample, frame.lanes, frame.scratch, begin, end);
+  void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
+    stage_.run_step(step_, frame, sample, samples, frame.lanes, frame.scratch, begin, end);
   }
 
  private:

@@ -12,6 +12,12 @@ constexpr double kOfAll = 10;
 // Linear layers alone pass little from one to the next.
 constexpr double kOfLinear = 3;
 constexpr double kLargeWeights = 2e6;  // floats
+// Of a step of samples in lanes, threads that share it do so much more than a part each, since one reads what another
+// wrote, and wait for one another, in what makes a step worth cutting. Measured: 1.3 on processors that share a cache,
+// and up to 2 on others.
+constexpr double kShared = 1.35, kHandOver = 0.1;
+// Steps that take all samples of a chunk share each reading of the weights.
+constexpr double kBatched = 0.5;
 
 }  // namespace
 
@@ -26,16 +32,30 @@ Region::Region(Program program, const Options& options) : program_(std::move(pro
   all_batched_ = lowered.all_batched;
   arenas_.resize(lowered.arena_floats);
   size_t scratch = 0;
+  std::vector<LaneCost> alone, shared;
   for (const auto& stage : lanes_) {
     scratch = std::max(scratch, stage->scratch());
+    alone.push_back({stage->width(), stage->cost()});
+    shared.push_back({stage->width(), kShared * stage->cost() / options_.threads +
+                                          kHandOver * options_.split * stage->steps()});
     lane_steps_.emplace_back();
     for (int step = 0; step < stage->steps(); ++step) lane_steps_.back().emplace_back(*stage, step);
   }
+  double first = 0, first_shared = 0;  // of the first segment, of a sample
   for (const StepPtr& step : steps_) {
+    const double cost = step->cost();
     scratch = std::max(scratch, step->scratch());
-    cost_ += step->cost();
+    cost_ += cost;
+    if (step->batched) {
+      batched_cost_ += kBatched * cost;
+    } else if (step->segment == 0) {
+      first += cost;
+      first_shared += std::min(cost, cost / options_.threads + options_.split / 2);
+    }
   }
   scratches_.resize(scratch);
+  alone_ = Groups(chunk_, first, alone);
+  shared_ = Groups(chunk_, first_shared, shared);
   for (const Weight& weight : program_.weights) {
     double floats = 1;
     for (const int64_t size : weight.dims) floats *= double(size);
@@ -61,41 +81,62 @@ void Region::run(int64_t batch, const float* const* inputs, float* const* output
   if (batch <= 0) return;
   const double least = all_batched_ ? kOfLinear : kOfAll;
   const bool worth_sharing = cost_ * double(batch) >= least * options_.split;
-  const int64_t threads = worth_sharing ? options_.threads : 1, at_once = threads * chunk_;
+  const int64_t threads = worth_sharing ? options_.threads : 1;
   Frame frame{};
   frame.places = &places_;
   frame.inputs = inputs;
   frame.outputs = outputs;
-  if (shares(batch, threads)) {
-    run_shared(frame, int(batch), parallel);
+  if (batch < threads || shares(batch, threads)) {
+    const Pieces all = Pieces::of(batch, 1, 1, chunk_);
+    for (int64_t i = 0; i < all.count; ++i) {
+      frame.first = all.begin(i);
+      run_shared(frame, int(all.begin(i + 1) - frame.first), parallel);
+    }
     return;
   }
-  // As many chunks for every thread, each small enough for an arena.
-  const int64_t rounds = (batch + at_once - 1) / at_once;
-  const int64_t chunks = threads * rounds;
+  const Pieces cut = pieces(batch, threads);
   const auto task = [&](size_t i) {
-    const int64_t first = batch * int64_t(i) / chunks, end = batch * (int64_t(i) + 1) / chunks;
     IdleFloats::Lease arena(arenas_), scratch(scratches_);
     Frame own = frame;
-    own.first = first;
+    own.first = cut.begin(int64_t(i));
     own.arena = arena.data();
     own.scratch = scratch.data();
-    run_chunk(own, int(end - first));
+    run_chunk(own, int(cut.begin(int64_t(i) + 1) - own.first));
   };
-  if (chunks == 1)
+  if (cut.count == 1)
     task(0);
   else
-    parallel(size_t(chunks), task);
+    parallel(size_t(cut.count), task);
 }
 
-bool Region::shares(int64_t batch, int64_t threads) const {
-  if (batch < threads) return true;
+Pieces Region::pieces(int64_t batch, int64_t threads) const {
+  Pieces best = Pieces::of(batch, 1, threads, chunk_);
+  for (const auto& stage : lanes_) {
+    if (stage->width() > chunk_) continue;
+    const Pieces whole = Pieces::of(batch, stage->width(), threads, chunk_);
+    if (cost(whole, threads) < cost(best, threads)) best = whole;
+  }
+  return best;
+}
+
+double Region::cost(const Pieces& pieces, int64_t threads) const {
+  double sum = 0, largest = 0;
+  for (int64_t i = 0; i < pieces.count; ++i) {
+    const int samples = int(pieces.begin(i + 1) - pieces.begin(i));
+    const double its = alone_.cost(samples) + samples * batched_cost_;
+    sum += its;
+    largest = std::max(largest, its);
+  }
+  return std::max(largest, sum / double(threads));
+}
+
+bool Region::shares(int64_t samples, int64_t threads) const {
+  if (threads == 1 || samples > chunk_) return false;
   // Of linear layers each then reads a part of the weights only, which takes as long as a few samples' products.
-  if (all_batched_ && batch < (weights_ > kLargeWeights ? 9 : 3) * threads) return threads > 1 && batch <= chunk_;
-  // Too few in lanes for each of them, and few left over.
-  if (lanes_.empty() || batch > chunk_) return false;
-  const int64_t width = lanes_.back()->width();
-  return width <= batch && batch < width * threads && batch % width * 2 <= threads;
+  if (all_batched_) return samples < (weights_ > kLargeWeights ? 9 : 3) * threads;
+  if (lanes_.empty()) return false;
+  const double together = shared_.cost(int(samples)) + double(samples) * batched_cost_ / double(threads);
+  return together < cost(pieces(samples, threads), threads);
 }
 
 void Region::run_chunk(Frame frame, int samples) const {
@@ -105,12 +146,15 @@ void Region::run_chunk(Frame frame, int samples) const {
       steps_[s]->run(frame, 0, samples, 0, steps_[s]->units());
       continue;
     }
-    int sample = 0;
+    const auto run_group = [&](int stage, int first, int count) {
+      if (stage >= 0) return lanes_[size_t(stage)]->run(frame, first, count);
+      for (int sample = first; sample < first + count; ++sample)
+        for (size_t i = s; i < end; ++i) steps_[i]->run(frame, sample, 1, 0, steps_[i]->units());
+    };
     if (s == 0)
-      for (const auto& stage : lanes_)
-        for (; sample + stage->width() <= samples; sample += stage->width()) stage->run(frame, sample);
-    for (; sample < samples; ++sample)
-      for (size_t i = s; i < end; ++i) steps_[i]->run(frame, sample, 1, 0, steps_[i]->units());
+      alone_.each(samples, run_group);
+    else
+      run_group(-1, 0, samples);
   }
 }
 
@@ -132,13 +176,17 @@ void Region::run_shared(Frame frame, int samples, const ParallelFor& parallel) c
       add(*steps_[s], 0, samples);
       continue;
     }
-    int sample = 0;
+    const auto add_group = [&](int stage, int first, int count) {
+      if (stage >= 0)
+        for (const Step& step : lane_steps_[size_t(stage)]) team.add(step, first, count, parts(step));
+      else
+        for (int sample = first; sample < first + count; ++sample)
+          for (size_t i = s; i < end; ++i) add(*steps_[i], sample, 1);
+    };
     if (s == 0)
-      for (size_t stage = 0; stage < lanes_.size(); ++stage)
-        for (const int width = lanes_[stage]->width(); sample + width <= samples; sample += width)
-          for (const Step& step : lane_steps_[stage]) team.add(step, sample, width, parts(step));
-    for (; sample < samples; ++sample)
-      for (size_t i = s; i < end; ++i) add(*steps_[i], sample, 1);
+      shared_.each(samples, add_group);
+    else
+      add_group(-1, 0, samples);
   }
   const auto task = [&](size_t member) {
     IdleFloats::Lease scratch(scratches_);

@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "groups.h"
 #include "idle_floats.h"
 #include "lanes.h"
 #include "options.h"
@@ -28,8 +29,11 @@ class Region {
  private:
   // The first step behind the segment of step `first`: batched steps go one by one.
   size_t segment_end(size_t first) const;
-  // Whether threads do better to share the samples than to have some each.
-  bool shares(int64_t batch, int64_t threads) const;
+  // How threads that have some samples each do best.
+  Pieces pieces(int64_t batch, int64_t threads) const;
+  double cost(const Pieces& pieces, int64_t threads) const;
+  // Whether they do better to share `samples` samples.
+  bool shares(int64_t samples, int64_t threads) const;
   void run_chunk(Frame frame, int samples) const;
   void run_shared(Frame frame, int samples, const ParallelFor& parallel) const;
 
@@ -39,8 +43,9 @@ class Region {
   std::vector<StepPtr> steps_;
   int chunk_ = 1;
   bool all_batched_ = false;
-  double cost_ = 0;  // of a sample
+  double cost_ = 0, batched_cost_ = 0;  // of a sample: all steps, and those that take the samples of a chunk at once
   double weights_ = 0;  // floats
+  Groups alone_, shared_;  // for the first segment, by one thread and by all
   std::vector<std::unique_ptr<LaneStage>> lanes_;
   std::vector<std::vector<SharedLaneStep>> lane_steps_;  // of each stage
   std::vector<Algorithm> algorithms_;

@@ -3,7 +3,7 @@
 import numpy as np
 from regions import run, session
 
-BATCHES, THREADS = (1, 5, 8, 16, 23, 40), (1, 2, 8)
+BATCHES, THREADS = (1, 5, 8, 11, 23, 40), (1, 2, 8)
 
 
 def answers(region, build, exact, options=None):

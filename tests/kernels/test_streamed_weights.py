@@ -63,6 +63,18 @@ def test_same_bits_whatever_the_batch(build, name):
     assert_same_bits(REGIONS[name], build, exact=False)
 
 
+@pytest.mark.parametrize("name", REGIONS)
+def test_more_threads_than_a_chunk_has_samples(build, name):
+    """All of them share the samples of a chunk, and then those of the next."""
+    region = REGIONS[name]
+    many = session(region.model(), build, threads=2, options={"threads": "48"})
+    alone = session(region.model(), build)
+    for batch in (9, 33, 47):
+        inputs = region.random_inputs(batch)
+        for got, want in zip(run(many, inputs), run(alone, inputs), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("special", [np.nan, np.inf])
 @pytest.mark.parametrize("name", REGIONS)
 def test_not_finite(build, name, special):
