@@ -54,7 +54,8 @@ bool choose_algorithms(const Program& program, const Options& options, bool poss
     const double saved = -costs.more(*work, Algorithm::kRows, Layout::kSamples);
     return costs.more(*work, Algorithm::kRows, Layout::kChannels) / saved;
   };
-  std::sort(rows.begin(), rows.end(), [&](const Work* a, const Work* b) { return price(a) < price(b); });
+  if (options.winograd.by_cost())  // then each saves something, and has a price
+    std::sort(rows.begin(), rows.end(), [&](const Work* a, const Work* b) { return price(a) < price(b); });
   size_t taken = 0;
   for (; taken < rows.size(); ++taken) {
     const double more = costs.more(*rows[taken], Algorithm::kRows, Layout::kChannels);

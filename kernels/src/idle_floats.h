@@ -14,14 +14,15 @@ class IdleFloats {
   class Lease {
    public:
     explicit Lease(IdleFloats& owner) : owner_(owner) {
-      {
-        const std::lock_guard<std::mutex> lock(owner.mutex_);
-        if (!owner.idle_.empty()) {
-          floats_ = std::move(owner.idle_.back());
-          owner.idle_.pop_back();
-        }
+      const std::lock_guard<std::mutex> lock(owner.mutex_);
+      if (owner.idle_.empty()) {
+        owner.idle_.reserve(owner.pieces_ + 1);  // so that it comes back without a need of memory
+        floats_ = AlignedFloats(owner.floats_);
+        ++owner.pieces_;
+      } else {
+        floats_ = std::move(owner.idle_.back());
+        owner.idle_.pop_back();
       }
-      if (!floats_.data()) floats_ = AlignedFloats(owner.floats_);
     }
     ~Lease() {
       const std::lock_guard<std::mutex> lock(owner_.mutex_);
@@ -41,7 +42,7 @@ class IdleFloats {
   void resize(size_t floats) { floats_ = floats; }
 
  private:
-  size_t floats_ = 0;
+  size_t floats_ = 0, pieces_ = 0;
   std::mutex mutex_;
   std::vector<AlignedFloats> idle_;
 };

@@ -4,6 +4,7 @@
 #include "choice.h"
 #include "first_fit.h"
 #include "lanes.h"
+#include "merge.h"
 #include "row_group.h"
 #include "work.h"
 
@@ -17,24 +18,12 @@ class Lowering {
  public:
   // `lanes`: whether samples in lanes are considered.
   Lowering(const Program& program, const Options& options, bool lanes)
-      : program_(program), options_(options), lanes_(lanes) {
-    const size_t values = program.shapes.size();
-    uses_.assign(values, 0);
-    is_output_.assign(values, false);
-    for (size_t i = 0; i < program.instructions.size(); ++i) {
-      const Instruction& instruction = program.instructions[i];
-      works_.push_back({&instruction, program.value_of(int(i)), {}, instruction.inputs, true, false});
-      for (const int x : instruction.inputs) ++uses_[size_t(x)];
-    }
-    for (const Output& output : program.outputs) {
-      ++uses_[size_t(output.value)];
-      is_output_[size_t(output.value)] = true;
-    }
+      : program_(program), options_(options), lanes_(lanes), works_(merge(program)) {
+    is_output_.assign(program.shapes.size(), false);
+    for (const Output& output : program.outputs) is_output_[size_t(output.value)] = true;
   }
 
   Lowered run() {
-    merge_residuals();
-    merge_activations();
     lanes_ = choose_algorithms(program_, options_, lanes_, works_);
     result_.algorithms.resize(program_.instructions.size());
     for (const Work& work : works_)
@@ -53,57 +42,6 @@ class Lowering {
   bool for_lanes() const { return lanes_; }
 
  private:
-  Work* maker(int value) {
-    for (Work& work : works_)
-      if (work.alive && work.y == value) return &work;
-    return nullptr;
-  }
-
-  static bool has_epilogue(const Work& work) {
-    return work.instruction->op == Opcode::kConv || work.instruction->op == Opcode::kLinear;
-  }
-
-  bool mergeable(const Work* work) const {
-    return work && uses_[size_t(work->y)] == 1 && work->epilogue.activation.kind == Kind::kNone;
-  }
-
-  // Add(conv, x) as conv with residual x. The layer moves to the place of the Add, behind what computes x.
-  void merge_residuals() {
-    for (Work& work : works_) {
-      if (work.instruction->op != Opcode::kAdd || work.reads[0] == work.reads[1]) continue;
-      for (const int side : {1, 0}) {
-        Work* layer = maker(work.reads[size_t(side)]);
-        if (!mergeable(layer) || !has_epilogue(*layer) || layer->epilogue.residual >= 0) continue;
-        const int other = work.reads[size_t(1 - side)];
-        work.instruction = layer->instruction;
-        work.reads = layer->reads;
-        work.reads.push_back(other);
-        work.epilogue.residual = other;
-        layer->alive = false;
-        break;
-      }
-    }
-  }
-
-  // Activation(layer) as the layer's own; again the later of the two stays.
-  void merge_activations() {
-    for (Work& work : works_) {
-      if (work.instruction->op != Opcode::kActivation) continue;
-      Work* layer = maker(work.reads[0]);
-      if (!mergeable(layer)) continue;
-      const Opcode op = layer->instruction->op;
-      if (!has_epilogue(*layer) && op != Opcode::kMaxPool && op != Opcode::kAveragePool && op != Opcode::kAdd &&
-          op != Opcode::kMultiply)
-        continue;
-      const Activation activation = work.instruction->activation;
-      work.instruction = layer->instruction;
-      work.reads = layer->reads;
-      work.epilogue = layer->epilogue;
-      work.epilogue.activation = activation;
-      layer->alive = false;
-    }
-  }
-
   void place_values() {
     result_.places.resize(program_.shapes.size());
     for (size_t v = 0; v < program_.shapes.size(); ++v) result_.places[v].shape = program_.shapes[v];
@@ -175,7 +113,7 @@ class Lowering {
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
       StepPtr step = make_store(value, int(i), result_.places[size_t(root(value))].shape);
-      const Work* made = maker(value);
+      const Work* made = maker(works_, value);
       step->batched = made ? made->batched : result_.all_batched;
       add(std::move(step), {value}, {});
     }
@@ -300,7 +238,6 @@ class Lowering {
   const Options& options_;
   bool lanes_;
   std::vector<Work> works_;
-  std::vector<int> uses_;
   std::vector<bool> is_output_;
   std::vector<std::vector<int>> reads_, writes_;
   Lowered result_;

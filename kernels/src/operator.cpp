@@ -34,18 +34,20 @@ OrtStatus* guarded(const Ort& ort, const Body& body) {
     return ort.CreateStatus(kErrorFail, "FusedRegion: out of memory");
   } catch (const std::exception& error) {
     return ort.CreateStatus(kErrorFail, error.what());
+  } catch (...) {
+    return ort.CreateStatus(kErrorFail, "FusedRegion: an unknown error");
   }
 }
 
 std::vector<int64_t> dimensions(const Ort& ort, const OrtValue* value) {
   OrtTensorTypeAndShapeInfo* info = nullptr;
   check(ort.GetTensorTypeAndShape(value, &info));
+  const auto release = [&ort](OrtTensorTypeAndShapeInfo* its) { ort.ReleaseTensorTypeAndShapeInfo(its); };
+  const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(release)> owned(info, release);
   size_t rank = 0;
-  OrtStatus* status = ort.GetDimensionsCount(info, &rank);
+  check(ort.GetDimensionsCount(info, &rank));
   std::vector<int64_t> dims(rank);
-  if (!status) status = ort.GetDimensions(info, dims.data(), rank);
-  ort.ReleaseTensorTypeAndShapeInfo(info);
-  check(status);
+  check(ort.GetDimensions(info, dims.data(), rank));
   return dims;
 }
 
@@ -123,7 +125,7 @@ class Kernel {
             (*its.task)(i);
           } catch (...) {
             const std::lock_guard<std::mutex> lock(its.mutex);
-            its.error = std::current_exception();
+            if (!its.error) its.error = std::current_exception();
           }
         },
         count, 0, &job));
@@ -249,15 +251,18 @@ OrtStatus* register_operator(OrtSessionOptions* options, const OrtApiBase* base)
   return guarded(ort, [&] {
     static std::mutex mutex;
     static std::vector<std::unique_ptr<Operator>> operators;
-    auto op = std::make_unique<Operator>();
-    static_cast<OrtCustomOp&>(*op) = description();
-    op->options = read_options(ort, options);
+    auto made = std::make_unique<Operator>();
+    static_cast<OrtCustomOp&>(*made) = description();
+    made->options = read_options(ort, options);
+    const Operator* const op = made.get();
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      operators.push_back(std::move(made));  // before anything points to it
+    }
     OrtCustomOpDomain* domain = nullptr;
     check(ort.CreateCustomOpDomain("nncompile", &domain));
-    check(ort.CustomOpDomain_Add(domain, op.get()));
+    check(ort.CustomOpDomain_Add(domain, op));
     check(ort.AddCustomOpDomain(options, domain));
-    const std::lock_guard<std::mutex> lock(mutex);
-    operators.push_back(std::move(op));
   });
 }
 

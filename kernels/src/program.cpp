@@ -4,10 +4,13 @@ namespace nncompile {
 namespace {
 
 constexpr int64_t kMaxDimension = 1 << 24;
-constexpr int64_t kMaxElements = int64_t(1) << 30;
+constexpr double kMaxElements = 1 << 30;
 constexpr int64_t kMaxCount = 1 << 14;
 
 [[noreturn]] void refuse(const std::string& why) { throw Refused("FusedRegion: " + why); }
+
+// In double precision, where nothing overflows.
+double elements(int64_t a, int64_t b, int64_t c) { return double(a) * double(b) * double(c); }
 
 class Reader {
  public:
@@ -69,7 +72,7 @@ class Parser {
   }
 
   void add_shape(const Shape& shape) {
-    if (double(shape.c) * shape.h * shape.w > double(kMaxElements)) refuse("a value has too many elements");
+    if (elements(shape.c, shape.h, shape.w) > kMaxElements) refuse("a value has too many elements");
     program_.shapes.push_back(shape);
   }
 
@@ -102,6 +105,8 @@ class Parser {
   }
 
   static Shape windowed(const Shape& x, const Window& w, int channels) {
+    if (elements(x.c, int64_t(x.h) + w.top + w.bottom, int64_t(x.w) + w.left + w.right) > kMaxElements)
+      refuse("a padded value has too many elements");
     return {channels, extent(x.h, w.kh, w.sh, w.top, w.bottom, w.ceil),
             extent(x.w, w.kw, w.sw, w.left, w.right, w.ceil)};
   }
@@ -131,6 +136,8 @@ class Parser {
         if (dims.size() != 4 || dims[2] != made.window.kh || dims[3] != made.window.kw ||
             dims[1] * made.groups != x.c || dims[0] < 1 || dims[0] > kMaxDimension)
           refuse("a convolution's weight does not fit its input");
+        if (elements(dims[0] * dims[1], made.window.kh, made.window.kw) > kMaxElements)
+          refuse("a convolution's weight has too many elements");
         if (made.groups != 1 && !(made.groups == x.c && dims[0] == x.c))
           refuse("a convolution has groups and is not depthwise");
         bias(made, dims[0]);
@@ -166,7 +173,7 @@ class Parser {
         if (dims.size() != 2 || x.h != 1 || x.w != 1 || dims[made.transposed ? 1 : 0] != x.c)
           refuse("a linear layer's weight does not fit its input");
         const int64_t out = dims[made.transposed ? 0 : 1];
-        if (out < 1 || out > kMaxElements) refuse("a linear layer has no outputs");
+        if (out < 1 || double(out) > kMaxElements) refuse("a linear layer has no outputs");
         bias(made, out);
         y = {int(out), 1, 1};
         break;
@@ -188,13 +195,13 @@ class Parser {
           made.inputs.push_back(value());
           const Shape part = program_.shapes[size_t(made.inputs.back())];
           if (i > 0 && (part.h != y.h || part.w != y.w)) refuse("Concat of different planes");
-          if (int64_t(y.c) + part.c > kMaxElements) refuse("Concat of too many channels");
+          if (double(y.c) + part.c > kMaxElements) refuse("Concat of too many channels");
           y = {y.c + part.c, part.h, part.w};
         }
         break;
       }
       case Opcode::kFlatten:
-        if (int64_t(x.size()) > kMaxElements) refuse("a value has too many elements");
+        if (double(x.size()) > kMaxElements) refuse("a value has too many elements");
         y = {int(x.size()), 1, 1};
         break;
     }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "aligned.h"
+#include "row_progress.h"
 
 namespace nncompile {
 namespace {
@@ -14,104 +15,10 @@ constexpr int kMostRowsAtOnce = 16;
 // Fewer, and what two parts both compute weighs too much.
 constexpr int kLeastRowsOfPart = 4;
 
-struct Read {
-  int maker;  // the member that makes what is read
-  bool windowed;
-};
-
-struct Member {
-  Step* step;
-  RowWise wise;
-  std::vector<Read> reads;
-  int makes;  // the value; -1: none
-  Bordered place;
-
-  int up(int row) const { return std::min((row + wise.rows - 1) / wise.rows * wise.rows, wise.height); }
-  int down(int row) const { return row / wise.rows * wise.rows; }
-
-  // Rows are counted from the border's first on: the first that is read of `maker` for row `row` ...
-  int first_read(const Read& read, const Member& maker, int row) const {
-    return maker.place.top + (read.windowed ? row * wise.window.sh - wise.window.top : row);
-  }
-  // ... and how many it must have made, without the border, for the rows before `end`. Steps of several rows at once
-  // read as if they made all of them.
-  int needed(const Read& read, const Member& maker, int end) const {
-    const int whole = (end + wise.rows - 1) / wise.rows * wise.rows;
-    const int rows = read.windowed ? (whole - 1) * wise.window.sh - wise.window.top + wise.window.kh : end;
-    return std::max(1, std::min(rows, maker.wise.height));  // where only the border is read, that comes with a row
-  }
-};
-
-// How far the members have come with the rows of the last one that were asked for.
-class Progress {
- public:
-  struct Made {
-    int begin, end;    // these rows it makes in all
-    int done;
-    int window = 0;    // the first row that its window still holds, from the border's first on
-  };
-
-  Progress(const std::vector<Member>& members, int begin, int end) : members_(members), made_(members.size()) {
-    for (size_t i = 0; i < members.size(); ++i) made_[i] = {members[i].wise.height, 0, 0, 0};
-    made_.back() = {begin, end, begin, 0};
-    for (size_t i = members.size(); i-- > 0;) {
-      const Member& member = members[i];
-      Made& its = made_[i];  // all that read it have been here
-      its.begin = its.done = member.down(std::min(its.begin, member.wise.height - 1));
-      its.end = std::max(member.up(its.end), member.up(its.begin + 1));
-      its.window = its.begin + (its.begin > 0 ? member.place.top : 0);
-      for (const Read& read : member.reads) {
-        const Member& maker = members[size_t(read.maker)];
-        Made& read_of = made_[size_t(read.maker)];
-        const int first = member.first_read(read, maker, its.begin) - maker.place.top;
-        read_of.begin = std::min(read_of.begin, std::max(0, first));
-        read_of.end = std::max(read_of.end, member.needed(read, maker, its.end));
-      }
-    }
-  }
-
-  const Made& of(size_t i) const { return made_[i]; }
-
-  // Member `i` as far as row `end`, and first all that it reads: `run(i, begin, end)` is called for what is to make.
-  template <class Run>
-  void advance(size_t i, int end, const Run& run) {
-    const Member& member = members_[i];
-    end = std::min(member.up(end), made_[i].end);
-    if (end <= made_[i].done) return;
-    for (const Read& read : member.reads)
-      advance(size_t(read.maker), member.needed(read, members_[size_t(read.maker)], end), run);
-    run(i, made_[i].done, end);
-    made_[i].done = end;
-  }
-
-  // The rows of member `i`'s window, when it has come to row `end`.
-  int extent(size_t i, int end) const {
-    const Bordered& place = members_[i].place;
-    return (end == place.shape.h ? place.height() : place.top + end) - made_[i].window;
-  }
-
-  // Lets the window of member `i` slide over what nobody will read again: returns by how many rows.
-  int slide(size_t i) {
-    const Made& its = made_[i];
-    int first = extent(i, its.done) + its.window;
-    for (size_t reader = i + 1; reader < members_.size(); ++reader)
-      for (const Read& read : members_[reader].reads)
-        if (size_t(read.maker) == i && made_[reader].done < made_[reader].end)
-          first = std::min(first, members_[reader].first_read(read, members_[i], made_[reader].done));
-    const int rows = std::max(0, first - its.window);
-    made_[i].window += rows;
-    return rows;
-  }
-
- private:
-  const std::vector<Member>& members_;
-  std::vector<Made> made_;
-};
-
 class RowGroup : public Step {
  public:
   // The steps come with it later: while it is only weighed they stay with the candidates.
-  RowGroup(std::vector<Member> members, size_t values, int rows_at_once)
+  RowGroup(std::vector<RowMember> members, size_t values, int rows_at_once)
       : members_(std::move(members)), values_(values), rows_at_once_(rows_at_once) {
     segment = members_.front().step->segment;
     plan_windows();
@@ -121,7 +28,7 @@ class RowGroup : public Step {
 
   double floats_in_use() const {
     double floats = double(windows_);
-    for (const Member& member : members_) floats += double(member.wise.weights);
+    for (const RowMember& member : members_) floats += double(member.wise.weights);
     return floats;
   }
 
@@ -129,12 +36,12 @@ class RowGroup : public Step {
   int most_parts() const override { return std::max(1, units() / kLeastRowsOfPart); }
   double cost() const override {
     double sum = 0;
-    for (const Member& member : members_) sum += member.step->cost();
+    for (const RowMember& member : members_) sum += member.step->cost();
     return sum;
   }
   size_t scratch() const override {
     size_t most = 0;
-    for (const Member& member : members_) most = std::max(most, member.step->scratch());
+    for (const RowMember& member : members_) most = std::max(most, member.step->scratch());
     return windows_ + most;
   }
 
@@ -146,12 +53,12 @@ class RowGroup : public Step {
     Frame own = frame;
     own.scratch = frame.scratch + windows_;
     own.planes = planes.data();
-    Progress progress(members_, begin, end);
+    RowProgress progress(members_, begin, end);
     const auto plane = [&](size_t i) {  // where the border's first row would lie
       return frame.scratch + offsets_[i] - ptrdiff_t(progress.of(i).window) * ptrdiff_t(pitch(i));
     };
     walk(progress, begin, end, [&](size_t i, int from, int to) {
-      const Member& member = members_[i];
+      const RowMember& member = members_[i];
       if (inner(i)) {
         if (progress.extent(i, to) > rows_[i]) {
           const float* old = plane(i) + size_t(progress.of(i).window) * pitch(i);
@@ -171,7 +78,7 @@ class RowGroup : public Step {
   size_t pitch(size_t i) const { return size_t(members_[i].place.width()) * size_t(members_[i].place.shape.c); }
 
   template <class Run>
-  void walk(Progress& progress, int begin, int end, const Run& run) const {
+  void walk(RowProgress& progress, int begin, int end, const Run& run) const {
     for (int row = begin; row < end;) {
       row = std::min(row + rows_at_once_, end);
       progress.advance(members_.size() - 1, row, run);
@@ -183,7 +90,7 @@ class RowGroup : public Step {
   void plan_windows() {
     rows_.assign(members_.size(), 0);
     for (int begin = 0; begin < units(); begin += members_.back().wise.rows) {
-      Progress progress(members_, begin, units());
+      RowProgress progress(members_, begin, units());
       walk(progress, begin, units(), [&](size_t i, int, int to) {
         progress.slide(i);
         rows_[i] = std::max(rows_[i], progress.extent(i, to));
@@ -197,7 +104,7 @@ class RowGroup : public Step {
     }
   }
 
-  std::vector<Member> members_;
+  std::vector<RowMember> members_;
   std::vector<StepPtr> steps_;
   size_t values_;
   int rows_at_once_;
@@ -230,10 +137,10 @@ class Grouping {
   }
 
   std::unique_ptr<RowGroup> group(size_t begin, size_t end, int rows) const {
-    std::vector<Member> members;
+    std::vector<RowMember> members;
     for (size_t i = begin; i < end; ++i) {
       const Candidate& its = all_[i];
-      Member member{its.step.get(), its.step->row_wise(), {}, its.writes.empty() ? -1 : its.writes[0], {}};
+      RowMember member{its.step.get(), its.step->row_wise(), {}, its.writes.empty() ? -1 : its.writes[0], {}};
       if (member.makes >= 0) member.place = places_[size_t(member.makes)];
       for (const int value : its.reads)
         for (size_t j = 0; j < members.size(); ++j)

@@ -1,10 +1,14 @@
 """What the operator cannot run it refuses with a sentence: never a crash, never a guess."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from eager import interpret
 from hypothesis import given
 from hypothesis import strategies as st
+from nncompile_kernels import library_path
 from random_regions import examples, graphs
 from regions import Region, assert_close, run, session
 
@@ -194,3 +198,51 @@ def try_program(build, region, code):
         assert "FusedRegion" in str(error)  # noqa: PT017
         return
     assert_close(got, interpret(code, region.constants, region.weights, inputs))
+
+
+def test_padding_beyond_all_memory(build):
+    """With strides as large the result is small: 2^24 rows and columns each way."""
+    region = network()
+    opcode, fields = region.instructions[0]
+    strides, pads = (2**24,) * 2, (2**24,) * 4
+    region.instructions[0] = (opcode, (*fields[:5], *strides, 1, 1, *pads, 1))
+    refused(build, region.model(), "FusedRegion: a padded value has too many elements")
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[3])
+options.add_session_config_entry("nncompile.threads", sys.argv[3])
+options.register_custom_ops_library(sys.argv[2])
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+x = numpy.ones((4, 1, 512, 512), numpy.float32)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**25, unlimited[1]))
+for _ in range(2):
+    try:
+        session.run(None, {"x0": x})
+    except Exception as error:
+        print(error)
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
+print(session.run(None, {"x0": x})[0].ravel().tolist())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit as Linux has it")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_out_of_memory(build, tmp_path, threads):
+    """An arena of 67 MB that cannot be had: an error, and an answer as soon as it can."""
+    region = Region((1, 512, 512))
+    y = region.conv(0, np.ones((64, 1, 1, 1)))
+    region.output(region.linear(region.global_average(y), np.ones((1, 64))))
+    (tmp_path / "model.onnx").write_bytes(region.model())
+    command = [sys.executable, "-c", OUT_OF_MEMORY, tmp_path / "model.onnx", library_path(build), threads]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *errors, answer = done.stdout.splitlines()
+    assert len(errors) == 2
+    assert all("FusedRegion: out of memory" in error for error in errors)
+    assert answer == str([64.0] * 4)
