@@ -1,4 +1,4 @@
-"""The stress test of kernels/tests under sanitizers (addresses, undefined behaviour, threads), in valgrind."""
+"""The stress test of kernels/tests under memcheck and sanitizers: addresses, undefined behaviour, threads."""
 
 import fcntl
 import os
