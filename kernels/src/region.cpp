@@ -16,6 +16,8 @@ constexpr double kLargeWeights = 2e6;  // floats
 // wrote, and wait for one another, in what makes a step worth cutting. Measured: 1.3 on processors that share a cache,
 // and up to 2 on others.
 constexpr double kShared = 1.35, kHandOver = 0.1;
+// It takes two processors to share, and both must be free: not for less than this share of the time of pieces.
+constexpr double kWorthSharing = 0.97;
 // Steps that take all samples of a chunk share each reading of the weights.
 constexpr double kBatched = 0.5;
 
@@ -136,7 +138,7 @@ bool Region::shares(int64_t samples, int64_t threads) const {
   if (all_batched_) return samples < (weights_ > kLargeWeights ? 9 : 3) * threads;
   if (lanes_.empty()) return false;
   const double together = shared_.cost(int(samples)) + double(samples) * batched_cost_ / double(threads);
-  return together < cost(pieces(samples, threads), threads);
+  return together < kWorthSharing * cost(pieces(samples, threads), threads);
 }
 
 void Region::run_chunk(Frame frame, int samples) const {
