@@ -17,7 +17,9 @@ struct Tensor {
   std::vector<Number> data;  // [c][y][x]
 
   explicit Tensor(const Shape& its) : shape(its), data(its.size()) {}
-  Number& at(int c, int y, int x) { return data[(size_t(c) * size_t(shape.h) + size_t(y)) * size_t(shape.w) + size_t(x)]; }
+  Number& at(int c, int y, int x) {
+    return data[(size_t(c) * size_t(shape.h) + size_t(y)) * size_t(shape.w) + size_t(x)];
+  }
   const Number& at(int c, int y, int x) const { return const_cast<Tensor*>(this)->at(c, y, x); }
   bool inside(int y, int x) const { return y >= 0 && y < shape.h && x >= 0 && x < shape.w; }
 };
@@ -129,8 +131,8 @@ class Sample {
       for (int r = 0; r < w.kh; ++r)
         for (int s = 0; s < w.kw; ++s) {
           const int y = i * w.sh - w.top + r, column = j * w.sw - w.left + s;
-          const size_t at = ((size_t(k) * size_t(channels) + size_t(c)) * size_t(w.kh) + size_t(r)) * size_t(w.kw) + size_t(s);
-          if (x.inside(y, column)) sum.add(x.at(first + c, y, column), double(weight[at]));
+          const size_t line = (size_t(k) * size_t(channels) + size_t(c)) * size_t(w.kh) + size_t(r);
+          if (x.inside(y, column)) sum.add(x.at(first + c, y, column), double(weight[line * size_t(w.kw) + size_t(s)]));
         }
     return sum;
   }
