@@ -7,6 +7,8 @@ import math
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,9 @@ from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import DeviceError, NncompileError, OutOfMemoryError
 from nncompile_runtime.plan import Plan
 from nncompile_runtime.session import Array, Session, onnxruntime
+
+# Where ONNX Runtime wants a value that the CPU reads (a shape, say), or has one that it wrote.
+_ON_THE_HOST = ("Cpu", "CudaPinned")
 
 
 class Memory(NamedTuple):
@@ -46,7 +51,15 @@ class CudaSession(Session):
         gpu: The GPU.
         stream: What the graph runs on.
         lock: Of the session.
+        binds: Whether all inputs and outputs can be bound on the GPU. An input that the CPU reads would be
+            copied to it when it is bound, before its turn on the stream, and never again; an output that the
+            CPU wrote would be copied from memory that the next run may have by then; and an output that is an
+            input would not be written at all.
     """
+
+    gpu: driver.Gpu
+    stream: driver.Stream
+    binds: bool
 
     def __init__(self, model: ModelFile, plan: Plan, *, capture: bool = False) -> None:
         """Load the graph.
@@ -71,16 +84,35 @@ class CudaSession(Session):
         # The default; where it is not said, ONNX Runtime's wrapper asks, at the price of an exception.
         self._queue_only.add_run_config_entry("gpu_graph_id", "0")
 
-    def _provider_options(self, precision: str) -> dict[str, str]:
+    def __del__(self) -> None:
+        """Close it where no capture of another thread's can refuse that, which would end the process."""
+        with contextlib.suppress(Exception), self.gpu.current():
+            self._close()
+
+    def _start(self, ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
         try:
             if not hasattr(self, "stream"):  # a session that begins anew stays on it
-                self.gpu = driver.gpu(self.plan.device_id)
+                self.gpu = driver.gpu(plan.device_id)
                 self.stream = driver.Stream(self.gpu)
         except (OSError, driver.CudaError) as error:
             raise DeviceError(
-                f"{self.plan.device} cannot be had: {error}.", remedy="Run nncompile doctor to see why."
+                f"{plan.device} cannot be had: {error}.", remedy="Run nncompile doctor to see why."
             ) from None
+        with self.current():
+            started = super()._start(ort, plan, model, options)
+        places = (*started.get_input_memory_infos(), *started.get_output_memory_infos())
+        passed_on = {port.name for port in started.get_inputs()} & {
+            port.name for port in started.get_outputs()
+        }
+        self.binds = not passed_on and not any(place.name in _ON_THE_HOST for place in places)
+        return started
+
+    def _provider_options(self, precision: str) -> dict[str, str]:
         return cuda_options.provider_options(self.plan, precision, self.stream.handle, capture=self._capture)
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Make the GPU the thread's, for what the other functions need that of."""
+        return self.gpu.current(capturing=self._capture)
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """Run on arrays of the host, which ONNX Runtime copies; wait for the answer.
@@ -90,7 +122,7 @@ class CudaSession(Session):
             OutOfMemoryError: The GPU's memory does not suffice.
             DeviceError: The GPU failed.
         """
-        with self.lock, self.gpu.current():
+        with self.lock, self.current():
             self._reopen()
             return super().run(feed)
 
@@ -141,9 +173,8 @@ class CudaSession(Session):
 
         ONNX Runtime's arena keeps its peak, so without a new session the next, smaller call could fail too.
         """
-        with self.lock, self.gpu.current():
-            with contextlib.suppress(driver.CudaError):  # what is still queued uses memory that is let go of
-                self.gpu.call("cuCtxSynchronize")
+        with self.lock, self.current():
+            self._settle()
             return self._failure(error)
 
     def _failure(self, error: Exception) -> NncompileError:
@@ -189,7 +220,13 @@ class CudaSession(Session):
             binding.bind_input(name, "cuda", self.gpu.number, dtype, shape, address)
         return binding
 
+    def _settle(self) -> None:
+        """Wait for what is still queued, which uses memory that is let go of."""
+        with contextlib.suppress(driver.CudaError):
+            self.stream.synchronize()
+
     def _close(self) -> None:
+        self._settle()
         self.native = self.call = self._bound = None
 
     def _reopen(self) -> None:

@@ -65,10 +65,5 @@ def callers_stream(tensor: Any) -> int:
     return int(_torch().cuda.current_stream(tensor.device).cuda_stream)
 
 
-def is_being_captured() -> bool:
-    """Whether the caller captures a CUDA graph, into which another stream's work must not come."""
-    return bool(_torch().cuda.is_current_stream_capturing())
-
-
 def _torch() -> Any:
     return sys.modules["torch"]

@@ -62,8 +62,13 @@ class DeviceRunner:
         self._outputs = [(spec.name, spec.array_dtype) for spec in signature.outputs]
         self._dtypes = {spec.name: spec.array_dtype for spec in (*signature.inputs, *signature.outputs)}
         self._output_shapes = lru_cache(maxsize=256)(partial(output_shapes, signature))
-        with session.gpu.current():
+        with session.current():
             self._copies = Stream(session.gpu)
+
+    @property
+    def binds(self) -> bool:
+        """Whether inputs and outputs lie on the GPU; else calls go by way of the host."""
+        return self._plain.binds
 
     def through(self, execution: Execution) -> DeviceRunner:
         """A runner of the same model that runs what it can by `execution`."""
@@ -87,8 +92,8 @@ class DeviceRunner:
         tensors = [value for value in feed.values() if device_arrays.is_on_gpu(value)]
         given = tuple(tuple(feed[spec.name].shape) for spec in self._signature.inputs)
         shapes = self._output_shapes(given)
-        if any(0 in shape for shape in (*given, *(shapes or ()))):
-            outputs = self._run_empty(feed, tensors)
+        if not self.binds or any(0 in shape for shape in (*given, *(shapes or ()))):
+            outputs = self._run_by_way_of_the_host(feed, tensors)
         elif tensors:
             outputs = self._run_tensors(feed, tensors[0], shapes)
         else:
@@ -102,7 +107,7 @@ class DeviceRunner:
     def _run_at(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
         (self._execution or self._plain).run_at(inputs, outputs)
 
-    def _run_empty(self, feed: Feed, tensors: Sequence[Any]) -> list[Any]:
+    def _run_by_way_of_the_host(self, feed: Feed, tensors: Sequence[Any]) -> list[Any]:
         """What has no bytes has no address to bind: ONNX Runtime takes the arrays itself."""
         if not tensors:
             return batching.run(self._plain, self._signature, dict(feed), None)
@@ -111,15 +116,15 @@ class DeviceRunner:
         return [device_arrays.to_gpu(output, like=tensors[0]) for output in outputs]
 
     def _run_tensors(self, feed: Feed, like: Any, shapes: Sequence[tuple[int, ...]] | None) -> list[Any]:
-        if device_arrays.is_being_captured():
-            raise InputError(
-                "The calling thread captures a CUDA graph, and predict runs on a stream of its own.",
-                remedy="Call predict outside of the capture.",
-            )
         caller = device_arrays.callers_stream(like)
         inputs = [self._memory(name, tensor) for name, tensor in feed.items()]
         session = self._session if shapes is not None else self._plain
-        with session.lock, session.gpu.current():
+        with session.lock, session.current():
+            if session.gpu.is_capturing(caller):
+                raise InputError(
+                    "The caller's stream captures a CUDA graph, and predict runs on a stream of its own.",
+                    remedy="Call predict outside of the capture.",
+                )
             try:
                 if shapes is None:
                     return self._run_to_unknown_shapes(inputs, like, caller)
@@ -159,7 +164,7 @@ class DeviceRunner:
             return lambda: done
         session = self._session
         try:
-            with session.gpu.current():
+            with session.current():
                 staging = self._staging()
                 staging.prepare(inputs, outputs)
                 staging.fill(feed)
@@ -178,7 +183,7 @@ class DeviceRunner:
 
     def _finished(self, staging: Staging) -> list[Any]:
         try:
-            with self._plain.gpu.current():
+            with self._plain.current():
                 results = staging.results()
         except CudaError as error:
             raise self._session.failure(error) from None

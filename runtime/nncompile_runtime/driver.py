@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,9 +19,11 @@ from typing import Any
 
 _LIBRARY = "libcuda.so.1"
 _OUT_OF_MEMORY = 2
+_CAPTURE_IMPLICIT = 906  # asked of the default stream while a stream that waits for it is being captured
 _NON_BLOCKING = 1  # the stream does not wait for the default stream
 _NO_TIMING = 2  # events that only order
 _PORTABLE = 1  # pinned for every context
+_THREAD_LOCAL, _RELAXED = 1, 2  # CUstreamCaptureMode
 
 # Handles and addresses have 64 bits; without its argument types, ctypes passes 32.
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -32,10 +33,12 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cuCtxPushCurrent_v2": (c_void_p,),
     "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
     "cuCtxSynchronize": (),
+    "cuThreadExchangeStreamCaptureMode": (POINTER(c_int),),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamDestroy_v2": (c_void_p,),
     "cuStreamSynchronize": (c_void_p,),
     "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
+    "cuStreamIsCapturing": (c_void_p, POINTER(c_int)),
     "cuEventCreate": (POINTER(c_void_p), c_uint),
     "cuEventDestroy_v2": (c_void_p,),
     "cuEventRecord": (c_void_p, c_void_p),
@@ -49,10 +52,6 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
     "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
 }
-
-# Held while memory is taken or given back, and while a CUDA graph is captured, which that would break
-# (cudaStreamCaptureModeGlobal, ONNX Runtime's cuda_graph.cc).
-allocating = threading.RLock()
 
 
 class CudaError(Exception):
@@ -99,28 +98,36 @@ class Gpu:
             what = "out of memory" if status == _OUT_OF_MEMORY else f"in {name}"
             raise CudaError(f"CUDA failure {status}: {what}")
 
-    def current(self) -> AbstractContextManager[Any]:
-        """Make this GPU the thread's; afterwards it is the caller's again, whatever ONNX Runtime chose."""
-        return _Current(self)
+    def current(self, *, capturing: bool = False) -> AbstractContextManager[Any]:
+        """Make this GPU the thread's; afterwards it is the caller's again, whatever ONNX Runtime chose.
 
-    def push(self) -> None:
-        """Begin what `current` stands for."""
-        self.call("cuCtxPushCurrent_v2", self._context)
+        While one thread captures a CUDA graph as ONNX Runtime does (cudaStreamCaptureModeGlobal,
+        cuda_graph.cc), CUDA refuses others whatever may be unsafe in a capture, such as to allocate, and the
+        capture breaks too. A thread that is here is not refused: what it does belongs to no capture.
 
-    def pop(self) -> None:
-        """End it."""
-        self.call("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
+        Args:
+            capturing: Whether ONNX Runtime may capture a graph meanwhile; in that, what is unsafe is refused.
+        """
+        return _Current(self, self._context, _THREAD_LOCAL if capturing else _RELAXED)
+
+    def is_capturing(self, stream: int) -> bool:
+        """Whether what a stream (a handle) is given goes into a CUDA graph; the GPU must be current."""
+        found = c_int()
+        status = self._calls["cuStreamIsCapturing"](stream, ctypes.byref(found))
+        return bool(found.value) or status == _CAPTURE_IMPLICIT
 
 
 class _Current:
-    def __init__(self, gpu: Gpu) -> None:
-        self._gpu = gpu
+    def __init__(self, gpu: Gpu, context: c_void_p, mode: int) -> None:
+        self._gpu, self._context, self._mode = gpu, context, c_int(mode)
 
     def __enter__(self) -> None:
-        self._gpu.push()
+        self._gpu.call("cuCtxPushCurrent_v2", self._context)
+        self._gpu.call("cuThreadExchangeStreamCaptureMode", ctypes.byref(self._mode))
 
     def __exit__(self, *_: object) -> None:
-        self._gpu.pop()
+        self._gpu.call("cuThreadExchangeStreamCaptureMode", ctypes.byref(self._mode))
+        self._gpu.call("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
 
 
 class Stream:
@@ -196,21 +203,30 @@ class Block:
         """
         self.size = size
         made: Any = c_void_p() if pinned else c_uint64()
-        with allocating:
-            if pinned:
-                gpu.call("cuMemHostAlloc", ctypes.byref(made), size, _PORTABLE)
-            else:
-                gpu.call("cuMemAlloc_v2", ctypes.byref(made), size)
+        if pinned:
+            gpu.call("cuMemHostAlloc", ctypes.byref(made), size, _PORTABLE)
+        else:
+            gpu.call("cuMemAlloc_v2", ctypes.byref(made), size)
         self.address = int(made.value or 0)
-        _give_back_with(self, gpu, "cuMemFreeHost" if pinned else "cuMemFree_v2", self.address)
+        _give_back_with(self, gpu, "cuMemFreeHost" if pinned else "cuMemFree_v2", self.address, in_use=True)
 
 
-def _give_back_with(owner: object, gpu: Gpu, name: str, handle: int) -> None:
-    """Call `name` when `owner` is gone; at the end of the process the driver gives all back by itself."""
+def _give_back_with(owner: object, gpu: Gpu, name: str, handle: int, *, in_use: bool = False) -> None:
+    """Call `name` when `owner` is gone; at the end of the process the driver gives all back by itself.
+
+    Args:
+        owner: Holds the handle.
+        gpu: Where it comes from.
+        name: Of the driver's function.
+        handle: What is given back.
+        in_use: Whether queued work may still use it; the driver itself waits only with streams and events.
+    """
 
     def give_back() -> None:
-        with contextlib.suppress(CudaError), allocating, gpu.current():
-            gpu.call(name, handle)  # after a fatal error there is nothing to give
+        with contextlib.suppress(CudaError), gpu.current():  # after a fatal error there is nothing to give
+            if in_use:
+                gpu.call("cuCtxSynchronize")
+            gpu.call(name, handle)
 
     weakref.finalize(owner, give_back).atexit = False
 

@@ -14,6 +14,7 @@ from nncompile_runtime.machine import Machine
 
 MAX_BATCH = 2**20  # the largest batch that a plan can be stored for, and the largest micro-batch
 LONGEST_WINOGRAD = 1024  # characters of a list of convolutions
+MOST_GRAPHS = 4  # CUDA graphs that are kept at once where memory is limited
 _MOST_REGIMES = 64
 _LAYER = "x".join(["[1-9][0-9]{0,8}"] * 4) + "@" + "x".join(["[1-9][0-9]{0,8}"] * 2)
 _WINOGRAD = re.compile(f"auto|always|never|{_LAYER}(,{_LAYER})*", re.ASCII)
@@ -39,7 +40,8 @@ class Plan(BaseModel):
         channels_last: Whether the CUDA provider turns convolutions to NHWC, the layout of tensor cores.
         cuda_graph: Whether small batches replay a captured CUDA graph (graphs.py).
         arena_strategy: How the memory that ONNX Runtime keeps on the GPU grows.
-        gpu_memory_limit: Bytes of it, at most, for each session; None sets no limit.
+        gpu_memory_limit: Bytes of it, at most, of all sessions of the plan together, which have equal shares;
+            None sets no limit.
         cudnn_max_workspace: Whether cuDNN may take as much memory as its fastest algorithm asks for.
         threads: Threads of ONNX Runtime's intra-operator pool, the calling thread included.
         spinning: Whether idle pool threads spin for a while before they sleep.
@@ -121,7 +123,11 @@ class Plan(BaseModel):
     @property
     def session(self) -> Plan:
         """What a session is made from: the plan without what batching decides call by call."""
-        return self.model_copy(update={"micro_batch": None, "workers": 1, "cuda_graph": False})
+        changes: dict[str, Any] = {"micro_batch": None, "workers": 1, "cuda_graph": False}
+        if self.gpu_memory_limit is not None:
+            sessions = self.workers * (1 + MOST_GRAPHS if self.cuda_graph else 1)
+            changes["gpu_memory_limit"] = self.gpu_memory_limit // sessions
+        return self.model_copy(update=changes)
 
     def __str__(self) -> str:
         """The device, and each field that is not as in `Plan()`: `cpu threads=2 native=False`."""

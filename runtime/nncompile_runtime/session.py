@@ -107,7 +107,7 @@ class Session:
             ModelLoadError: ONNX Runtime refuses the graph.
             DeviceError: The plan's provider cannot be had.
         """
-        self.native: Any = None  # the first attribute, so that it goes before a stream that it runs on
+        self.native: Any = None
         self.plan = plan
         self._trace = trace
         self._open(model)

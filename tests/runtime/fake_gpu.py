@@ -1,8 +1,7 @@
-"""A GPU that is not there: NVIDIA's driver, torch's tensors on it and ONNX Runtime's provider, on the CPU.
+"""A GPU that is not there: its driver (fake_driver.py), torch's tensors, ONNX Runtime's provider, on the CPU.
 
-Work that is queued on a stream is done when somebody waits for it, and not before; fresh memory holds
-garbage. So what forgets to order two streams, to wait, or to copy, computes with the wrong bytes and gives a
-wrong answer. The provider is the real ONNX Runtime on the CPU, run when its stream comes to it.
+What forgets to order two streams, to wait, or to copy, computes with the wrong bytes and gives a wrong
+answer. The provider is the real ONNX Runtime on the CPU, run when its stream comes to it.
 """
 
 from __future__ import annotations
@@ -21,151 +20,7 @@ import torch
 
 from nncompile_runtime import cuda, cuda_session, driver, session
 
-OUT_OF_MEMORY, NO_CONTEXT = 2, 201
-
-
-class Queue:
-    """A stream."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], None]] = []
-        self.done = 0
-
-    def run(self, upto: int) -> None:
-        while self.done < upto:
-            self.done += 1
-            self.work[self.done - 1]()
-
-
-class FakeCuda:
-    """The driver. Its functions are attributes that take `argtypes`, as those of `ctypes.CDLL` do."""
-
-    def __init__(self) -> None:
-        self.queues: dict[int, Queue] = {0: Queue()}
-        self.events: dict[int, tuple[Queue, int]] = {}
-        self.blocks: dict[int, Any] = {}
-        self.freed: list[str] = []
-        self.kept: list[torch.Tensor] = []
-        self.calls: list[str] = []
-        self.limit: int | None = None  # bytes of an allocation
-        self.eager = False  # whether all streams but the default one do their work at once
-        self._contexts = threading.local()
-        self._one_at_a_time = threading.RLock()
-        self._next = 1000
-        for name in driver._ARGUMENTS:
-            setattr(self, name, partial(self._called, name))
-
-    def __call__(self, name: str) -> FakeCuda:
-        assert name == "libcuda.so.1"
-        return self
-
-    @property
-    def depth(self) -> int:
-        """How many contexts the calling thread has pushed."""
-        return getattr(self._contexts, "depth", 0)
-
-    def queue(self, stream: int, work: Callable[[], Any]) -> None:
-        with self._one_at_a_time:
-            self.queues[stream].work.append(work)
-            if self.eager and stream:
-                self.wait(stream)
-
-    def wait(self, stream: int) -> None:
-        """What `torch.cuda.Stream.synchronize` does."""
-        with self._one_at_a_time:
-            self.queues[stream].run(len(self.queues[stream].work))
-
-    def _called(self, name: str, *arguments: Any) -> int:
-        self.calls.append(name)
-        without = ("cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2")
-        if name not in without and not self.depth:
-            return NO_CONTEXT
-        with self._one_at_a_time:
-            return int(getattr(self, f"_{name.partition('_')[0]}")(*arguments) or 0)
-
-    def _new(self, out: Any) -> int:
-        self._next += 1
-        out._obj.value = self._next
-        return self._next
-
-    def _cuInit(self, flags: int) -> None:
-        pass
-
-    def _cuDeviceGet(self, out: Any, number: int) -> None:
-        out._obj.value = number
-
-    def _cuDevicePrimaryCtxRetain(self, out: Any, device: int) -> None:
-        out._obj.value = 7 + device
-
-    def _cuCtxPushCurrent(self, context: Any) -> None:
-        self._contexts.depth = self.depth + 1
-
-    def _cuCtxPopCurrent(self, out: Any) -> None:
-        self._contexts.depth -= 1
-
-    def _cuCtxSynchronize(self) -> None:
-        for stream in list(self.queues):
-            self.wait(stream)
-
-    def _cuStreamCreate(self, out: Any, flags: int) -> None:
-        assert flags == 1
-        self.queues[self._new(out)] = Queue()
-
-    def _cuStreamDestroy(self, stream: int) -> None:
-        self.wait(stream)
-        self.freed.append("stream")
-        del self.queues[stream]
-
-    def _cuStreamSynchronize(self, stream: int) -> None:
-        self.wait(stream)
-
-    def _cuEventCreate(self, out: Any, flags: int) -> None:
-        self._new(out)
-
-    def _cuEventDestroy(self, event: int) -> None:
-        self.events.pop(event, None)
-
-    def _cuEventRecord(self, event: int, stream: int) -> None:
-        queue = self.queues[stream]
-        self.events[event] = queue, len(queue.work)
-
-    def _cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> None:
-        queue, upto = self.events[event]
-        self.queue(stream, lambda: queue.run(upto))
-
-    def _cuEventSynchronize(self, event: int) -> None:
-        queue, upto = self.events[event]
-        queue.run(upto)
-
-    def _cuMemAlloc(self, out: Any, size: int) -> int:
-        if self.limit is not None and size > self.limit:
-            return OUT_OF_MEMORY
-        block = (ctypes.c_ubyte * size)()
-        ctypes.memset(block, 0xA5, size)
-        out._obj.value = ctypes.addressof(block)
-        self.blocks[out._obj.value] = block
-        return 0
-
-    def _cuMemHostAlloc(self, out: Any, size: int, flags: int) -> int:
-        return self._cuMemAlloc(out, size)
-
-    def _cuMemFree(self, address: int) -> None:
-        self._cuCtxSynchronize()
-        self.freed.append("device")
-        del self.blocks[address]
-
-    def _cuMemFreeHost(self, address: int) -> None:
-        self._cuCtxSynchronize()
-        self.freed.append("pinned")
-        del self.blocks[address]
-
-    def _cuMemsetD8Async(self, address: int, value: int, size: int, stream: int) -> None:
-        self.queue(stream, lambda: ctypes.memset(address, value, size))
-
-    def _copy(self, to: int, source: int, size: int, stream: int) -> None:
-        self.queue(stream, lambda: ctypes.memmove(to, source, size))
-
-    _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy
+from .fake_driver import THREAD_LOCAL, FakeCuda
 
 
 class GpuTensor(torch.Tensor):
@@ -216,6 +71,9 @@ class FakeGpu:
         failures: What the next runs raise, one each; None lets one pass.
         runs: One entry for each run on bound memory, with the bound addresses.
         refuse_capture: Whether sessions that capture fail to start.
+        during_capture: What other threads do while one captures.
+        on_host: Inputs and outputs that ONNX Runtime wants on the host -> what it calls their memory.
+        captures: One entry for each capture: whether it broke.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +82,9 @@ class FakeGpu:
         self.failures: list[Exception | None] = []
         self.runs: list[dict[str, int]] = []
         self.refuse_capture = False
+        self.during_capture: list[Callable[[], None]] = []
+        self.on_host: dict[str, str] = {}
+        self.captures: list[bool] = []
         self.alive = 0
         monkeypatch.setattr(GpuTensor, "cuda", self.cuda, raising=False)
         monkeypatch.setattr(GpuTensor, "stream", 0)
@@ -244,7 +105,6 @@ class FakeGpu:
         monkeypatch.setattr(
             torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=GpuTensor.stream)
         )
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         real = session.onnxruntime()
         fake = SimpleNamespace(**{name: getattr(real, name) for name in dir(real) if name[0] != "_"})
         fake.__version__, provider = real.__version__, _provider(self, real)
@@ -259,10 +119,14 @@ class FakeGpu:
 
 
 class _Binding:
-    """Remembers what is bound; the outputs that ONNX Runtime allocates are there once it ran."""
+    """Remembers what is bound; the outputs that ONNX Runtime allocates are there once it ran.
 
-    def __init__(self, owner: Any) -> None:
-        self.owner = weakref.ref(owner)
+    An input that it wants on the host is copied there at once, and never again.
+    """
+
+    def __init__(self, owner: Any, on_host: Any) -> None:
+        self.owner, self.on_host = weakref.ref(owner), on_host
+        self.copies: list[Any] = []
         self.inputs: dict[str, tuple[Any, ...]] = {}
         self.outputs: dict[str, tuple[Any, ...]] = {}
         self.made: list[Any] = []
@@ -270,6 +134,11 @@ class _Binding:
     def bind_input(self, name: str, device: str, number: int, *where: Any) -> None:
         assert (device, number) == ("cuda", 0)
         assert where[-1]
+        if name in self.on_host:
+            dtype, shape, address = where
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            self.copies.append(ctypes.create_string_buffer(ctypes.string_at(address, size), size))
+            where = dtype, shape, ctypes.addressof(self.copies[-1])
         self.inputs[name] = where
 
     def bind_output(self, name: str, device: str, number: int, *where: Any) -> None:
@@ -287,6 +156,8 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
         def __init__(self, data: bytes, **options: Any) -> None:
             self.options = dict(options["provider_options"][0])
             gpu.created.append(self.options)
+            if gpu.cuda.unsafe("a session's memory"):
+                raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
             self.capturing = self.options.get("enable_cuda_graph") == "1"
             if self.capturing and gpu.refuse_capture:
                 raise RuntimeError("This session cannot use the graph capture feature: CUDA")
@@ -298,6 +169,7 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
 
         def __del__(self) -> None:
             gpu.alive -= 1
+            gpu.cuda.unsafe("a session's end")
 
         def get_providers(self) -> list[str]:
             return [cuda.PROVIDER]
@@ -305,8 +177,17 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
         def get_provider_graph_assignment_info(self) -> list[Any]:
             return []
 
+        def get_input_memory_infos(self) -> list[Any]:
+            return [self._memory(port) for port in self.get_inputs()]
+
+        def get_output_memory_infos(self) -> list[Any]:
+            return [self._memory(port) for port in self.get_outputs()]
+
+        def _memory(self, port: Any) -> Any:
+            return SimpleNamespace(name=gpu.on_host.get(port.name, "Cuda"))
+
         def io_binding(self) -> Any:
-            return _Binding(self)
+            return _Binding(self, gpu.on_host)
 
         def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
             assert gpu.cuda.depth
@@ -315,12 +196,27 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
             failure = gpu.failures.pop(0) if gpu.failures else None
             if failure is not None:
                 raise failure
+            if self.capturing and threading.get_ident() not in self.captured:
+                self._capture(binding)
             if self.capturing:
-                binding = self.captured.setdefault(threading.get_ident(), binding)
+                binding = self.captured[threading.get_ident()]
             gpu.cuda.queue(self.stream, partial(self._execute, binding))
             key = "disable_synchronize_execution_providers"
             if options is None or options.get_run_config_entry(key) != "1":
                 gpu.cuda.wait(self.stream)
+
+        def _capture(self, binding: _Binding) -> None:
+            assert gpu.cuda.mode == THREAD_LOCAL  # what is unsafe in the capture itself must fail
+            gpu.cuda.capturing = threading.get_ident()
+            for act in gpu.during_capture:
+                thread = threading.Thread(target=act)
+                thread.start()
+                thread.join()
+            gpu.cuda.capturing = None
+            gpu.captures.append(bool(gpu.cuda.broken))
+            if gpu.cuda.broken:
+                raise RuntimeError(f"CUDA failure 901: a capture was broken by {gpu.cuda.broken.pop()}")
+            self.captured[threading.get_ident()] = binding
 
         def _execute(self, binding: _Binding) -> None:
             actual = super().io_binding()
@@ -341,5 +237,5 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
 
 def values(result: Any) -> np.ndarray:
-    """What a tensor on the GPU holds, as the caller sees it."""
-    return result.cpu().numpy()
+    """What an array or a tensor on the GPU holds, as the caller sees it."""
+    return result if isinstance(result, np.ndarray) else result.cpu().numpy()

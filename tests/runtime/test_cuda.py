@@ -16,7 +16,7 @@ from nncompile_runtime import container, cuda, driver, session
 from nncompile_runtime.cuda_session import open_session
 from nncompile_runtime.plan import Plan
 
-from .fake_gpu import FakeCuda
+from .fake_driver import FakeCuda
 from .graphs import build, conv_net, manifest, predictor, spec
 
 LIBRARIES = ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcudnn.so.9")

@@ -10,7 +10,7 @@ import pytest
 from nncompile_runtime import driver
 from nncompile_runtime.driver import Block, CudaError, Event, Gpu, Stream
 
-from .fake_gpu import FakeCuda
+from .fake_driver import FakeCuda
 
 
 @pytest.fixture

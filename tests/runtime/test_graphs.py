@@ -13,23 +13,21 @@ from onnx import helper
 
 from nncompile import InputError, OutOfMemoryError
 from nncompile_runtime import buckets, graphs
+from nncompile_runtime.plan import MOST_GRAPHS
 from nncompile_runtime.predictor import Predictor
 
 from .fake_gpu import FakeGpu, gpu, on_gpu, values
+from .gpu_nets import CUDA, reference
+from .gpu_nets import net as net_under
 from .graphs import build, conv_net, floats, manifest, predictor, spec
 
 __all__ = ["gpu"]
-PLAN = {"provider": "cuda", "cuda_graph": True}
+REPLAYED = {"cuda_graph": True}
+PLAN = CUDA | REPLAYED
 
 
-def net(**about: Any) -> Predictor:
-    model, inputs, outputs = conv_net()
-    return predictor(model, manifest(inputs, outputs, **about), device="cuda", plan=PLAN)
-
-
-def reference(x: np.ndarray) -> np.ndarray:
-    answer: np.ndarray = predictor(conv_net()[0]).predict(x)
-    return answer
+def net(**plan: Any) -> Predictor:
+    return net_under(cuda_graph=True, **plan)
 
 
 def captures(gpu: FakeGpu) -> int:
@@ -45,8 +43,7 @@ def test_every_batch_gets_its_rows_answers(gpu: FakeGpu, place: Any) -> None:
         x = floats(rows, 1, 8, 8, seed=rows)
         kept.append((x, model.predict(place(x))))
     for x, y in kept:
-        answer = y if isinstance(y, np.ndarray) else values(y)
-        np.testing.assert_allclose(answer, reference(x), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(values(y), reference(x), rtol=1e-6, atol=1e-6)
     assert captures(gpu) == 4  # 1, 2, 4 and 8 rows
     assert len(gpu.created) == 5
 
@@ -205,23 +202,89 @@ def test_a_graph_that_breaks_gives_way_to_plain_runs(gpu: FakeGpu, log: pytest.L
     assert "901" in warning.getMessage()
 
 
+def full() -> RuntimeError:
+    return RuntimeError("Failed to allocate memory for requested buffer of size 4194304")
+
+
 def test_a_call_that_plain_runs_refuse_too_leaves_the_graph(gpu: FakeGpu) -> None:
     model, x = net(), floats(3, 1, 8, 8)
-    full = RuntimeError("Failed to allocate memory for requested buffer of size 4194304")
-    gpu.failures = [full, full]
-    with pytest.raises(OutOfMemoryError):
+    gpu.failures = [RuntimeError("the input's fault"), RuntimeError("the input's fault")]
+    with pytest.raises(InputError):
         model.predict(x)
     np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
-    assert captures(gpu) == 2  # the session began anew
+    assert captures(gpu) == 1
     assert gpu.runs[-1]["x"] == gpu.runs[0]["x"]
 
 
-def test_inside_a_capture_of_the_callers(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = net(), on_gpu(floats(1, 1, 8, 8))
-    with monkeypatch.context() as capturing:
-        capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        with pytest.raises(InputError, match="captures a CUDA graph"):
-            model.predict(x)
-    model.predict(x)
-    assert len(gpu.runs) == 1
-    assert captures(gpu) == 1
+def test_graphs_give_way_to_a_call_that_finds_no_memory(gpu: FakeGpu) -> None:
+    model, small, large = net(), floats(3, 1, 8, 8), floats(300, 1, 8, 8)
+    for rows in (1, 2, 3):
+        model.predict(small[:rows])
+    assert gpu.alive == 4
+    gpu.failures = [full()]
+    np.testing.assert_array_equal(model.predict(large), reference(large))
+    assert gpu.alive == 1
+    gpu.failures = [full()]
+    with pytest.raises(OutOfMemoryError):  # now there is nothing left to give
+        model.predict(large)
+    np.testing.assert_allclose(model.predict(small), reference(small), rtol=1e-6, atol=1e-6)
+    assert gpu.alive == 2
+
+
+def test_a_graph_for_which_there_is_no_memory_is_not_asked_for_again(
+    gpu: FakeGpu, log: pytest.LogCaptureFixture
+) -> None:
+    model, x = net(), floats(3, 1, 8, 8)
+    gpu.failures = [full(), None]
+    for _ in range(3):
+        np.testing.assert_array_equal(model.predict(x), reference(x))
+    (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
+    assert "Batches of 4 run without a CUDA graph: cuda:0 has too little memory" in warning.getMessage()
+
+
+def sized(model: Predictor, rows: int) -> None:
+    x = floats(rows, 1, 8, 8, seed=rows)
+    np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_memory_limit_is_shared_and_keeps_the_graphs_few(gpu: FakeGpu) -> None:
+    model = net(gpu_memory_limit=100 << 20, workers=2)
+    for rows in (1, 2, 4, 8, 16, 32, 3):
+        sized(model, rows)
+    assert {int(options["gpu_mem_limit"]) for options in gpu.created} == {
+        (100 << 20) // (2 * (1 + MOST_GRAPHS))
+    }
+    assert captures(gpu) == MOST_GRAPHS  # the others ran plainly
+    assert gpu.alive == 1 + MOST_GRAPHS
+
+
+def test_a_graph_that_nobody_asks_for_gives_way(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_PATIENCE", 5)
+    model = net(gpu_memory_limit=100 << 20)
+    for rows in (1, 2, 4, 8, 1, 16):
+        sized(model, rows)
+    assert captures(gpu) == 4
+    for rows in (1, 4, 8, 1):
+        sized(model, rows)
+    sized(model, 16)  # in the place of that for 2
+    assert captures(gpu) == 5
+    assert gpu.alive == 5
+    sized(model, 2)
+    sized(model, 1)
+    assert captures(gpu) == 5
+
+
+def test_without_a_limit_every_bucket_keeps_its_graph(gpu: FakeGpu) -> None:
+    model = net()
+    for rows in (1, 2, 4, 8, 16, 32, 3):
+        sized(model, rows)
+    assert captures(gpu) == 6
+    assert "gpu_mem_limit" not in gpu.created[0]
+
+
+def test_what_cannot_be_bound_runs_plainly_and_says_so(gpu: FakeGpu, log: pytest.LogCaptureFixture) -> None:
+    gpu.on_host = {"x": "Cpu"}
+    sized(net(), 3)
+    assert captures(gpu) == 0
+    (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
+    assert "test.onnx runs without CUDA graphs: not all" in warning.getMessage()

@@ -1,0 +1,120 @@
+"""What waits for what in calls on a GPU that is not there: streams of CUDA, and streams of batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nncompile import InputError
+
+from .fake_driver import CAPTURE_IMPLICIT, Queue
+from .fake_gpu import FakeGpu, GpuTensor, gpu, on_gpu, values
+from .gpu_nets import net, nonzero, reference
+from .graphs import floats
+
+__all__ = ["gpu"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_tensors_stay_on_the_gpu_and_nothing_waits(gpu: FakeGpu, rows: int) -> None:
+    x = floats(rows, 1, 8, 8)
+    model = net()
+    gpu.cuda.calls.clear()
+    y = model.predict(on_gpu(x))
+    assert type(y) is GpuTensor
+    copies = {name for name in gpu.cuda.calls if "Memcpy" in name or "Synchronize" in name}
+    assert copies == set()
+    np.testing.assert_array_equal(values(y), reference(x))
+
+
+def test_a_tensor_that_the_callers_stream_has_not_made_yet(gpu: FakeGpu) -> None:
+    x, late = floats(3, 1, 8, 8), on_gpu(np.full((3, 1, 8, 8), np.nan, np.float32))
+    gpu.cuda.queue(0, lambda: late.as_subclass(torch.Tensor).copy_(torch.from_numpy(x)))
+    np.testing.assert_array_equal(values(net().predict(late)), reference(x))
+
+
+def test_memory_is_used_again_only_after_the_run(gpu: FakeGpu) -> None:
+    """The caller frees the input right after the call, and something later on its stream overwrites it."""
+    x = floats(3, 1, 8, 8)
+    given = on_gpu(x)
+    y = net().predict(given)
+    gpu.cuda.queue(0, lambda: given.as_subclass(torch.Tensor).fill_(np.nan))
+    np.testing.assert_array_equal(values(y), reference(x))
+
+
+def test_the_stream_is_the_callers_current_one(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = 5
+    gpu.cuda.queues[side] = Queue()
+    monkeypatch.setattr(GpuTensor, "stream", side)
+    x, late = floats(2, 1, 8, 8), on_gpu(np.zeros((2, 1, 8, 8), np.float32))
+    gpu.cuda.queue(side, lambda: late.as_subclass(torch.Tensor).copy_(torch.from_numpy(x)))
+    np.testing.assert_array_equal(values(net().predict(late)), reference(x))
+
+
+@pytest.mark.parametrize("plan", [{}, {"cuda_graph": True}, {"micro_batch": 2}])
+def test_a_result_is_written_only_when_its_memory_is_free(gpu: FakeGpu, plan: dict[str, Any]) -> None:
+    gpu.cuda.eager = True
+    x, late = floats(3, 1, 8, 8), on_gpu(np.full((3, 1, 8, 8), np.nan, np.float32))
+    model = net(**plan)
+    gpu.cuda.queue(0, lambda: late.as_subclass(torch.Tensor).copy_(torch.from_numpy(x)))
+    np.testing.assert_allclose(values(model.predict(late)), reference(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_result_of_unknown_shape_too(gpu: FakeGpu) -> None:
+    gpu.cuda.eager = True
+    y = nonzero().predict(on_gpu(np.array([0, 3, 0, 2], np.float32)))
+    np.testing.assert_array_equal(values(y), [[1, 3]])
+
+
+def test_a_late_input_of_a_graph_with_unknown_shapes(gpu: FakeGpu) -> None:
+    late = on_gpu(np.ones(4, np.float32))
+    ready = torch.tensor([0.0, 3, 0, 2])
+    gpu.cuda.queue(0, lambda: late.as_subclass(torch.Tensor).copy_(ready))
+    np.testing.assert_array_equal(values(nonzero().predict(late)), [[1, 3]])
+
+
+@pytest.mark.parametrize("plan", [{}, {"cuda_graph": True}])
+@pytest.mark.parametrize("said", [1, CAPTURE_IMPLICIT])
+def test_inside_a_capture_of_the_callers(gpu: FakeGpu, plan: dict[str, Any], said: int) -> None:
+    """Ordered behind it, our stream would be captured too, and nothing would be computed."""
+    model, x = net(**plan), floats(1, 1, 8, 8)
+    gpu.cuda.callers_captures[0] = said
+    with pytest.raises(InputError, match="captures a CUDA graph"):
+        model.predict(on_gpu(x))
+    assert gpu.runs == []
+    gpu.cuda.callers_captures.clear()
+    np.testing.assert_array_equal(values(model.predict(on_gpu(x))), reference(x))
+
+
+def test_streams_of_batches_are_one_ahead(gpu: FakeGpu) -> None:
+    x = floats(10, 1, 8, 8)
+    taken: list[int] = []
+
+    def source() -> Any:
+        for n in range(0, 10, 2):
+            taken.append(n)
+            yield x[n : n + 2]
+
+    stream = net().predict_batches(source(), batch_size=2)
+    first = next(stream)
+    assert taken == [0, 2]
+    assert len(gpu.runs) == 2
+    np.testing.assert_array_equal(np.concatenate([first, *stream]), reference(x))
+
+
+def test_two_streams_at_once_do_not_wait_for_one_another(gpu: FakeGpu) -> None:
+    x = floats(12, 1, 8, 8)
+    model = net()
+    streams = [model.predict_batches(x, batch_size=3) for _ in range(4)]
+    found = [[next(stream) for stream in streams] for _ in range(4)]
+    for column in zip(*found, strict=True):
+        np.testing.assert_array_equal(np.concatenate(column), reference(x))
+    assert len(gpu.cuda.blocks) == 4  # of two calls, on the host and on the GPU; the others' were given back
+
+
+def test_an_error_in_a_stream_names_the_element(gpu: FakeGpu) -> None:
+    with pytest.raises(InputError, match="element 1 of the stream"):
+        list(net().predict_batches([floats(2, 1, 8, 8), floats(2, 1, 8, 9)], batch_size=2))
