@@ -12,7 +12,7 @@ import torch
 from onnx import helper
 
 from nncompile import InputError, OutOfMemoryError
-from nncompile_runtime import buckets, graphs
+from nncompile_runtime import buckets, captured, graphs
 from nncompile_runtime.plan import MOST_GRAPHS
 from nncompile_runtime.predictor import Predictor
 
@@ -170,15 +170,15 @@ def test_each_thread_captures_and_late_ones_run_plainly(gpu: FakeGpu) -> None:
         answers = [model.predict(x) for _ in range(2)]
         wrong.extend(y for y in answers if not np.allclose(y, reference(x), rtol=1e-6, atol=1e-6))
 
-    for _ in range(graphs._MOST_THREADS + 3):
+    for _ in range(captured._MOST_THREADS + 3):
         thread = threading.Thread(target=call)
         thread.start()
         thread.join()
     assert wrong == []
     addresses = [run["x"] for run in gpu.runs]
-    captured = addresses[0]
-    assert addresses.count(captured) == 2 * graphs._MOST_THREADS
-    assert len(addresses) == 2 * (graphs._MOST_THREADS + 3)
+    address = addresses[0]
+    assert addresses.count(address) == 2 * captured._MOST_THREADS
+    assert len(addresses) == 2 * (captured._MOST_THREADS + 3)
 
 
 def test_where_no_graph_can_be_captured_plain_runs_answer_after_one_warning(
