@@ -78,6 +78,9 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
         also = "" if driver else ", and there is no NVIDIA driver either"
         fault = f"the installed ONNX Runtime has no {PROVIDER}{also}"
         remedy = f"Run: {install}" if driver else f"On a machine with an NVIDIA GPU and its driver: {install}"
+    elif not fault and built_for and driver and _major(driver) < _major(built_for):
+        fault = f"{PROVIDER} is built for CUDA {built_for}, and the NVIDIA driver serves CUDA {driver}"
+        remedy = f"Update the driver, or install an onnxruntime-gpu that is built for CUDA {_major(driver)}."
     elif not fault and missing:
         fault = f"{PROVIDER} needs {', '.join(missing)}, which cannot be loaded"
         remedy = "Run: pip install 'onnxruntime-gpu[cuda,cudnn]'."
@@ -93,7 +96,7 @@ def require(onnxruntime: Any, number: int, load: Load = ctypes.CDLL) -> None:
         load: Opens a shared library by name, or raises OSError.
 
     Raises:
-        DeviceError: The provider, the driver, a library (named) or this GPU is missing.
+        DeviceError: The provider, the driver, a library (named) or this GPU is missing, or the driver is old.
     """
     cuda = examine(onnxruntime, load)
     if cuda.fault:
@@ -176,8 +179,12 @@ def _ask_driver(load: Load) -> tuple[str | None, int, str]:
     return version, count.value, ""
 
 
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
 def _library_names(cuda_version: str) -> tuple[str, ...]:
-    major = int(cuda_version.partition(".")[0])
+    major = _major(cuda_version)
     of_cuda = tuple(f"lib{name}.so.{major}" for name in ("cudart", "cublas", "cublasLt"))
     return (*of_cuda, "libcurand.so.10", f"libcufft.so.{major - 1}", "libcudnn.so.9")
 

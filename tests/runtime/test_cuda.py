@@ -102,6 +102,12 @@ def test_libraries_of_cuda_12() -> None:
             "On a machine with an NVIDIA GPU",
         ),
         (runtime(), Machine(missing=("libcuda.so.1",)), "there is none", "Install an NVIDIA driver"),
+        (
+            runtime(version="14.0"),
+            Machine(),
+            "for CUDA 14.0, and the NVIDIA driver serves CUDA 13.2",
+            "for CUDA 13.",
+        ),
         (runtime(), Machine(gpus=0), "shows no GPU", "--gpus all"),
         (runtime(), Machine(status=803), r"shows no GPU \(CUDA error 803\)", "--gpus all"),
         (runtime(), Machine(gpus=1), "the driver shows 1 GPU.", "CUDA_VISIBLE_DEVICES"),
