@@ -1,4 +1,7 @@
-"""The plans that tuning tries on a GPU: kernels one by one or as a graph, then the options of the better."""
+"""The plans that tuning tries on a GPU: one by one or as a graph, batches whole or in pieces; then options.
+
+In pieces, one crosses to the GPU while the one before it is computed.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,26 @@ from nncompile_runtime.plan import Plan
 
 # What tensor cores compute; they take the channels last.
 _ON_TENSOR_CORES = ("float16", "tf32")
+_PARTS = (2, 4)
+_SMALLEST_PIECE = 32
 
 
-def ways(yardstick: Plan, batch: int) -> list[Plan]:
-    """What there is beside launching one by one, for calls of `batch` rows."""
-    return [yardstick.model_copy(update={"cuda_graph": True})] if batch <= LARGEST else []
+def ways(yardstick: Plan, batch: int, *, cut: bool) -> list[Plan]:
+    """What there is beside launching one by one on the whole batch.
+
+    Args:
+        yardstick: Whose device all share.
+        batch: Rows of the calls.
+        cut: Whether a batch may be cut.
+    """
+    sizes = [-(-batch // parts) for parts in _PARTS] if cut else []
+    pieces = [None, *(size for size in sizes if size >= _SMALLEST_PIECE)]
+    tried = [yardstick.model_copy(update={"micro_batch": size}) for size in pieces[1:]]
+    return tried + [
+        yardstick.model_copy(update={"micro_batch": size, "cuda_graph": True})
+        for size in pieces
+        if (size or batch) <= LARGEST
+    ]
 
 
 def variations(best: Plan, model: ModelFile) -> list[Plan]:

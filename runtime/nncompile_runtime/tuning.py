@@ -100,7 +100,7 @@ def _tuned(
     kept = [subject.yardstick, *([subject.default] if native else [])]
     cut = subject.cut and batch > 1
     tried = (
-        cuda_candidates.ways(subject.yardstick, batch)
+        cuda_candidates.ways(subject.yardstick, batch, cut=cut)
         if subject.yardstick.provider == "cuda"
         else ways(subject.yardstick, subject.processors, batch, native=native, cut=cut)
     )

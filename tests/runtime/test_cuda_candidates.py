@@ -38,8 +38,24 @@ def with_operators(*operators: str) -> ModelFile:
 
 def test_kernels_one_by_one_or_as_a_graph() -> None:
     plain = Plan(provider="cuda", native=False)
-    assert ways(plain, 256) == [plain.model_copy(update={"cuda_graph": True})]
-    assert ways(plain, 257) == []
+    assert ways(plain, 256, cut=False) == [plain.model_copy(update={"cuda_graph": True})]
+    assert ways(plain, 257, cut=False) == []
+
+
+@pytest.mark.parametrize(
+    ("batch", "tried"),
+    [
+        (1, [(None, True)]),
+        (63, [(32, False), (None, True), (32, True)]),
+        (256, [(128, False), (64, False), (None, True), (128, True), (64, True)]),
+        (2048, [(1024, False), (512, False)]),
+        (1024, [(512, False), (256, False), (256, True)]),
+    ],
+)
+def test_large_batches_in_pieces(batch: int, tried: list[tuple[int | None, bool]]) -> None:
+    """Of which one crosses while another is computed."""
+    found = ways(Plan(provider="cuda"), batch, cut=True)
+    assert [(plan.micro_batch, plan.cuda_graph) for plan in found] == tried
 
 
 @pytest.mark.parametrize(
@@ -73,7 +89,7 @@ def test_without_convolutions_there_is_no_search() -> None:
 
 def test_every_candidate_is_a_valid_plan() -> None:
     """A copy of a plan is not checked when it is made."""
-    for plan in [*ways(Plan(provider="cuda"), 8), *variations(GRAPH, conv("float16"))]:
+    for plan in [*ways(Plan(provider="cuda"), 128, cut=True), *variations(GRAPH, conv("float16"))]:
         assert Plan.model_validate(plan.model_dump()) == plan
 
 
