@@ -7,10 +7,12 @@ has torch and onnxruntime-gpu alone.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ NETWORKS = {**ZOO, **LARGER}
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 NO_KERNEL = "no-kernel.onnx"
 _SOME = ("lenet5", "net", "mlp", "resnet18")
+_SMALL = ("lenet5", "net", "mlp")
 _SEED = 20240501
 
 
@@ -61,6 +64,18 @@ class Context:
     def some(self) -> tuple[str, ...]:
         """A few networks, for what does not differ from one to another."""
         return tuple(name for name in _SOME if name in self.networks) or self.networks[:1]
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """The small networks, whose calls are short.
+
+        Raises:
+            NotRunError: None of them was chosen.
+        """
+        names = tuple(name for name in _SMALL if name in self.networks)
+        if not names:
+            raise NotRunError(f"it needs one of {', '.join(_SMALL)}")
+        return names
 
     def as_json(self) -> str:
         """What `from_json` takes."""
@@ -126,6 +141,20 @@ def arrays(predictor: Predictor, result: Any) -> list[np.ndarray]:
     """What `predict` returned, copied to arrays on the host, in the order of the outputs."""
     flat = predictor.flatten_result(result)
     return [np.array(as_array(y.cpu()) if isinstance(y, torch.Tensor) else y) for y in flat]
+
+
+@contextmanager
+def warnings() -> Iterator[list[str]]:
+    """What nncompile warns of meanwhile, in any thread."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("nncompile")
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
 
 
 def compiled(context: Context) -> Iterator[Finding]:

@@ -1,0 +1,172 @@
+"""The check's dry run on the CPU, and that wrong answers and wrong behaviour are found."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from functools import partial
+from importlib import import_module
+
+import pytest
+
+from models.gpu_check import answers, behaviour, concurrency, layers, speed, strictness
+from models.gpu_check.context import compiled
+from models.gpu_check.running import perform
+from models.gpu_check.table import CHECKS
+from nncompile.bench.timing import Schedule
+
+from .breaking import BY_NAME, patch, real, verdicts
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("answers", {"passed"}),
+        ("refusals", {"passed", "not run"}),
+        ("placement", {"passed"}),
+        ("copies", {"not run"}),
+        ("memory", {"passed"}),
+        ("out-of-memory", {"not run"}),
+        ("ragged", {"passed"}),
+        ("queued", {"not run"}),
+        ("concurrent", {"passed"}),
+        ("layers", {"passed", "told"}),
+        ("speed-small", {"told", "not run"}),
+        ("speed-resnet18", {"not run"}),
+    ],
+)
+def test_every_check_runs_on_the_cpu_as_far_as_it_makes_sense(here, monkeypatch, name, expected):
+    monkeypatch.setattr(concurrency, "_CALLS", 5)
+    monkeypatch.setattr(speed, "Schedule", partial(Schedule, rounds=2, warmup=0.001, pause=0.0))
+    findings = list(perform(BY_NAME[name], here))
+    assert set(verdicts(findings)) == expected, findings
+    assert all(finding.said for finding in findings)
+
+
+def test_ceilings_are_told(here, monkeypatch):
+    monkeypatch.setattr(speed, "ORDERS", (64,))
+    monkeypatch.setattr(speed, "SIZES", (1 << 12, 1 << 14, 1 << 16))
+    findings = list(perform(BY_NAME["ceilings"], here))
+    assert set(verdicts(findings)) == {"told"}
+    assert [f.what for f in findings][-2:] == ["bandwidth of a copy", "shortest call"]
+
+
+def test_the_table_fits_into_eight_minutes_and_every_place_exists():
+    assert sum(check.seconds for check in CHECKS) <= 480
+    assert len(BY_NAME) == len(CHECKS)
+    for check in CHECKS:
+        module, function = check.place.split(":")
+        assert callable(getattr(import_module(f"models.gpu_check.{module}"), function))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_wrong_answers_are_found(here, monkeypatch, precision):
+    patch(monkeypatch, lambda self, *args: real(self, *args) * 1.3)
+    only = dataclasses.replace(here, precisions=(precision,))
+    (finding,) = answers.answers(only)
+    assert finding.verdict == "failed"
+    assert "largest error" in finding.said
+    assert "use_tf32" not in finding.said
+
+
+def test_tf32_is_judged_as_ten_bits_and_float32_is_not(here, monkeypatch):
+    """The tf32 file is the float32 one; on the CPU neither rounds, so an error of 10 bits is put in."""
+    both = dataclasses.replace(here, precisions=("float32", "tf32"))
+    list(compiled(both))
+    patch(monkeypatch, lambda self, *args: real(self, *args) * (1 + 2**-9))
+    failed, passed = answers.answers(both)
+    assert (failed.verdict, passed.verdict) == ("failed", "passed")
+    assert "rounds to 10 bits although use_tf32 is off" in failed.said
+
+
+def test_a_network_that_is_not_there_is_not_run(here):
+    both = dataclasses.replace(here, networks=("lenet5", "net"))
+    for check in (answers.answers, strictness.placement):
+        assert verdicts(check(both)) == ["passed", "passed", "not run", "not run"]
+
+
+def test_a_batch_that_answers_otherwise_is_found(here, monkeypatch):
+    def wrong_at_17(self, x):
+        return real(self, x) * (1.01 if len(x) == 17 and self.plan.micro_batch else 1)
+
+    patch(monkeypatch, wrong_at_17)
+    failed = [f for f in behaviour.ragged(here) if f.verdict == "failed"]
+    assert [f.what.split(", ")[-1] for f in failed] == ["arrays", "tensors"]
+    assert all("batch 17" in f.said for f in failed)
+
+
+def test_an_output_that_a_later_call_overwrites_is_found(here, monkeypatch):
+    buffers = {}
+
+    def reuses(self, x):
+        result = real(self, x)
+        kept = buffers.setdefault((id(self), type(result), tuple(result.shape)), result)
+        kept[...] = result
+        return kept
+
+    patch(monkeypatch, reuses)
+    monkeypatch.setattr(behaviour, "_BATCHES", (3, 3))
+    found = {f.what.split(", ")[-1]: f.verdict for f in behaviour.ragged(here)}
+    assert found["arrays"] == found["tensors"] == "failed"
+
+
+def test_answers_that_callers_mix_up_are_found(here, monkeypatch):
+    last = []
+
+    def mixes(self, x):
+        last.append(real(self, x))
+        same = [y for y in last[-20:] if y.shape == last[-1].shape and type(y) is type(last[-1])]
+        return same[0]
+
+    monkeypatch.setattr(concurrency, "_CALLS", 5)
+    patch(monkeypatch, mixes)
+    assert "failed" in verdicts(concurrency.concurrent(here))
+
+
+def test_a_graph_that_could_not_be_captured_is_found(here, monkeypatch):
+    def warns(self, x):
+        logging.getLogger("nncompile").warning("Batches of 4 run without a CUDA graph: why")
+        return real(self, x)
+
+    patch(monkeypatch, warns)
+    monkeypatch.setattr(behaviour, "_BATCHES", (3,))
+    monkeypatch.setattr(concurrency, "_CALLS", 1)
+    for check in (behaviour.ragged, concurrency.concurrent):
+        failed = [f for f in check(here) if f.verdict == "failed"]
+        assert any("without a CUDA graph" in f.said for f in failed)
+
+
+@pytest.mark.parametrize(("returned", "verdict"), [(0.001, "passed"), (0.04, "failed")])
+@pytest.mark.parametrize("plan", [{}, {"cuda_graph": True}])
+def test_a_call_that_waits_for_the_gpu_is_found(plan, returned, verdict):
+    found = concurrency._judged(f"lenet5, {plan}", returned, 0.05, "said")
+    assert found.verdict == verdict
+    assert ("waits after a replay" in found.said) == (verdict == "failed" and bool(plan))
+
+
+def test_a_way_that_computes_something_else_is_found(here, monkeypatch):
+    monkeypatch.setattr(layers, "_LINEAR", ((4, 3),))
+    monkeypatch.setattr(layers, "_PLANES", ())
+    right = layers._linear
+
+    def wrong(shape, weight):
+        ways = right(shape, weight)
+        return {"first": ways["Gemm, Relu"], "other": ways["MatMul, Add, Relu"]}
+
+    assert verdicts(layers.layers(here)) == ["passed"] * 3 + ["told"]
+    monkeypatch.setattr(layers, "_linear", wrong)
+    monkeypatch.setattr(layers, "_loaded", _doubling_every_other())
+    assert verdicts(layers.layers(here)) == ["passed", "failed", "told"]
+
+
+def _doubling_every_other():
+    load, turns = layers._loaded, itertools.cycle((1, 2))
+
+    def loaded(context, model):
+        predictor, factor = load(context, model), next(turns)
+        monkey = type("Off", (), {"__call__": lambda self, x: factor * predictor(x)})()
+        monkey.flatten_result = predictor.flatten_result
+        return monkey
+
+    return loaded

@@ -1,0 +1,112 @@
+"""A check that fails, crashes or hangs does not stop the others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from models.gpu_check import answers, running
+from models.gpu_check.context import Context
+from models.gpu_check.running import Result, perform, run_all, run_apart
+from models.gpu_check.table import Check, Finding, NotRunError
+
+from .breaking import BY_NAME, verdicts
+
+
+def test_what_a_check_raises_is_a_finding(here, monkeypatch):
+    def raises(_):
+        yield Finding.of("first", True, "fine")
+        raise ValueError("it broke")
+
+    monkeypatch.setattr(answers, "answers", raises)
+    assert verdicts(perform(BY_NAME["answers"], here)) == ["passed", "failed"]
+
+    def cannot(_):
+        raise NotRunError("no such thing here")
+        yield
+
+    monkeypatch.setattr(answers, "answers", cannot)
+    assert list(perform(BY_NAME["answers"], here)) == [Finding("answers", "not run", "no such thing here")]
+
+
+@pytest.fixture
+def child(monkeypatch, tmp_path):
+    """Lets `run_apart` start a small program instead of a check."""
+
+    def starts(program):
+        popen = subprocess.Popen
+
+        def start(command, **options):
+            return popen([sys.executable, "-c", program, *command[3:]], **options)
+
+        monkeypatch.setattr(running.subprocess, "Popen", start)
+        return Context("cpu", tmp_path)
+
+    return starts
+
+
+FOUND = (
+    "import json, os, sys, time; out = open(sys.argv[3], 'a');"
+    "print(json.dumps({'what': 'a', 'verdict': 'passed', 'said': 'fine'}), file=out, flush=True);"
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "verdicts_found", "said"),
+    [
+        (FOUND, ["passed"], "fine"),
+        (FOUND + "os.abort()", ["passed", "failed"], "ended with signal 6"),
+        (FOUND + "sys.exit('all is lost')", ["passed", "failed"], "exit code 1: all is lost"),
+        (
+            FOUND + "out.write('{\"what\"'); out.flush(); time.sleep(60)",
+            ["passed", "failed"],
+            "ended after 1 s",
+        ),
+        ("", ["failed"], "found nothing"),
+    ],
+)
+def test_what_was_found_before_a_process_ended_is_kept(child, program, verdicts_found, said):
+    start = time.monotonic()
+    result = run_apart(BY_NAME["answers"], child(program), 1.0 if "sleep" in program else 30.0)
+    assert time.monotonic() - start < 30
+    assert verdicts(result.findings) == verdicts_found
+    assert said in result.findings[-1].said
+    assert result.status == verdicts_found[-1]
+
+
+def test_time_that_is_left_over_goes_to_the_next_check(here, monkeypatch):
+    given = []
+
+    def apart(check, _, seconds):
+        given.append(round(seconds))
+        return Result(check.name, "", 0.0, (Finding.of("a", check.name != "b", "said"),))
+
+    monkeypatch.setattr(running, "run_apart", apart)
+    told = []
+    checks = [
+        Check(name, seconds, "answers:answers", "") for name, seconds in (("a", 10), ("b", 5), ("c", 1))
+    ]
+    results = run_all(checks, here, told.append)
+    assert given == [10, 15, 16]
+    assert told == results
+    assert [r.status for r in results] == ["passed", "failed", "passed"]
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (["passed", "not run", "told"], "passed"),
+        (["passed", "failed"], "failed"),
+        (["not run", "told"], "told"),
+        (["not run"], "not run"),
+    ],
+)
+def test_a_check_is_what_its_findings_are(found, status):
+    assert Result("a", "", 0.0, tuple(Finding("x", v, "y") for v in found)).status == status
+
+
+def test_the_context_crosses_to_another_process(here):
+    assert Context.from_json(here.as_json()) == here

@@ -1,0 +1,57 @@
+"""Whether a target of speed was reached."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from models.gpu_check import speed
+from nncompile.bench.results import Absent
+from nncompile.bench.timing import Schedule
+
+
+@pytest.fixture(scope="module")
+def report(here):
+    return speed.run(
+        here.file("lenet5", "float32"),
+        (1,),
+        ("onnxruntime", "eager"),
+        module=here.module("lenet5"),
+        schedule=Schedule(rounds=3, seconds=0.01, warmup=0.001, pause=0.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "least", "verdict"), [(30.0, 3.0, "passed"), (29.0, 3.0, "failed"), (10.0, 1.0, "passed")]
+)
+def test_a_target_is_reached_or_not(report, theirs, least, verdict):
+    rows = [
+        dataclasses.replace(row, medians=(10.0,) * 3 if row.engine == "nncompile" else (theirs,) * 3)
+        for row in report.rows
+    ]
+    target = speed.Target("lenet5", "onnxruntime", least)
+    found = speed.judged(dataclasses.replace(report, rows=tuple(rows)), target, 1)
+    assert found.verdict == verdict
+    assert f"{theirs / 10:.2f} [{theirs / 10:.2f}, {theirs / 10:.2f}] times as fast" in found.said
+
+
+def test_a_target_is_judged_by_the_tuned_plan_where_it_was_timed(report):
+    tuned = dataclasses.replace(report.row("nncompile", 1), engine="nncompile-tuned")
+    found = speed.judged(
+        dataclasses.replace(report, rows=(*report.rows, tuned)), speed.Target("lenet5", "eager", 0.0), 1
+    )
+    assert found.said.startswith("nncompile-tuned is")
+
+
+def test_a_target_without_its_peer_is_not_run_and_without_us_failed(report):
+    absent = (Absent("torch-compile-reduce-overhead", "It needs Triton."),)
+    found = speed.judged(
+        dataclasses.replace(report, absent=absent),
+        speed.Target("lenet5", "torch-compile-reduce-overhead", 1.0),
+        1,
+    )
+    assert (found.verdict, "needs Triton" in found.said) == ("not run", True)
+    rows = tuple(row for row in report.rows if row.engine != "nncompile")
+    found = speed.judged(dataclasses.replace(report, rows=rows), speed.Target("lenet5", "eager", 1.0), 1)
+    assert found.verdict == "failed"
