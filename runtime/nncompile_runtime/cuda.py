@@ -113,12 +113,13 @@ def at_fault(error: Exception) -> bool:
     return any(word in str(error).lower() for word in ("cuda", "cudnn", "cublas"))
 
 
-def is_broken(error: Exception) -> bool:
-    """Whether a run failed because CUDA or one of its libraries did, as ONNX Runtime words that.
+def failure(error: Exception) -> str | None:
+    """What CUDA or one of its libraries failed with, as ONNX Runtime words that; None for any other error.
 
     The name alone says nothing: it is part of the path of each of the provider's source files.
     """
-    return bool(re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CUFFT|CURAND) (failure|error)", str(error)))
+    found = re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CUFFT|CURAND) (failure|error)[^;]*", str(error))
+    return found[0].strip()[:400] if found else None
 
 
 def missing_memory(error: Exception) -> int | None:

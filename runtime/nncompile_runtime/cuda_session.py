@@ -52,8 +52,8 @@ class CudaSession(Session):
         stream: What the graph runs on.
         lock: Of the session.
         binds: Whether all inputs and outputs can be bound on the GPU. An input that the CPU reads would be
-            copied to it when it is bound, before its turn on the stream, and never again; an output that the
-            CPU wrote would be copied from memory that the next run may have by then; and an output that is an
+            copied to it when it is bound, and never again while the binding is kept; an output that the CPU
+            wrote would be copied from memory that the next run may have by then; and an output that is an
             input would not be written at all.
     """
 
@@ -77,6 +77,7 @@ class CudaSession(Session):
         self._model, self._capture = model, capture
         self.lock = threading.RLock()
         self._bound: tuple[Sequence[Memory], Sequence[Memory], Any] | None = None
+        self._captured = threading.local()
         super().__init__(model, plan)
         # Return when the work is queued: who waits for it is decided outside.
         self._queue_only = onnxruntime().RunOptions()
@@ -86,7 +87,7 @@ class CudaSession(Session):
 
     def __del__(self) -> None:
         """Close it where no capture of another thread's can refuse that, which would end the process."""
-        with contextlib.suppress(Exception), self.gpu.current():
+        with contextlib.suppress(Exception), driver.alone(at_any_price=False), self.gpu.current():
             self._close()
 
     def _start(self, ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
@@ -98,7 +99,7 @@ class CudaSession(Session):
             raise DeviceError(
                 f"{plan.device} cannot be had: {error}.", remedy="Run nncompile doctor to see why."
             ) from None
-        with self.current():
+        with driver.alone(), self.current():
             started = super()._start(ort, plan, model, options)
         places = (*started.get_input_memory_infos(), *started.get_output_memory_infos())
         passed_on = {port.name for port in started.get_inputs()} & {
@@ -191,9 +192,10 @@ class CudaSession(Session):
             with contextlib.suppress(NncompileError):  # else the next call tries again
                 self._reopen()
             return failed
-        if cuda.is_broken(error):
+        failure = cuda.failure(error)
+        if failure is not None:
             return DeviceError(
-                f"{self.plan.device} failed: {str(error).strip()[:400]}.",
+                f"{self.plan.device} failed: {failure}.",
                 remedy="Start the process again: after most errors of CUDA nothing more runs in it.",
             )
         return super().failure(error)
@@ -212,7 +214,12 @@ class CudaSession(Session):
             for name, dtype, shape, address in outputs:
                 binding.bind_output(name, "cuda", self.gpu.number, dtype, shape, address)
             self._bound = inputs, outputs, binding
-        self.native.run_with_iobinding(self._bound[2], self._queue_only)
+        if self._capture and not hasattr(self._captured, "by_this_thread"):
+            with driver.alone():
+                self.native.run_with_iobinding(self._bound[2], self._queue_only)
+            self._captured.by_this_thread = True
+        else:
+            self.native.run_with_iobinding(self._bound[2], self._queue_only)
 
     def _bind(self, inputs: Sequence[Memory]) -> Any:
         binding = self.native.io_binding()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from ctypes import POINTER, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from functools import lru_cache
@@ -52,6 +53,9 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
     "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
 }
+
+_alone = threading.RLock()
+_PATIENCE = 1.0  # seconds
 
 
 class CudaError(Exception):
@@ -103,7 +107,8 @@ class Gpu:
 
         While one thread captures a CUDA graph as ONNX Runtime does (cudaStreamCaptureModeGlobal,
         cuda_graph.cc), CUDA refuses others whatever may be unsafe in a capture, such as to allocate, and the
-        capture breaks too. A thread that is here is not refused: what it does belongs to no capture.
+        capture breaks too. A thread that is here is not refused: what it does belongs to no capture. What
+        concerns the whole GPU is refused even so (`alone`).
 
         Args:
             capturing: Whether ONNX Runtime may capture a graph meanwhile; in that, what is unsafe is refused.
@@ -128,6 +133,24 @@ class _Current:
     def __exit__(self, *_: object) -> None:
         self._gpu.call("cuThreadExchangeStreamCaptureMode", ctypes.byref(self._mode))
         self._gpu.call("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
+
+
+@contextlib.contextmanager
+def alone(*, at_any_price: bool = True) -> Iterator[None]:
+    """Capture a CUDA graph, or do what CUDA forbids meanwhile in every thread: wait for the whole GPU.
+
+    ONNX Runtime does that when a session starts, and cuBLAS when one ends.
+
+    Args:
+        at_any_price: Whether to wait until no other thread is here. Who is called by the garbage collector
+            may not, because of what its thread holds; it goes on after a second.
+    """
+    held = _alone.acquire(timeout=-1 if at_any_price else _PATIENCE)
+    try:
+        yield
+    finally:
+        if held:
+            _alone.release()
 
 
 class Stream:
@@ -225,7 +248,8 @@ def _give_back_with(owner: object, gpu: Gpu, name: str, handle: int, *, in_use: 
     def give_back() -> None:
         with contextlib.suppress(CudaError), gpu.current():  # after a fatal error there is nothing to give
             if in_use:
-                gpu.call("cuCtxSynchronize")
+                with alone(at_any_price=False):
+                    gpu.call("cuCtxSynchronize")
             gpu.call(name, handle)
 
     weakref.finalize(owner, give_back).atexit = False

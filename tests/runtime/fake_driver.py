@@ -78,10 +78,14 @@ class FakeCuda:
         """The calling thread's capture mode; 0 is CUDA's default."""
         return getattr(self._contexts, "mode", 0)
 
-    def unsafe(self, name: str) -> bool:
-        """Whether CUDA refuses the calling thread something unsafe, which then breaks a capture."""
+    def unsafe(self, name: str, *, whole_gpu: bool = False) -> bool:
+        """Whether CUDA refuses the calling thread something unsafe, which then breaks a capture.
+
+        What concerns the whole GPU is refused in every mode.
+        """
         own = self.capturing == threading.get_ident()
-        refused = self.capturing is not None and (self.mode == 0 or (own and self.mode == THREAD_LOCAL))
+        in_mode = self.mode == 0 or (own and self.mode == THREAD_LOCAL)
+        refused = self.capturing is not None and (whole_gpu or in_mode)
         if refused:
             self.broken.append(name)
         return refused
@@ -102,7 +106,7 @@ class FakeCuda:
         without = ("cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2")
         if name not in without and not self.depth:
             return NO_CONTEXT
-        if name in _UNSAFE and self.unsafe(name):
+        if name in _UNSAFE and self.unsafe(name, whole_gpu=name == "cuCtxSynchronize"):
             return IN_CAPTURE
         with self._one_at_a_time:
             return int(getattr(self, f"_{name.partition('_')[0]}")(*arguments) or 0)

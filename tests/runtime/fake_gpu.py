@@ -72,6 +72,7 @@ class FakeGpu:
         runs: One entry for each run on bound memory, with the bound addresses.
         refuse_capture: Whether sessions that capture fail to start.
         during_capture: What other threads do while one captures.
+        others: Those threads.
         on_host: Inputs and outputs that ONNX Runtime wants on the host -> what it calls their memory.
         captures: One entry for each capture: whether it broke.
     """
@@ -85,6 +86,7 @@ class FakeGpu:
         self.during_capture: list[Callable[[], None]] = []
         self.on_host: dict[str, str] = {}
         self.captures: list[bool] = []
+        self.others: list[threading.Thread] = []
         self.alive = 0
         monkeypatch.setattr(GpuTensor, "cuda", self.cuda, raising=False)
         monkeypatch.setattr(GpuTensor, "stream", 0)
@@ -156,7 +158,7 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
         def __init__(self, data: bytes, **options: Any) -> None:
             self.options = dict(options["provider_options"][0])
             gpu.created.append(self.options)
-            if gpu.cuda.unsafe("a session's memory"):
+            if gpu.cuda.unsafe("a session's start", whole_gpu=True):
                 raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
             self.capturing = self.options.get("enable_cuda_graph") == "1"
             if self.capturing and gpu.refuse_capture:
@@ -169,7 +171,7 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
 
         def __del__(self) -> None:
             gpu.alive -= 1
-            gpu.cuda.unsafe("a session's end")
+            gpu.cuda.unsafe("a session's end", whole_gpu=True)
 
         def get_providers(self) -> list[str]:
             return [cuda.PROVIDER]
@@ -208,11 +210,13 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
         def _capture(self, binding: _Binding) -> None:
             assert gpu.cuda.mode == THREAD_LOCAL  # what is unsafe in the capture itself must fail
             gpu.cuda.capturing = threading.get_ident()
-            for act in gpu.during_capture:
-                thread = threading.Thread(target=act)
+            threads = [threading.Thread(target=act) for act in gpu.during_capture]
+            for thread in threads:
                 thread.start()
-                thread.join()
+            for thread in threads:
+                thread.join(0.2)  # some of them wait until the capture is over
             gpu.cuda.capturing = None
+            gpu.others += threads
             gpu.captures.append(bool(gpu.cuda.broken))
             if gpu.cuda.broken:
                 raise RuntimeError(f"CUDA failure 901: a capture was broken by {gpu.cuda.broken.pop()}")

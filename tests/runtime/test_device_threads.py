@@ -87,8 +87,11 @@ def test_what_other_threads_do_neither_fails_in_a_capture_nor_breaks_it(gpu: Fak
         old.clear,
     ]
     np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
+    for thread in gpu.others:
+        thread.join()
     assert wrong == []
     assert gpu.captures == [False]
+    assert gpu.cuda.broken == []
 
 
 def test_the_fake_would_show_it(gpu: FakeGpu) -> None:
