@@ -22,6 +22,11 @@ from nncompile_runtime.errors import DeviceError
 PROVIDER = "CUDAExecutionProvider"
 _DRIVER = "libcuda.so.1"
 _FFT = "cufft"  # opened by Fourier transforms alone
+_FAILURE = re.compile(
+    r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CUFFT|CURAND) (failure|error)[^;]*"
+    r"|(Failed to initialize|OP not supported by) CUDNN Frontend[^;{]*"
+    r"|cuDNN is (not available|unavailable)[^;]*"
+)
 _OUT_OF_MEMORY = ("out of memory", "alloc_failed", "out_of_memory", "memoryallocation")
 # These have CUDA kernels: ONNX Runtime puts them on the CPU only to compute shapes, from other shapes.
 _SHAPE_ARITHMETIC = frozenset((
@@ -118,7 +123,7 @@ def failure(error: Exception) -> str | None:
 
     The name alone says nothing: it is part of the path of each of the provider's source files.
     """
-    found = re.search(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CUFFT|CURAND) (failure|error)[^;]*", str(error))
+    found = _FAILURE.search(str(error))
     return found[0].strip()[:400] if found else None
 
 
@@ -159,6 +164,20 @@ def refuse_nodes_on_the_cpu(session: Any, name: str) -> None:
             f"{'it' if len(left) == 1 else 'them'} on the CPU.",
             remedy="Choose device='cpu', or compile a module without these operators.",
         )
+
+
+def placement(session: Any) -> dict[str, dict[str, int]]:
+    """Execution provider -> operator -> how many nodes of it ONNX Runtime assigned to that.
+
+    Args:
+        session: An InferenceSession that recorded the assignment (`session.record_ep_graph_assignment_info`).
+    """
+    placed: dict[str, dict[str, int]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        counts = placed.setdefault(part.ep_name, {})
+        for node in part.get_nodes():
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return placed
 
 
 def _has_provider(onnxruntime: Any) -> bool:

@@ -125,7 +125,8 @@ class Session:
             full = cuda.missing_memory(error) is not None
             if plan.provider == "cuda" and (full or cuda.at_fault(error)):
                 raise (OutOfMemoryError if full else DeviceError)(
-                    f"{model.name} could not be started on {plan.device}: {_reason(error)}.",
+                    f"{model.name} could not be started on {plan.device}: "
+                    f"{cuda.failure(error) or _reason(error)}.",
                     remedy="Run nncompile doctor, or choose device='cpu'.",
                 ) from None
             raise ModelLoadError(

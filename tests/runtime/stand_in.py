@@ -19,7 +19,7 @@ import onnx
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 # Found by name: the provider opens it only when it is asked for.
-_OF_CUDNN = re.compile(rb"\0(cudnn[A-Z]\w+)\0")
+_OF_CUDNN = re.compile(rb"\0(cudnn[A-Z]\w+)(?=\0)")
 _BEGINNING = """
 import json, os, threading
 import numpy as np

@@ -106,6 +106,9 @@ IN_GATHER = "Non-zero status code returned while running Gather node. core/provi
         "CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED ; GPU=0",
         "CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0",
         "CUDNN error executing cudnnConvolutionForward",
+        "Failed to initialize CUDNN Frontend: no engine with the cudnn frontend json:{}",
+        "OP not supported by CUDNN Frontend: no engine",
+        "cuDNN is unavailable for CUDA Execution Provider: dlsym failed",
     ],
 )
 def test_an_error_of_cuda_is_the_gpus(gpu: FakeGpu, text: str) -> None:

@@ -14,7 +14,7 @@ from onnx import helper
 from nncompile_runtime import cuda, session
 
 from . import stand_in
-from .graphs import build, floats, spec
+from .graphs import Specs, build, conv_net, floats, spec
 
 pytestmark = pytest.mark.skipif(
     not stand_in.can_be_built(), reason="there is no CUDA provider, or no C compiler"
@@ -226,3 +226,53 @@ say(calls()[before:])
     assert said[0] == ["Cuda", "Cpu", "Cuda", "Cpu"]
     assert said[1:4] == [[[4, 2], [2, 4]], [[2, 4], [2, 4]], [[8, 1], [2, 4]]]
     assert said[4] == ["copy 16 kind 2"]  # when it is bound, and never again
+
+
+def test_a_fused_convolution_is_captured_and_breaks_nothing(library: Path, tmp_path: Path) -> None:
+    program = """
+predictor = load(cuda_graph=True)
+say(predictor.session.binds)
+for _ in range(2):
+    predictor(np.ones((2, 1, 8, 8), np.float32))
+"""
+    specs = [spec("x", "batch", 1, 8, 8)], [spec("y", "batch", 4, 6, 6)]
+    told = stand_in.run(library, tmp_path, fused(*specs), program)
+    assert told.said == [True]
+    assert [call.split()[0] for call in told.calls if call[:6] in ("captur", "launch", "BROKEN")] == [
+        "capture",
+        "launch",
+        "launch",
+    ]
+
+
+def fused(inputs: Specs, outputs: Specs) -> onnx.ModelProto:
+    """A convolution with bias and Relu as ONNX Runtime's own operator."""
+    node = helper.make_node("FusedConv", ["x", "w", "b"], ["y"], domain="com.microsoft", activation="Relu")
+    weights = {"w": floats(4, 1, 3, 3), "b": floats(4)}
+    return build([node], inputs, outputs, weights, domains=["com.microsoft"])
+
+
+@pytest.mark.parametrize("plan", [{}, {"channels_last": True}, {"cuda_graph": True}])
+def test_a_network_is_placed_on_the_gpu_whole(library: Path, tmp_path: Path, plan: dict[str, bool]) -> None:
+    program = f"""
+from nncompile_runtime.cuda import placement
+say(placement(load(**{plan}).session.native))
+"""
+    (placed,) = stand_in.run(library, tmp_path, conv_net()[0], program).said
+    assert list(placed) == ["CUDAExecutionProvider"]
+    assert {"Conv", "Relu", "MaxPool", "Gemm"} <= placed["CUDAExecutionProvider"].keys()
+
+
+def test_a_node_without_a_kernel_is_refused_by_name(library: Path, tmp_path: Path) -> None:
+    """Alone, the provider would leave it to the CPU."""
+    nodes = [helper.make_node("Det", ["x"], ["d"], name="determinant"), helper.make_node("Neg", ["d"], ["y"])]
+    program = """
+try:
+    load()
+except NncompileError as error:
+    say([type(error).__name__, str(error)])
+"""
+    specs = [spec("x", "batch", 3, 3)], [spec("y", "batch")]
+    ((kind, said),) = stand_in.run(library, tmp_path, build(nodes, *specs), program).said
+    assert kind == "DeviceError"
+    assert "no CUDA kernel for Det 'determinant'" in said
