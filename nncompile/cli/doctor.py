@@ -1,4 +1,4 @@
-"""`nncompile doctor`: what is installed, what this machine is, and what stands in the way."""
+"""`nncompile doctor`: what is installed, what this machine is, where a model runs, what stands in the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from nncompile.cli import console
-from nncompile_runtime.cuda import Cuda, examine
+from nncompile_runtime.cuda import Cuda, examine, placement
 from nncompile_runtime.devices import NVIDIA_DRIVER
 from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.kernels import installed_library
@@ -23,18 +23,28 @@ from nncompile_runtime.machine import available_processors, installed_onnxruntim
 _PACKAGES = ("nncompile", "numpy", "pydantic", "torch", "onnx", "onnx-ir", "onnxscript", "pillow")
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
-    """Check the installation; exit code 1 where models could not be run."""
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(help="A model: also which execution provider runs its nodes.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run it: auto, cpu, cuda or cuda:1.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Check the installation; exit code 1 where models, or this one, could not be run."""
     findings = _examine()
+    findings["placement"] = _placement(file, device, findings["problems"]) if file else {}
     if as_json:
         console.print_json(findings)
     else:
         grid = console.table("", "")
         for name, value in findings.items():
-            if name not in ("problems", "notes", "cuda"):
+            if name not in ("problems", "notes", "cuda", "placement"):
                 grid.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
         for name, value in _cuda_rows(findings["cuda"]):
             grid.add_row(name, value)
+        for provider, counts in findings["placement"].items():
+            nodes = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "all"
+            grid.add_row("nodes", f"{provider}: {nodes}")
         console.out.print(grid)
         for note in findings["notes"]:
             console.out.print(f"note: {note}", markup=False)
@@ -87,6 +97,20 @@ def _examine() -> dict[str, Any]:
         "notes": notes,
         "problems": problems,
     }
+
+
+def _placement(file: Path, device: str, problems: list[str]) -> dict[str, dict[str, int]]:
+    """Which provider runs which nodes of a model, the CPU's all; where it cannot run, that is a problem."""
+    from nncompile_runtime.predictor import load
+
+    try:
+        predictor = load(file, device)
+    except NncompileError as error:
+        problems.append(str(error))
+        return {}
+    if predictor.plan.provider == "cpu":
+        return {"CPUExecutionProvider": {}}
+    return placement(predictor.session.native)
 
 
 def _cuda_rows(cuda: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 import json
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import onnx
 import pytest
@@ -114,6 +114,30 @@ def test_doctor_says_why_cuda_is_refused_and_what_to_do(run, monkeypatch):
     assert note.endswith("there is no NVIDIA driver. Install one.")
     rows = [line.split() for line in run("doctor").out.splitlines()]
     assert ["cuda", "driver", "none", "found"] in rows
+
+
+def test_doctor_says_where_a_model_runs(run, monkeypatch, exported):
+    def shown(*arguments):
+        return " ".join(run("doctor", exported.model, *arguments).out.split())
+
+    assert "nodes CPUExecutionProvider: all" in shown("--device", "cpu")
+    placed = {"CUDAExecutionProvider": {"Relu": 1, "Conv": 2}}
+    on_gpu = SimpleNamespace(plan=SimpleNamespace(provider="cuda"), session=SimpleNamespace(native=placed))
+    monkeypatch.setattr("nncompile_runtime.predictor.load", lambda file, device: on_gpu)
+    monkeypatch.setattr("nncompile.cli.doctor.placement", lambda native: native)
+    assert json.loads(run("doctor", exported.model, "--json").out)["placement"] == placed
+    assert "nodes CUDAExecutionProvider: 2 Conv, 1 Relu" in shown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [(["none.onnx"], "none.onnx"), ([None, "--device", "cuda:99"], "cuda:99 cannot be had")],
+)
+def test_doctor_finds_a_model_that_does_not_run_here(run, exported, arguments, problem):
+    result = run("doctor", *(argument or exported.model for argument in arguments))
+    assert result.code == 1
+    (told,) = [line for line in result.out.splitlines() if line.startswith("PROBLEM")]
+    assert problem in told
 
 
 @pytest.mark.parametrize("path", [None, "/kernels.so"])
