@@ -1,4 +1,4 @@
-"""A small network, compiled once, and a schedule that takes no time."""
+"""A small network, compiled once, a schedule that takes no time, and what engines are opened for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ import torch
 
 import nncompile
 from models.lenet import LeNet5
+from nncompile.bench.engines import Subject, nncompile_tuned
+from nncompile.bench.inputs import make_feed
 from nncompile.bench.timing import Schedule
 
 INSTANT = Schedule(rounds=2, seconds=0.004, warmup=0.001, pause=0.0)
@@ -31,3 +33,17 @@ def lenet(tmp_path_factory) -> Compiled:
 @pytest.fixture(scope="session")
 def instant() -> Schedule:
     return INSTANT
+
+
+@pytest.fixture
+def subject_of(tmp_path):
+    def make(path, module=None, threads=1):
+        signature = nncompile.load(path, device="cpu").signature
+        return Subject(str(path), signature, module, threads, make_feed(signature, 2), tmp_path)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def short_tuning(monkeypatch):
+    monkeypatch.setattr(nncompile_tuned, "SECONDS", 0.2)

@@ -45,10 +45,10 @@ class Ncnn:
         self.threads: int | None = threads
         self.compile_seconds = 0.0
         self._names = [spec.name for spec in signature.inputs]
-        self._ranks = [len(spec.shape) for spec in signature.outputs]
+        self._shapes = [spec.shape[1:] for spec in signature.outputs]
         self._nets = [_loaded(folder, count) for count in sorted({threads, 1}, reverse=True)]
         counts = len(self._nets[0].input_names()), len(self._nets[0].output_names())
-        if counts != (len(self._names), len(self._ranks)):
+        if counts != (len(self._names), len(self._shapes)):
             raise ValueError("pnnx left out inputs or outputs of the module")
         self._fastest: dict[int, Way] = {}
 
@@ -77,10 +77,19 @@ class Ncnn:
         return self._stacked([[np.array(mat.batch(n)) for mat in mats] for n in range(len(arrays[0]))])
 
     def _stacked(self, samples: Sequence[Sequence[Array]]) -> list[Array]:
-        # Not reshaped to the signature's shapes: a wrong shape must be seen, but for the 1 of a scalar.
         outputs = [np.stack(values) for values in zip(*samples, strict=True)]
-        scalars = [rank == 1 and a.shape[1:] == (1,) for a, rank in zip(outputs, self._ranks, strict=True)]
-        return [a[:, 0] if scalar else a for a, scalar in zip(outputs, scalars, strict=True)]
+        return [_with_units(a, shape) for a, shape in zip(outputs, self._shapes, strict=True)]
+
+
+def _with_units(array: Array, shape: Sequence[int | str]) -> Array:
+    """Samples in the shape that the signature gives one, where only axes of length 1 are more or fewer.
+
+    `ncnn.Mat` has one to four axes and no batch, so pnnx keeps or drops such axes. Any other difference is
+    left to be seen.
+    """
+    sizes = [size for size in shape if isinstance(size, int)]
+    same = [n for n in sizes if n != 1] == [n for n in array.shape[1:] if n != 1]
+    return array.reshape(len(array), *sizes) if same and len(sizes) == len(shape) else array
 
 
 def _loaded(folder: Path, threads: int) -> Any:

@@ -1,0 +1,20 @@
+"""Engines that tests open."""
+
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from nncompile.bench.engines import EngineError, open_engine
+
+
+@contextmanager
+def opened(name, subject):
+    """The engine, or a skipped test that says why there is none."""
+    with ExitStack() as stack:
+        try:
+            engine = stack.enter_context(open_engine(name, subject))
+        except EngineError as error:
+            if "cannot be imported" in str(error) or "cannot tune" in str(error):
+                pytest.skip(str(error))
+            raise
+        yield engine
