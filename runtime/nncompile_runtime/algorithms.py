@@ -128,7 +128,7 @@ def _compared(
     entrants = trial.enter([*kept, *others], regime.batch, rejected)
     measured = timing(entrants, kept, seconds, finalists=len(others))
     entrants.clear()
-    trial.sessions.keep(kept)
+    trial.sessions.keep([])  # the next comparison has sessions of its own (tuning._confirmed)
     return _Compared(regime, kernels, measured, rejected)
 
 

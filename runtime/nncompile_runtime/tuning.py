@@ -31,6 +31,7 @@ Progress = Callable[[str, float], None]
 
 _BETWEEN = 0.1  # share of the time for the batches between the measured ones
 _ALGORITHMS = 0.2  # likewise for the native kernels' algorithms, where there is a choice
+_CONFIRMING, _NEW_SESSIONS = 0.3, 2  # share of the last race's time to confirm its winner, and how often
 _AFFORDABLE = 50  # a batch that was not asked for is measured where so many calls fit into its time
 
 
@@ -120,11 +121,46 @@ def _tuned(
     entrants = trial.enter([*kept, best, *options], batch, rejected)
     kept = [plan for plan in kept if plan in entrants]
     tell(f"{len(entrants)} settings of {best}", 0.5)
-    last = timing(entrants, kept, max(0.0, end - clock()))
-    chosen = last.winner
+    last = timing(entrants, kept, max(0.0, end - clock()) * (1 - _CONFIRMING))
     entrants.clear()
+    chosen = _confirmed(trial, batch, last, kept, timing, max(0.0, end - clock()))
     trial.sessions.keep([*kept, chosen])
     return Regime(batch, chosen, table(first, last, chosen, rejected))
+
+
+def _confirmed(
+    trial: Trial,
+    batch: int,
+    last: Race[Plan],
+    kept: Sequence[Plan],
+    timing: Callable[..., Race[Plan]],
+    seconds: float,
+) -> Plan:
+    """The winner if it wins in new sessions too, else plain ONNX Runtime if that does, else the default.
+
+    Where a session's memory happens to lie makes it faster or slower for as long as it lives
+    (nncompile/bench/sessions.py), so one session of each compares their luck as well.
+    """
+    default = kept[-1]
+    if default.provider == "cuda":
+        return last.winner
+    asked = dict.fromkeys((last.winner, kept[0]))
+    challengers = [plan for plan in asked if last.ratio(default, plan).low > 1]
+    for plan in challengers:
+        share = seconds / (_NEW_SESSIONS * len(challengers))
+        if all(_beats(trial, batch, default, plan, timing, share) for _ in range(_NEW_SESSIONS)):
+            return plan
+    return default
+
+
+def _beats(
+    trial: Trial, batch: int, base: Plan, plan: Plan, timing: Callable[..., Race[Plan]], seconds: float
+) -> bool:
+    """Whether a plan is faster than another beyond the noise, both in sessions of their own."""
+    trial.sessions.keep([])
+    entrants = trial.enter([base, plan], batch, {})
+    pair = {one: entrants[one] for one in (base, plan) if one in entrants}
+    return len(pair) == 2 and timing(pair, [base], seconds).ratio(base, plan).low > 1
 
 
 def _between(

@@ -232,6 +232,49 @@ def test_where_nothing_is_faster_plain_onnx_runtime_stays() -> None:
     assert dict(found.plans) == {1: found.yardstick}
 
 
+class Lucky(Pretended):
+    """All plans are equally fast, but of some the first so many sessions are faster."""
+
+    def __init__(self, first: int, lucky: Callable[[Plan], bool]):
+        super().__init__(lambda plan, batch: 0.01)
+        self.first, self.lucky = first, lucky
+        self.seen: dict[Plan, list[Session]] = {}
+
+    def predict(self, plan: Plan, session: Session) -> Callable[..., Any]:
+        own = self.seen.setdefault(plan.session, [])
+        if session not in own:
+            own.append(session)
+        seconds = 0.006 if self.lucky(plan) and own.index(session) < self.first else 0.01
+
+        def call(x: np.ndarray) -> np.ndarray:
+            self.now += seconds
+            return 2 * x
+
+        return call
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_plan_whose_session_alone_was_faster_is_not_taken(first: int) -> None:
+    """It won in its first session, or in that and the next one."""
+    found = Lucky(first, lambda plan: not plan.memory_pattern).tune((1,))
+    assert dict(found.plans) == {1: found.yardstick}
+    (fast,) = {one.ratio.low > 1 for one in found.regimes[0].tried if one.plan.arena is False and one.ratio}
+    assert fast
+
+
+def test_a_plan_that_is_faster_in_every_session_is_taken() -> None:
+    found = Lucky(9, lambda plan: not plan.memory_pattern).tune((1,))
+    assert not found.plans[1].memory_pattern
+
+
+def test_a_default_whose_session_was_slow_stays() -> None:
+    def slower_at_first(plan: Plan) -> bool:
+        return plan != Plan(threads=4, native=False)
+
+    found = Lucky(1, slower_at_first).tune((1,))
+    assert dict(found.plans) == {1: found.yardstick}
+
+
 def test_a_plan_with_other_answers_is_never_timed() -> None:
     """It would win by far."""
     found = Pretended(
