@@ -12,7 +12,7 @@ import typer
 from nncompile import NncompileError
 from nncompile.bench.correctness import TOLERANCES
 from nncompile.bench.disturbance import Disturbance
-from nncompile.bench.report import OVER_SESSIONS, schedule_line
+from nncompile.bench.sentences import OVER_SESSIONS, schedule_line
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
 

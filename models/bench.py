@@ -43,8 +43,8 @@ LARGE_BATCHES = (1, 16)
 LARGE = ("mynet", *LARGER)
 # Opening a large one takes as long as a block of it; where its memory lies matters less besides.
 SESSIONS, SESSIONS_OF_LARGE = 10, 5
-# What an engine takes before it is warm differs little between small networks: one stands for them.
-COLD = ("lenet5", *LARGE)
+# What an engine takes before it is warm differs little between networks of a size: one stands for them.
+COLD = ("lenet5", "resnet18")
 
 
 def bench(
@@ -52,8 +52,8 @@ def bench(
     batches: tuple[int, ...] | None,
     engines: tuple[str, ...],
     schedule: Schedule,
-    progress: OnStep | None,
     *,
+    progress: OnStep | None = None,
     cold: bool = False,
     load_before: float | None = None,
 ) -> BenchReport:
@@ -97,6 +97,7 @@ def bench(
             cold=cold,
             compile_seconds=time.perf_counter() - start,
             load_before=load_before,
+            distance=True,
             progress=progress,
         )
 
@@ -156,23 +157,29 @@ def main(
     skipped: dict[str, str] = {}
     failed = False
     for name in names:
-        file, starts = folder / f"{name}.json", name in with_cold
-        settings = {"batches": sizes, "engines": peers, "schedule": asdict(schedule), "cold": starts}
+        asked: dict[str, Any] = {
+            "batches": sizes,
+            "engines": peers,
+            "schedule": schedule,
+            "cold": name in with_cold,
+        }
+        file, settings = folder / f"{name}.json", {**asked, "schedule": asdict(schedule), "distance": True}
         earlier = kept(file, settings) if resume else None
         if earlier is not None:
             _benchmark.say(f"{name}: kept in {file}")
             reports[name] = earlier
             continue
-        with _progress(name) as on_step:
-            try:
-                reports[name] = bench(
-                    name, sizes, peers, schedule, on_step, cold=starts, load_before=load_before
-                )
-                keep(file, settings, reports[name])
-            except (ImportError, NncompileError) as error:
-                _benchmark.say(f"{name}: not measured: {error}")
-                skipped[name] = str(error)
-                failed = failed or isinstance(error, NncompileError)
+        start = time.perf_counter()
+        try:
+            with _progress(name) as on_step:
+                reports[name] = bench(name, **asked, progress=on_step, load_before=load_before)
+        except (ImportError, NncompileError) as error:
+            _benchmark.say(f"{name}: not measured: {error}")
+            skipped[name] = str(error)
+            failed = failed or isinstance(error, NncompileError)
+            continue
+        keep(file, settings, reports[name])
+        _benchmark.say(f"{name}: measured in {time.perf_counter() - start:.0f} s")
     if not reports:
         _benchmark.fail("nothing was measured", 1)
     if as_json:

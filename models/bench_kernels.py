@@ -7,9 +7,10 @@ fifteen minutes:
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -22,12 +23,14 @@ from models.kernel_memory import Memory
 from models.winograd_error import LAYERS, Error
 from models.zoo import LARGER, ZOO, Entry
 from nncompile.bench.disturbance import load_average
-from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds
+from nncompile.bench.figures import NOTHING, estimate, markdown_table, microseconds
 from nncompile.bench.statistics import latency, paired_ratio, spread
 from nncompile.bench.timing import Schedule
 from nncompile.costs import graph_cost
 from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.kernels import installed_library
+
+T = TypeVar("T")
 
 # How each variant differs from the default plan.
 KERNELS = "kernels"
@@ -113,39 +116,6 @@ def page(
     load: float = 0.0,
 ) -> str:
     """The tables, and how they were measured; `load` is the load average of before."""
-    columns = [
-        "network",
-        "batch",
-        YARDSTICK,
-        KERNELS,
-        "times as fast [95 %]",
-        "exact",
-        "plain",
-        "GFLOP/s",
-        "of peak",
-        "sessions apart",
-    ]
-    rows = []
-    for one in results:
-
-        def time_of(key: str, one: Result = one) -> str:
-            return microseconds(one.medians[key]) if key in one.medians else NOTHING
-
-        def ratio(key: str, one: Result = one) -> str:
-            return f"{one.ratios[key].value:.2f}" if key in one.ratios else NOTHING
-
-        def apart(key: str, one: Result = one) -> str:
-            return f"{one.apart[key]:.2f}" if key in one.apart else NOTHING
-
-        whole = estimate(one.ratios[KERNELS]) if KERNELS in one.ratios else NOTHING
-        rows.append([one.network, str(one.batch), time_of(YARDSTICK), time_of(KERNELS), whole, ratio("exact"),
-                     ratio("plain"), f"{one.gflops:.0f}", f"{one.gflops / peak:.0%}",
-                     f"{apart(YARDSTICK)} / {apart(KERNELS)}"])  # fmt: skip
-    gaps = [
-        f"- {one.network}, batch {one.batch}, {key}: it {why}"
-        for one in results
-        for key, why in one.rejected.items()
-    ]
     sections = [
         "# The native kernels, measured",
         *_benchmark.warnings(load),
@@ -156,9 +126,13 @@ def page(
         f"peak* is their share of {peak:.0f} GFLOP/s, the rate of a matrix product of 1536 x 1536 in the "
         f"same run (numpy's BLAS). *Sessions apart*: the slowest session's median over the fastest's, noise "
         f"included, of {YARDSTICK} and of {KERNELS}; docs/benchmarks.md says why.",
-        markdown_table(columns, rows, [False] + [True] * (len(columns) - 1)),
+        _speeds(results, peak),
     ]
-    if gaps:
+    if gaps := [
+        f"- {one.network}, batch {one.batch}, {key}: it {why}"
+        for one in results
+        for key, why in one.rejected.items()
+    ]:
         sections += ["## Not measured", "\n".join(gaps)]
     if memories:
         sections += [
@@ -172,14 +146,37 @@ def page(
         f"Largest error of a convolution of {', '.join(str(n) for n, _ in LAYERS)} channels against float64, "
         "as a share of max |y| / of max (|x| * |w|), the largest sum of absolute values.",
         winograd_error.table(errors),
-    ]
-    sections += [
         "## How",
         _benchmark.environment(),
         f"Kernels: {installed_library().note}.",
         _benchmark.method(schedule),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _speeds(results: Sequence[Result], peak: float) -> str:
+    times, ratios = (YARDSTICK, KERNELS), ("exact", "plain")
+    columns = ["network", "batch", *times, "times as fast [95 %]", *ratios, "GFLOP/s", "of peak"]
+    columns.append("sessions apart")
+    rows = [
+        [
+            one.network,
+            str(one.batch),
+            *(_shown(one.medians, key, microseconds) for key in times),
+            _shown(one.ratios, KERNELS, estimate),
+            *(_shown(one.ratios, key, lambda ratio: f"{ratio.value:.2f}") for key in ratios),
+            f"{one.gflops:.0f}",
+            f"{one.gflops / peak:.0%}",
+            " / ".join(_shown(one.apart, key, lambda apart: f"{apart:.2f}") for key in times),
+        ]
+        for one in results
+    ]
+    return markdown_table(columns, rows, [False] + [True] * (len(columns) - 1))
+
+
+def _shown(found: Mapping[str, T], key: str, text: Callable[[T], str]) -> str:
+    """A number as text; a dash where there is none."""
+    return text(found[key]) if key in found else NOTHING
 
 
 EVERY = ",".join(NETWORKS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from nncompile.bench import BenchReport, grid, report
+from nncompile.bench import BenchReport, grid, sentences
 
 TUNED, OURS = "nncompile-tuned", "nncompile"
 
@@ -18,6 +18,16 @@ _SESSIONS = (
     "region of the native kernels keeps such values in a scratch that fits into a core's own cache."
 )
 
+_DISTANCES = (
+    "The time of a call, measured again with all threads and with one, in four parts. *limit*: the least "
+    "time, by operations (compute) or by weights, inputs and outputs (bandwidth); unlike above, a "
+    "convolution that runs by Winograd's algorithm counts with its products, and its transforms count "
+    "nothing. *call*: the call of a network of one node on one number, which is Python and ONNX Runtime's "
+    "session. *kernels*: the work of one thread alone, shared evenly, beyond the limit: instructions other "
+    "than products, caches, the edges of tiles. *sharing*: what is left: threads that wait for one another, "
+    "or have nothing to do."
+)
+
 
 def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardstick: str) -> str:
     """Ratios, times, what engines cost before they are warm, and how it was measured.
@@ -31,7 +41,7 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
     engines = tuple(dict.fromkeys(e.name for found in reports.values() for e in found.engines))
     ours = [name for name in (TUNED, OURS) if name in engines]
     sections = ["# Benchmarks", "Written by `python -m models.bench`; random weights, float32, CPU."]
-    doubts = [f"{name}: {said}" for name, found in reports.items() for said in report.warnings(found)]
+    doubts = [f"{name}: {said}" for name, found in reports.items() for said in sentences.warnings(found)]
     if doubts:
         sections += ["**Warning**", "\n".join(f"- {doubt}" for doubt in doubts)]
     sections += ["\n".join(f"- {_described(name, reports)}" for name in engines)]
@@ -40,6 +50,8 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
     for engine in ours:
         behind = grid.losses(reports, engine, REASONS) or ["nowhere"]
         sections += [f"## Where {engine} is not ahead", "\n".join(f"- {line}" for line in behind)]
+    if ours == [TUNED, OURS]:
+        sections += [f"## Times as fast as {OURS}: {TUNED}", grid.ratios(reports, TUNED, OURS)]
     for engine in engines:
         if engine != yardstick:
             title = f"## Times as fast as {yardstick}: {engine}"
@@ -54,12 +66,14 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
         ]
     if any_report.roofline is not None:
         said = (
-            f"{report.ceilings_line(any_report.roofline.ceilings)} The share is of the least time that the "
-            "network's operations take there, or its weights, inputs and outputs. Winograd's algorithm does "
-            "with fewer operations than are counted."
+            f"{sentences.ceilings_line(any_report.roofline.ceilings)} The share is of the least time that "
+            "the network's operations take there, or its weights, inputs and outputs. Winograd's algorithm "
+            "does with fewer operations than are counted."
         )
         for engine in ours:
             sections += [f"## Share of what the machine allows: {engine}", said, grid.shares(reports, engine)]
+    if distances := grid.distances(reports):
+        sections += ["## Where the rest of the time goes: nncompile", _DISTANCES, distances]
     sections += [
         "## `predict` over the bare call of its session",
         "Alternating calls on one session; the aim is at most 5 µs.",
@@ -74,14 +88,14 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
     gaps = [f"{name}: not measured: {reason}" for name, reason in skipped.items()] + grid.gaps(reports)
     if gaps:
         sections += ["## Not measured", "\n".join(f"- {gap}" for gap in gaps)]
-    sections += ["## How", report.environment(any_report), *_methods(reports)]
+    sections += ["## How", sentences.environment(any_report), *_methods(reports)]
     return "\n\n".join(sections) + "\n"
 
 
 def _described(engine: str, reports: Mapping[str, BenchReport]) -> str:
     """An engine in one line, with the threads that it had in every network."""
     found = [e for one in reports.values() for e in one.engines if e.name == engine]
-    counts = " or ".join(dict.fromkeys(report.threads(e.threads) for e in found))
+    counts = " or ".join(dict.fromkeys(sentences.threads(e.threads) for e in found))
     return f"{engine}: {found[-1].description}, {counts}"
 
 
@@ -89,7 +103,7 @@ def _methods(reports: Mapping[str, BenchReport]) -> list[str]:
     """How it was measured; where networks differ in that, of which ones each text tells."""
     networks: dict[str, list[str]] = {}
     for name, found in reports.items():
-        networks.setdefault(report.method(found), []).append(name)
+        networks.setdefault(sentences.method(found), []).append(name)
     if len(networks) == 1:
         return list(networks)
     return [f"{', '.join(names)}: {told}" for told, names in networks.items()]

@@ -20,7 +20,7 @@ from models.zoo import ZOO, Entry
 from nncompile import NncompileError, passes
 from nncompile.bench.disturbance import load_average
 from nncompile.bench.engines import Engine
-from nncompile.bench.report import NOTHING, estimate, markdown_table
+from nncompile.bench.figures import NOTHING, estimate, markdown_table
 from nncompile.bench.statistics import paired_ratio
 from nncompile.bench.timing import Schedule
 from nncompile.options import CompileOptions

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nncompile.bench.report import markdown_table
+from nncompile.bench.figures import markdown_table
 
 STATM = Path("/proc/self/statm")
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from models._variants import Variant, compiled
-from nncompile.bench.report import markdown_table
+from nncompile.bench.figures import markdown_table
 from nncompile.capture import capture
 from nncompile.options import CompileOptions
 

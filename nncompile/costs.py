@@ -46,6 +46,14 @@ class NodeCost:
     parameters: int
     contains: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """What it computes, for people: `Gemm`, or `region: Conv 2, MaxPool 2`."""
+        if not self.contains:
+            return self.operator.removeprefix("com.microsoft.")
+        counts = Counter(self.contains).items()
+        return f"region: {', '.join(f'{operator} {count}' for operator, count in counts)}"
+
 
 @dataclass(frozen=True)
 class Totals:

@@ -11,7 +11,7 @@ from typing import Any
 
 from models.gpu_check.running import Result
 from models.gpu_check.table import Finding
-from nncompile.bench.report import markdown_table
+from nncompile.bench.figures import markdown_table
 from nncompile_runtime.cuda import examine
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
 from nncompile_runtime.session import onnxruntime

@@ -47,12 +47,12 @@ def write_request(subject: Subject, feed_of: Mapping[str, Any]) -> None:
     (subject.folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
 
 
-def measure_cold(name: str, compile_seconds: float, subject: Subject) -> Cold:
+def measure_cold(name: str, compile_seconds: float | None, subject: Subject) -> Cold:
     """Start an engine in a process of its own.
 
     Args:
         name: The engine's.
-        compile_seconds: How long making its files took in this process.
+        compile_seconds: How long making its files took before; None where that is not known.
         subject: What is benchmarked, after `write_request`.
 
     Raises:

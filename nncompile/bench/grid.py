@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from nncompile.bench.report import NOTHING, estimate, markdown_table, microseconds, not_measured, percent
+from nncompile.bench.figures import NOTHING, estimate, markdown_table, microseconds, percent
 from nncompile.bench.results import BenchReport, Row
-from nncompile.bench.sections import cold_section
+from nncompile.bench.sections import Section, cold_section, distance_section
+from nncompile.bench.sentences import not_measured
 from nncompile.bench.statistics import ratio_of_rounds
 from nncompile_runtime.bootstrap import Estimate
 
@@ -16,14 +17,12 @@ Reports = Mapping[str, BenchReport]
 Reasons = Mapping[tuple[str, int, str], str]
 
 
-def ratios(reports: Reports, engine: str, yardstick: str) -> str:
-    """How many times faster than the yardstick an engine is; a dash where it was not measured."""
+def ratios(reports: Reports, engine: str, base: str) -> str:
+    """How many times faster than another engine one is; a dash where either was not measured."""
 
     def cell(report: BenchReport, batch: int) -> str:
-        row = report.row(engine, batch)
-        if row is None or row.ratio is None or report.method.yardstick != yardstick:
-            return NOTHING
-        return estimate(row.ratio)
+        ours, theirs = report.row(engine, batch), report.row(base, batch)
+        return NOTHING if ours is None or theirs is None else estimate(_ratio(report, theirs, ours))
 
     return _grid(reports, cell)
 
@@ -121,14 +120,14 @@ def overheads(reports: Reports) -> str:
     return markdown_table(columns, rows, [False, True, True, True, True])
 
 
+def distances(reports: Reports) -> str:
+    """Where nncompile's time goes, a row for each network and batch; empty where that was not measured."""
+    return _sections({name: distance_section(r) for name, r in reports.items() if r.distances})
+
+
 def cold(reports: Reports) -> str:
     """What each engine costs before it is warm, a row for each network and engine; empty without any."""
-    found = {name: cold_section(r) for name, r in reports.items() if r.cold or r.not_cold}
-    if not found:
-        return ""
-    columns = ["network", *next(iter(found.values())).columns]
-    rows = [[name, *cells] for name, section in found.items() for cells in section.rows]
-    return markdown_table(columns, rows, [False, False] + [True] * (len(columns) - 2))
+    return _sections({name: cold_section(r) for name, r in reports.items() if r.cold or r.not_cold})
 
 
 def gaps(reports: Reports) -> list[str]:
@@ -138,6 +137,15 @@ def gaps(reports: Reports) -> list[str]:
 
 def _ratio(report: BenchReport, yardstick: Row, row: Row) -> Estimate:
     return ratio_of_rounds(yardstick.medians, row.medians, report.method.schedule.sessions)
+
+
+def _sections(found: Mapping[str, Section]) -> str:
+    """Tables of the same columns as one, with a column for the network."""
+    if not found:
+        return ""
+    columns = ["network", *next(iter(found.values())).columns]
+    rows = [[name, *cells] for name, section in found.items() for cells in section.rows]
+    return markdown_table(columns, rows, [False, False] + [True] * (len(columns) - 2))
 
 
 def _grid(reports: Reports, cell: Callable[[BenchReport, int], str]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nncompile.bench import plots, report
+from nncompile.bench import figures, plots, report, sentences
 from nncompile.bench.results import BenchReport
 from nncompile.bench.sections import sections
 
@@ -50,10 +50,10 @@ def page(found: BenchReport, graphs: dict[str, Drawing] | None = None) -> str:
         columns=columns,
         rows=rows,
         sections=sections(found),
-        warnings=report.warnings(found),
-        remarks=report.remarks(found),
-        method=report.method(found),
-        estimate=report.estimate,
-        microseconds=report.microseconds,
-        percent=report.percent,
+        warnings=sentences.warnings(found),
+        remarks=sentences.remarks(found),
+        method=sentences.method(found),
+        estimate=figures.estimate,
+        microseconds=figures.microseconds,
+        percent=figures.percent,
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from nncompile.bench.distance import Distance, measure_distance
 from nncompile.bench.disturbance import Disturbance, Watch
 from nncompile.bench.engines import EngineError, Feed, Subject
 from nncompile.bench.inputs import fixed_batch, make_feed
 from nncompile.bench.overhead import Overhead, measure_overhead
 from nncompile.bench.results import Absent, Cold, Method
+from nncompile.bench.roofline import Roofline
 from nncompile.bench.sampling import Blocks, Calls, Samples, Serve, sample
 from nncompile.bench.scenarios import Scenario, measure_server
 from nncompile.bench.sessions import Sessions
@@ -27,7 +29,9 @@ class Task:
         precision: What the model file computes in.
         scenario: What to make of the latencies besides.
         cold: Whether to start each engine in a fresh process too.
+        compile_seconds: How long compiling the file took; None where it is not known.
         load: The load average before.
+        roofline: What the machine allows, where it is to be told where the rest of the time goes.
     """
 
     subject: Subject
@@ -36,7 +40,9 @@ class Task:
     precision: str
     scenario: Scenario | None
     cold: bool
+    compile_seconds: float | None
     load: float
+    roofline: Roofline | None
 
     @property
     def server(self) -> Scenario | None:
@@ -53,6 +59,7 @@ class Found:
         overhead: Cost of `predict` over the bare session call.
         cold: What engines cost before they are warm.
         not_cold: Engines whose fresh process failed.
+        distances: Where the time goes, by batch, where that was asked for.
         disturbance: What else ran while engines were timed; None where the system does not tell.
     """
 
@@ -60,11 +67,12 @@ class Found:
     overhead: Overhead
     cold: tuple[Cold, ...]
     not_cold: tuple[Absent, ...]
+    distances: tuple[Distance, ...]
     disturbance: Disturbance | None
 
 
 def measured(sessions: Sessions, task: Task, method: Method, progress: Progress | None) -> Found:
-    """Time the engines, then `predict` over its session's call, then fresh processes.
+    """Time the engines, then `predict` over its session's call and where its time goes, then fresh processes.
 
     Args:
         sessions: The engines.
@@ -77,7 +85,8 @@ def measured(sessions: Sessions, task: Task, method: Method, progress: Progress 
     """
     count, schedule = len(sessions.engines), method.schedule
     blocks = (len(task.feeds) + (task.server is not None)) * count * schedule.rounds
-    steps, watch = Steps(progress, blocks + 1 + task.cold * count), Watch()
+    limits = task.roofline.limits if task.roofline else ()
+    steps, watch = Steps(progress, blocks + 1 + len(limits) + task.cold * count), Watch()
     serve = _serving(task.server, method) if task.server else None
     samples = sample(
         sessions,
@@ -90,9 +99,10 @@ def measured(sessions: Sessions, task: Task, method: Method, progress: Progress 
         watch=watch,
     )
     overhead = _overhead(task, method, steps)
+    distances = tuple(_distances(task, task.roofline, steps)) if task.roofline else ()
     started, failed = _cold(sessions, task, method.seed, steps) if task.cold else ([], [])
     seen = watch.seen(task.load, task.subject.threads)
-    return Found(samples, overhead, tuple(started), tuple(failed), seen)
+    return Found(samples, overhead, tuple(started), tuple(failed), distances, seen)
 
 
 def _serving(scenario: Scenario, method: Method) -> Serve:
@@ -110,6 +120,12 @@ def _overhead(task: Task, method: Method, steps: Steps) -> Overhead:
     return measure_overhead(subject.predictor, feed, least, seconds=schedule.seconds, warmup=schedule.warmup)
 
 
+def _distances(task: Task, roofline: Roofline, steps: Steps) -> Iterator[Distance]:
+    for limit in roofline.limits:
+        steps.next(f"batch {limit.batch}", "where the time goes")
+        yield measure_distance(task.subject, task.feeds[limit.batch], limit, roofline.ceilings)
+
+
 def _cold(sessions: Sessions, task: Task, seed: int, steps: Steps) -> tuple[list[Cold], list[Absent]]:
     # Not at the top: what is run as __main__ should not have been imported by its package.
     from nncompile.bench.cold import measure_cold, write_request
@@ -120,8 +136,9 @@ def _cold(sessions: Sessions, task: Task, seed: int, steps: Steps) -> tuple[list
     write_request(task.subject, feed)
     for name in sessions.engines:
         steps.next("a fresh process", name)
+        seconds = task.compile_seconds if name == "nncompile" else sessions.compile_seconds(name)
         try:
-            started.append(measure_cold(name, sessions.compile_seconds(name), task.subject))
+            started.append(measure_cold(name, seconds, task.subject))
         except EngineError as error:
             failed.append(Absent(name, str(error)))
     return started, failed

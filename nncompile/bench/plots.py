@@ -19,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from nncompile.bench.report import microseconds
+from nncompile.bench.figures import microseconds
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.roofline import Roofline
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nncompile.bench.correctness import Rejected
+from nncompile.bench.distance import Distance
 from nncompile.bench.disturbance import Disturbance
 from nncompile.bench.overhead import Overhead
 from nncompile.bench.roofline import Roofline
@@ -137,6 +138,7 @@ class BenchReport:
         cold: What engines cost before they are warm, where that was asked for.
         not_cold: Engines whose fresh process failed.
         roofline: What this machine allows; None where onnx and onnx-ir, which count, are not installed.
+        distances: Where nncompile's time goes, by batch, where that was asked for.
         disturbance: What else kept the machine busy; None where the system does not tell.
         device: Where it ran: `cpu`, `cuda`, `cuda:1`.
         transfers: On a GPU, `none` where inputs and outputs stay there and `in-out` where they are numpy
@@ -159,6 +161,7 @@ class BenchReport:
     cold: tuple[Cold, ...] = ()
     not_cold: tuple[Absent, ...] = ()
     roofline: Roofline | None = None
+    distances: tuple[Distance, ...] = ()
     disturbance: Disturbance | None = None
     device: str = "cpu"
     transfers: str = ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from nncompile.bench.sessions import opened
 from nncompile.bench.steps import Progress
 from nncompile.bench.timing import Schedule, dealt
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
+from nncompile_runtime.manifest import Manifest, Signature
 from nncompile_runtime.predictor import load
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def run(
     cold: bool = False,
     compile_seconds: float | None = None,
     load_before: float | None = None,
+    distance: bool = False,
     device: str = "cpu",
     transfers: str = "none",
     progress: Progress | None = None,
@@ -69,6 +70,7 @@ def run(
         cold: Start each engine in a fresh process too, at the smallest batch.
         compile_seconds: How long compiling the file took, to be told among what engines cost before.
         load_before: The load average before the first of several benchmarks; None reads that of now.
+        distance: Measure where nncompile's time goes beyond what the machine allows; on the CPU only.
         device: Where it runs: `cpu`, `cuda` or `cuda:1`.
         transfers: On a GPU, `none` gives the engines what lies there and leaves it there; `in-out` gives
             them numpy arrays and takes such, and counts the copies.
@@ -80,28 +82,25 @@ def run(
         NncompileError: An engine's name or a batch makes no sense, a free dimension has no size, or an
             engine cannot be opened again.
     """
-    schedule = schedule or Schedule()
+    names, batches = tuple(dict.fromkeys((_OURS, *against))), tuple(dict.fromkeys(batches))
     load_before = load_average() if load_before is None else load_before
-    batches = tuple(dict.fromkeys(batches))
-    names = tuple(dict.fromkeys((_OURS, *against)))
     check_placement(device, transfers)
     check_names(list(names), device)
     machine, path = this_machine(), os.fspath(model_path)
-    predictor = load(path, device=device)
-    signature, manifest = predictor.signature, predictor.manifest
-    del predictor  # its threads; the engines have their own
+    signature, manifest = _read(path, device)
     check_batches(signature, batches)
     precision = manifest.precision if manifest else "float32"
     feeds = {batch: placed(make_feed(signature, batch, sizes, seed), device, transfers) for batch in batches}
     example = make_feed(signature, 2, sizes, seed)
     roofline = measure_roofline(path, signature, batches, machine.processors, device, precision)
+    explained = roofline if distance and device == "cpu" else None
     with TemporaryDirectory() as folder:
         where = (example, Path(folder), device, precision)
         subject = Subject(path, signature, module, machine.processors, *where)
-        task = Task(subject, feeds, sizes, precision, scenario, cold, load_before)
+        task = Task(subject, feeds, sizes, precision, scenario, cold, compile_seconds, load_before, explained)
         with opened({name: partial(open_engine, name, subject) for name in names}) as sessions:
-            method = _method(sessions.engines, against, schedule, seed)
-            engines = tuple(_info(engine, schedule) for engine in sessions.engines.values())
+            method = _method(sessions.engines, against, schedule or Schedule(), seed)
+            engines = tuple(_info(engine, method.schedule) for engine in sessions.engines.values())
             found = measured(sessions, task, method, progress)
     return BenchReport(
         model=os.path.basename(path),
@@ -117,15 +116,20 @@ def run(
         absent=tuple(sessions.absent),
         overhead=found.overhead,
         scenario=scenario_report(scenario, found.samples, method) if scenario else None,
-        cold=tuple(
-            replace(c, compile_seconds=compile_seconds) if c.engine == _OURS else c for c in found.cold
-        ),
+        cold=found.cold,
         not_cold=found.not_cold,
         roofline=roofline,
+        distances=found.distances,
         disturbance=found.disturbance,
         device=device,
         transfers="" if device == "cpu" else transfers,
     )
+
+
+def _read(path: str, device: str) -> tuple[Signature, Manifest | None]:
+    """What a file says of itself; its predictor's threads are gone, because the engines have their own."""
+    predictor = load(path, device=device)
+    return predictor.signature, predictor.manifest
 
 
 def _method(engines: Mapping[str, Engine], against: Sequence[str], schedule: Schedule, seed: int) -> Method:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nncompile.bench.distance import Distance
+from nncompile.bench.figures import NOTHING, estimate, microseconds
 from nncompile.bench.results import BenchReport, Cold
 from nncompile.bench.scenarios import ScenarioReport, ScenarioRow
-from nncompile_runtime.bootstrap import Estimate
-
-NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,9 @@ def sections(report: BenchReport) -> list[Section]:
         found.append(_scenario(report.scenario, report.method.yardstick))
     if report.cold or report.not_cold:
         found.append(cold_section(report))
+    if report.distances:
+        found.append(distance_section(report))
     return found
-
-
-def estimate(value: Estimate, digits: int = 2) -> str:
-    """For example `1.83 [1.75, 1.90]`."""
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
-def microseconds(time: float) -> str:
-    """Four figures or so: `9.31`, `52.8`, `1,204`."""
-    return f"{time:,.{2 if time < 10 else 1 if time < 100 else 0}f}"
 
 
 def _scenario(report: ScenarioReport, yardstick: str) -> Section:
@@ -94,3 +85,17 @@ def _cold_cells(cold: Cold) -> list[str]:
     compiling = NOTHING if cold.compile_seconds is None else f"{cold.compile_seconds:.2f}"
     first = f"{cold.first_call_seconds * 1e3:,.2f}"
     return [cold.engine, compiling, f"{cold.load_seconds:.2f}", first, f"{cold.peak_mib:,.0f}"]
+
+
+def distance_section(report: BenchReport) -> Section:
+    """Where the time of nncompile's calls goes."""
+    title = "where the time of nncompile goes: limit, an empty call, slower kernels, sharing among threads"
+    columns = ["batch", "µs", "1 thread µs", "limit", "call", "kernels", "sharing"]
+    return Section(title, columns, [_distance_cells(distance) for distance in report.distances])
+
+
+def _distance_cells(found: Distance) -> list[str]:
+    parts = (found.limit, found.call, found.kernels, found.sharing)
+    shares = [f"{100 * part / found.time:.0f} %" for part in parts]
+    shares[0] += f" {found.bound}"
+    return [str(found.batch), microseconds(found.time), microseconds(found.alone), *shares]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from nncompile.bench.ceilings import Ceilings
     from nncompile.bench.profile import NodeTime, Profile
-    from nncompile.costs import NodeCost
     from nncompile_runtime.container import ModelFile
     from nncompile_runtime.manifest import Signature
     from nncompile_runtime.plan import Plan
@@ -77,7 +75,7 @@ def as_dict(found: Measured) -> dict[str, Any]:
 
 def tables(found: Measured) -> list[RenderableType]:
     """A table for each profile, and what the limit is."""
-    from nncompile.bench.report import ceilings_line
+    from nncompile.bench.sentences import ceilings_line
 
     note = (
         f"{ceilings_line(found.ceilings)} Of limit: the least time for a node's operations, or for what it "
@@ -97,7 +95,7 @@ def attained(node: NodeTime, ceilings: Ceilings) -> float | None:
 
 
 def _table(profile: Profile, ceilings: Ceilings) -> Table:
-    from nncompile.bench.report import microseconds, percent
+    from nncompile.bench.figures import microseconds, percent
 
     title = f"batch {profile.batch}, {profile.runs} runs, {profile.threads} threads, {profile.kernels}"
     table = console.table("node", "operator", ">µs", ">time", ">FLOPs", ">bytes", ">of limit", title=title)
@@ -105,7 +103,7 @@ def _table(profile: Profile, ceilings: Ceilings) -> Table:
         cost = node.cost
         table.add_row(
             Text(cost.name.replace(_INLINED, "")),
-            Text(_operator(cost)),
+            Text(cost.label),
             microseconds(node.microseconds),
             percent(node.microseconds / profile.microseconds),
             graphs.count(cost.flops),
@@ -116,10 +114,3 @@ def _table(profile: Profile, ceilings: Ceilings) -> Table:
     table.add_row("between the nodes", "", *between, "", "", "")
     table.add_row("one run", "", microseconds(profile.microseconds), style="bold")
     return table
-
-
-def _operator(cost: NodeCost) -> str:
-    if not cost.contains:
-        return cost.operator.removeprefix("com.microsoft.")
-    inside = ", ".join(f"{operator} {count}" for operator, count in Counter(cost.contains).items())
-    return f"region: {inside}"

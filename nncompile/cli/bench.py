@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from nncompile.bench.results import BenchReport
     from nncompile.bench.scenarios import Scenario
+    from nncompile.bench.timing import Schedule
 
 _DEFAULT_BATCHES = "1,8,64,256"
 _ONE_SAMPLE = ("single-stream", "server")
@@ -59,6 +60,9 @@ def bench(
     cold: Annotated[
         bool, typer.Option("--cold", help="Load time, first call and memory too, in a fresh process each.")
     ] = False,
+    distance: Annotated[
+        bool, typer.Option("--distance", help="Where the time goes beyond what the machine allows, too.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where it runs: cpu, cuda or cuda:1.")] = "cpu",
     transfers: Annotated[
         str | None,
@@ -76,27 +80,12 @@ def bench(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the latencies as CSV.")] = False,
 ) -> None:
     """Time a model against other engines, interleaved in one process."""
-    from nncompile.bench.engines import check_names, names_on
-    from nncompile.bench.inputs import check_placement
-    from nncompile.bench.timing import Schedule
-
     if as_json and as_csv:
         raise UsageError("--json and --csv both print on stdout.", remedy="Choose one of them.")
     asked = _scenario(scenario, rate, bound)
-    given = batch_size or ("1" if scenario in _ONE_SAMPLE else _DEFAULT_BATCHES)
-    batches = whole_numbers(given, "--batch-size", f"-b {_DEFAULT_BATCHES}")
-    if not seconds > 0:
-        raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
-    schedule = Schedule(rounds=rounds, seconds=seconds, sessions=sessions)
-    engines = tuple(name.strip() for name in against.split(",") if name.strip())
-    if transfers is not None and device == "cpu":
-        raise UsageError("--transfers is for a GPU.", remedy="Add --device cuda, or leave it out.")
-    if engines == ("all",):
-        engines = names_on(device)
-    place = {"device": device, "transfers": transfers or "none"}
-    with wrong_usage():
-        check_placement(**place)
-        check_names(list(engines), device)
+    batches = _batches(batch_size, scenario)
+    schedule = _schedule(rounds, seconds, sessions)
+    engines = _engines(against, device, transfers)
     if html is not None:
         _pages.check(html)
     source = load_source(module, arg, weights).eval() if module else None
@@ -105,25 +94,60 @@ def bench(
     if source is not None:
         _compare_answers(file, source, weights)
     graphs = _pages.drawings(file, source, batches[0]) if html is not None else {}
-    measured = {"module": source, "schedule": schedule, "scenario": asked, "cold": cold}
-    report = _run(file, batches, engines, **measured, **place)
-
-    from nncompile.bench.report import as_csv as to_csv
-    from nncompile.bench.report import as_json as to_json
-    from nncompile.bench.report import as_markdown, as_table, section_tables
-
+    place = {"device": device, "transfers": transfers or "none"}
+    extras = {"scenario": asked, "cold": cold, "distance": distance}
+    report = _run(file, batches, engines, module=source, schedule=schedule, **extras, **place)
     if markdown is not None:
-        from nncompile_runtime import container
-
-        container.write(markdown, as_markdown(report).encode())
+        _write_markdown(markdown, report)
     if html is not None:
         _pages.write(html, report, graphs)
+    _print(report, as_json=as_json, as_csv=as_csv)
+
+
+def _batches(given: str | None, scenario: str | None) -> tuple[int, ...]:
+    text = given or ("1" if scenario in _ONE_SAMPLE else _DEFAULT_BATCHES)
+    return whole_numbers(text, "--batch-size", f"-b {_DEFAULT_BATCHES}")
+
+
+def _schedule(rounds: int, seconds: float, sessions: int) -> Schedule:
+    from nncompile.bench.timing import Schedule
+
+    if not seconds > 0:
+        raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 1.")
+    return Schedule(rounds=rounds, seconds=seconds, sessions=sessions)
+
+
+def _engines(against: str, device: str, transfers: str | None) -> tuple[str, ...]:
+    """The engines of that device, by name."""
+    from nncompile.bench.engines import check_names, names_on
+    from nncompile.bench.inputs import check_placement
+
+    if transfers is not None and device == "cpu":
+        raise UsageError("--transfers is for a GPU.", remedy="Add --device cuda, or leave it out.")
+    named = tuple(name.strip() for name in against.split(",") if name.strip())
+    engines = names_on(device) if named == ("all",) else named
+    with wrong_usage():
+        check_placement(device, transfers or "none")
+        check_names(list(engines), device)
+    return engines
+
+
+def _write_markdown(path: Path, report: BenchReport) -> None:
+    from nncompile.bench.report import as_markdown
+    from nncompile_runtime import container
+
+    container.write(path, as_markdown(report).encode())
+
+
+def _print(report: BenchReport, *, as_json: bool, as_csv: bool) -> None:
+    from nncompile.bench import report as shown
+
     if as_json:
-        console.print_json(to_json(report))
+        console.print_json(shown.as_json(report))
     elif as_csv:
-        sys.stdout.write(to_csv(report))
+        sys.stdout.write(shown.as_csv(report))
     else:
-        console.out.print(as_table(report), *section_tables(report), sep="\n\n")
+        console.out.print(shown.as_table(report), *shown.section_tables(report), sep="\n\n")
 
 
 def _refuse_without_gpu(device: str) -> None:

@@ -9,20 +9,12 @@ from rich.console import Console
 from nncompile.bench import grid
 from nncompile.bench.correctness import Rejected
 from nncompile.bench.disturbance import Disturbance
+from nncompile.bench.figures import microseconds
 from nncompile.bench.overhead import Overhead
-from nncompile.bench.report import (
-    as_csv,
-    as_json,
-    as_markdown,
-    as_table,
-    method,
-    microseconds,
-    remarks,
-    section_tables,
-    warnings,
-)
+from nncompile.bench.report import as_csv, as_json, as_markdown, as_table, section_tables
 from nncompile.bench.results import Absent, BenchReport, Cold, EngineInfo, Method, Row
 from nncompile.bench.scenarios import Scenario, ScenarioReport, ScenarioRow
+from nncompile.bench.sentences import method, remarks, warnings
 from nncompile.bench.statistics import Latency, Spread
 from nncompile.bench.timing import Schedule
 from nncompile_runtime.bootstrap import Estimate
@@ -31,7 +23,7 @@ from nncompile_runtime.machine import Machine
 
 def row(engine, batch, p50, ratio):
     times, apart = Latency(p50, p50 + 1, p50 + 2, p50 + 3), Spread(p50, 0.9 * p50, 1.2 * p50)
-    return Row(engine, batch, 100, times, 1e6 * batch / p50, ratio, apart)
+    return Row(engine, batch, 100, times, 1e6 * batch / p50, ratio, apart, medians=(p50, p50))
 
 
 REPORT = BenchReport(
@@ -115,14 +107,16 @@ def test_a_grid_has_networks_down_and_batches_across():
     assert grid.ratios({"net": REPORT, "other": SMALLER}, "eager", "onnxruntime").splitlines() == [
         "| network | batch 1 | batch 64 |",
         "| :--- | ---: | ---: |",
-        "| net | 0.09 [0.08, 0.10] | 0.50 [0.40, 0.60] |",
-        "| other | 0.09 [0.08, 0.10] | - |",
+        "| net | 0.09 [0.09, 0.09] | 0.62 [0.62, 0.62] |",
+        "| other | 0.09 [0.09, 0.09] | - |",
     ]
 
 
-def test_a_grid_shows_no_ratio_to_another_yardstick():
-    other = dataclasses.replace(REPORT, method=Method(Schedule(), 0, "eager", "eager"))
-    assert grid.ratios({"net": other}, "nncompile", "onnxruntime").splitlines()[-1] == "| net | - | - |"
+def test_a_grid_shows_ratios_of_any_two_engines_that_have_times():
+    (line,) = grid.ratios({"net": REPORT}, "nncompile", "eager").splitlines()[2:]
+    assert line == "| net | 21.90 [21.90, 21.90] | - |"
+    (line,) = grid.ratios({"net": REPORT}, "nncompile", "openvino").splitlines()[2:]
+    assert line == "| net | - | - |"
 
 
 def test_a_grid_of_medians():

@@ -14,10 +14,11 @@ from nncompile.bench.ceilings import Ceilings, Rung
 from nncompile.bench.engines import Subject, on_gpu
 from nncompile.bench.gpu_memory import GpuMemory
 from nncompile.bench.inputs import check_placement, placed
-from nncompile.bench.report import as_csv, as_json, as_markdown, as_rows, ceilings_line
+from nncompile.bench.report import as_csv, as_json, as_markdown, as_rows
 from nncompile.bench.results import Absent, Cold
 from nncompile.bench.roofline import least_seconds
 from nncompile.bench.sections import cold_section
+from nncompile.bench.sentences import ceilings_line
 from nncompile_runtime import DeviceError, NncompileError, cuda
 from nncompile_runtime import load as load_file
 

@@ -41,7 +41,7 @@ def test_the_page_holds_every_network_and_why_one_is_left_out(invoke, tmp_path):
     assert result.exit_code == 0, result.output
     text = page.read_text()
     assert "| network | batch 1 | batch 2 |" in text
-    assert text.count("| lenet5 |") == 7 + 3
+    assert text.count("| lenet5 |") == 7 + 5
     assert "## Times as fast as the best peer: nncompile" in text
     assert "## Share of what the machine allows: nncompile\n\nLimit: " in text
     assert "- big: not measured: this network needs timm: pip install timm" in text
@@ -98,7 +98,7 @@ def test_a_large_network_keeps_to_fewer_batches_and_calls(monkeypatch):
         bench, "run", lambda path, batches, engines, schedule, **_: seen.append((batches, schedule))
     )
     for name, batches in (("lenet5", None), ("lenet3", None), ("lenet5", (64,))):
-        bench.bench(name, batches, (), Schedule(), None)
+        bench.bench(name, batches, (), Schedule())
     assert [batches for batches, _ in seen] == [(1, 16), (1, 8, 64, 256), (64,)]
     assert [schedule.minimum_calls for _, schedule in seen] == [1, 3, 1]
     assert [schedule.sessions for _, schedule in seen] == [2, 5, 2]
@@ -143,7 +143,7 @@ def test_what_is_kept_comes_back_whole(lenet, instant, tmp_path):
 def test_engines_start_cold_only_where_that_is_asked_for(invoke, monkeypatch, lenet, instant):
     asked = []
 
-    def measure(name, *args, cold, load_before):
+    def measure(name, *, cold, load_before, **options):
         asked.append((name, cold))
         return bench.run(lenet.path, (1,), ("onnxruntime",), schedule=instant, load_before=load_before)
 
@@ -158,7 +158,7 @@ def test_the_load_is_that_of_before_the_first_network(invoke, monkeypatch, lenet
     loads = iter([99.0, 98.0])
     monkeypatch.setattr(bench, "load_average", lambda: next(loads))
 
-    def measure(name, *args, cold, load_before):
+    def measure(name, *, cold, load_before, **options):
         return bench.run(lenet.path, (1,), ("onnxruntime",), schedule=instant, load_before=load_before)
 
     monkeypatch.setattr(bench, "bench", measure)
@@ -203,6 +203,15 @@ def test_every_cell_that_is_not_won_is_listed_with_its_reason_or_without(monkeyp
     text = bench_page.page({"net": dataclasses.replace(found, rows=slow)}, {}, "onnxruntime")
     assert "- net, batch 1: onnxruntime is ahead (0.50 [0.50, 0.50]): not explained" in text
     assert "- net, batch 8: onnxruntime is ahead (0.50 [0.50, 0.50]): its products are faster" in text
+
+
+def test_the_page_says_what_tuning_adds_where_both_plans_were_timed():
+    title = "## Times as fast as nncompile: nncompile-tuned"
+    both = pages.report("net", (1,), ("nncompile", "onnxruntime", "nncompile-tuned"))
+    text = bench_page.page({"net": both}, {}, "onnxruntime")
+    ratio = both.row("nncompile", 1).latency.p50 / both.row("nncompile-tuned", 1).latency.p50
+    assert f"{title}\n\n| network | batch 1 |\n| :--- | ---: |\n| net | {ratio:.2f} [" in text
+    assert title not in bench_page.page({"net": pages.report("net", (1,))}, {}, "onnxruntime")
 
 
 def test_reasons_are_of_networks_and_engines_that_there_are():

@@ -12,8 +12,10 @@ import pytest
 from nncompile.bench import ceilings as measured
 from nncompile.bench import grid, run
 from nncompile.bench.ceilings import Ceilings, Rung, ladder, last_level_cache, measure_ceilings
-from nncompile.bench.report import as_markdown, limits_line, percent
+from nncompile.bench.figures import percent
+from nncompile.bench.report import as_markdown
 from nncompile.bench.roofline import Limit, Roofline, least_seconds, limit_of, measure_roofline
+from nncompile.bench.sentences import limits_line
 from nncompile.costs import graph_cost
 from nncompile_runtime import load
 

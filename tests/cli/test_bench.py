@@ -56,11 +56,12 @@ def test_bench_serves(run, exported):
     assert [row["held"] for row in report["scenario"]["rows"]] == [True, True]
 
 
-def test_bench_starts_engines_afresh(run, exported):
+def test_bench_starts_engines_afresh_and_says_where_the_time_goes(run, exported):
     quick = ("--seconds", "0.02", "--rounds", "1", "-b", "1", "--against", "onnxruntime")
-    result = run("bench", exported.model, *quick, "--cold")
+    result = run("bench", exported.model, *quick, "--cold", "--distance")
     assert result.code == 0
     assert "a fresh process each, batch 1" in result.out
+    assert "where the time of nncompile goes" in result.out
 
 
 @pytest.mark.parametrize(
