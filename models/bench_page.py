@@ -28,6 +28,13 @@ _DISTANCES = (
     "or have nothing to do."
 )
 
+_LAYERS = (
+    "At the smallest and at the largest batch, in up to six parts: what a network that ends with these "
+    "layers takes longer than one that ends before them; it writes out what the whole keeps, so that a part "
+    "may come out too long and the next one too short. The first part is without the empty call. The limit "
+    "is that of the operations, as above, or of the weights."
+)
+
 
 def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardstick: str) -> str:
     """Ratios, times, what engines cost before they are warm, and how it was measured.
@@ -74,6 +81,7 @@ def page(reports: Mapping[str, BenchReport], skipped: Mapping[str, str], yardsti
             sections += [f"## Share of what the machine allows: {engine}", said, grid.shares(reports, engine)]
     if distances := grid.distances(reports):
         sections += ["## Where the rest of the time goes: nncompile", _DISTANCES, distances]
+        sections += ["### By layers", _LAYERS, grid.layers(reports)]
     sections += [
         "## `predict` over the bare call of its session",
         "Alternating calls on one session; the aim is at most 5 µs.",

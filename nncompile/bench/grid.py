@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from nncompile.bench.figures import NOTHING, estimate, markdown_table, microseconds, percent
 from nncompile.bench.results import BenchReport, Row
-from nncompile.bench.sections import Section, cold_section, distance_section
+from nncompile.bench.sections import Section, cold_section, distance_section, layers_section
 from nncompile.bench.sentences import not_measured
 from nncompile.bench.statistics import ratio_of_rounds
 from nncompile_runtime.bootstrap import Estimate
@@ -123,6 +123,11 @@ def overheads(reports: Reports) -> str:
 def distances(reports: Reports) -> str:
     """Where nncompile's time goes, a row for each network and batch; empty where that was not measured."""
     return _sections({name: distance_section(r) for name, r in reports.items() if r.distances})
+
+
+def layers(reports: Reports) -> str:
+    """Which layers take it, likewise."""
+    return _sections({name: layers_section(r) for name, r in reports.items() if r.distances})
 
 
 def cold(reports: Reports) -> str:

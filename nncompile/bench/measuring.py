@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from nncompile.bench.distance import Distance, measure_distance
+from nncompile.bench.distance import Distance
 from nncompile.bench.disturbance import Disturbance, Watch
 from nncompile.bench.engines import EngineError, Feed, Subject
 from nncompile.bench.inputs import fixed_batch, make_feed
@@ -121,9 +121,13 @@ def _overhead(task: Task, method: Method, steps: Steps) -> Overhead:
 
 
 def _distances(task: Task, roofline: Roofline, steps: Steps) -> Iterator[Distance]:
+    from nncompile.bench.attribution import Network, measure_distance  # needs onnx, as a roofline does
+
+    network, ends = Network.of(task.subject), (min(task.feeds), max(task.feeds))
     for limit in roofline.limits:
         steps.next(f"batch {limit.batch}", "where the time goes")
-        yield measure_distance(task.subject, task.feeds[limit.batch], limit, roofline.ceilings)
+        feed, layers = task.feeds[limit.batch], limit.batch in ends
+        yield measure_distance(network, feed, limit, roofline.ceilings, layers=layers)
 
 
 def _cold(sessions: Sessions, task: Task, seed: int, steps: Steps) -> tuple[list[Cold], list[Absent]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nncompile.bench.distance import Distance
-from nncompile.bench.figures import NOTHING, estimate, microseconds
+from nncompile.bench.figures import NOTHING, estimate, microseconds, percent
 from nncompile.bench.results import BenchReport, Cold
 from nncompile.bench.scenarios import ScenarioReport, ScenarioRow
 
@@ -33,7 +33,7 @@ def sections(report: BenchReport) -> list[Section]:
     if report.cold or report.not_cold:
         found.append(cold_section(report))
     if report.distances:
-        found.append(distance_section(report))
+        found += [distance_section(report), layers_section(report)]
     return found
 
 
@@ -92,6 +92,16 @@ def distance_section(report: BenchReport) -> Section:
     title = "where the time of nncompile goes: limit, an empty call, slower kernels, sharing among threads"
     columns = ["batch", "µs", "1 thread µs", "limit", "call", "kernels", "sharing"]
     return Section(title, columns, [_distance_cells(distance) for distance in report.distances])
+
+
+def layers_section(report: BenchReport) -> Section:
+    """Which layers take the time of the smallest and of the largest batch."""
+    rows = [
+        [str(d.batch), s.name, microseconds(s.time), microseconds(s.limit), percent(s.share)]
+        for d in report.distances
+        for s in d.stages
+    ]
+    return Section("its layers", ["batch", "layers", "µs", "limit µs", "of limit"], rows)
 
 
 def _distance_cells(found: Distance) -> list[str]:

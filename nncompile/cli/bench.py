@@ -82,6 +82,8 @@ def bench(
     """Time a model against other engines, interleaved in one process."""
     if as_json and as_csv:
         raise UsageError("--json and --csv both print on stdout.", remedy="Choose one of them.")
+    if distance and device != "cpu":
+        raise UsageError("--distance is for the CPU.", remedy="Leave it out, or --device.")
     asked = _scenario(scenario, rate, bound)
     batches = _batches(batch_size, scenario)
     schedule = _schedule(rounds, seconds, sessions)

@@ -78,6 +78,7 @@ def test_bench_starts_engines_afresh_and_says_where_the_time_goes(run, exported)
         (["--scenario", "offline", "--bound", "3"], "--bound is for a server"),
         (["--rate", "3"], "--rate is for a server"),
         (["--transfers", "none"], "--transfers is for a GPU"),
+        (["--device", "cuda", "--distance"], "--distance is for the CPU"),
         (["--device", "cuda", "--transfers", "in"], "transfers='in' is not offered"),
         (["--device", "auto"], "does not say what is measured"),
         (["--device", "cuda", "--against", "openvino"], "no engine 'openvino' on cuda"),
