@@ -104,6 +104,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones(lenet, subject_of):
         open_engine("magic", subject_of(lenet.path))
 
 
+def test_openvino_asks_for_the_module_where_it_cannot_read_the_file(lenet, subject_of):
+    with (
+        pytest.raises(EngineError, match=r"refuses the file's own graph.*Give the module"),
+        opened("openvino", subject_of(lenet.path)),
+    ):
+        pass
+
+
 def test_a_broken_file_leaves_engines_out(lenet, tmp_path, subject_of):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")

@@ -78,6 +78,7 @@ def opened(subject: Subject) -> Iterator[OpenVino]:
     try:
         engine = OpenVino(graph.path, graph.origin, names, subject.threads)
     except Exception as error:
-        raise EngineError(f"OpenVINO refuses {graph.origin}: {first_line(error)}") from error
+        remedy = "" if subject.module else "Give the module that the file was compiled from."
+        raise EngineError(f"OpenVINO refuses {graph.origin}: {first_line(error)}", remedy=remedy) from error
     engine.compile_seconds = graph.seconds
     yield engine
