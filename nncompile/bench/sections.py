@@ -90,7 +90,7 @@ def _cold_cells(cold: Cold) -> list[str]:
 def distance_section(report: BenchReport) -> Section:
     """Where the time of nncompile's calls goes."""
     title = "where the time of nncompile goes: limit, an empty call, slower kernels, sharing among threads"
-    columns = ["batch", "µs", "1 thread µs", "limit", "call", "kernels", "sharing"]
+    columns = ["batch", "µs", "1 thread µs", "limit", "by", "call", "kernels", "sharing"]
     return Section(title, columns, [_distance_cells(distance) for distance in report.distances])
 
 
@@ -101,11 +101,15 @@ def layers_section(report: BenchReport) -> Section:
         for d in report.distances
         for s in d.stages
     ]
-    return Section("its layers", ["batch", "layers", "µs", "limit µs", "of limit"], rows)
+    return Section(
+        "the time of its layers, from networks that end a few layers later each",
+        ["batch", "layers", "µs", "limit µs", "of limit"],
+        rows,
+    )
 
 
 def _distance_cells(found: Distance) -> list[str]:
     parts = (found.limit, found.call, found.kernels, found.sharing)
-    shares = [f"{100 * part / found.time:.0f} %" for part in parts]
-    shares[0] += f" {found.bound}"
-    return [str(found.batch), microseconds(found.time), microseconds(found.alone), *shares]
+    limit, *others = (f"{100 * part / found.time:.0f} %" for part in parts)
+    times = microseconds(found.time), microseconds(found.alone)
+    return [str(found.batch), *times, limit, found.bound, *others]
