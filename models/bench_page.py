@@ -19,7 +19,8 @@ _SESSIONS = (
 )
 
 _DISTANCES = (
-    "The time of a call, measured again with all threads and with one, in four parts. *limit*: the least "
+    "The time of a call (the median in the fastest of five rounds, with all threads and with one), in four "
+    "parts. *limit*: the least "
     "time, by operations (compute) or by weights, inputs and outputs (bandwidth); unlike above, a "
     "convolution that runs by Winograd's algorithm counts with its products, and its transforms count "
     "nothing. *call*: the call of a network of one node on one number, which is Python and ONNX Runtime's "

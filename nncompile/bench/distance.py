@@ -38,16 +38,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Distance:
-    """Where the time of one call goes. Times are microseconds.
+    """Where the time of one call goes. Times are microseconds, of the median call in the fastest round.
 
     Attributes:
         batch: Samples in the call.
-        time: The median call.
+        time: The call.
         limit: The least that it can take, with the products of Winograd's algorithm where that runs.
         bound: What takes that: `compute` or `bandwidth`.
-        call: The median call of a network that does nothing.
+        call: That of a network that does nothing.
         threads: Threads that compute.
-        alone: The median call on one of them.
+        alone: The call on one of them.
         stages: The layers in order, where they were told apart.
     """
 

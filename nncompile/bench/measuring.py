@@ -26,7 +26,6 @@ class Task:
         subject: What is benchmarked.
         feeds: Inputs by graph input name, by batch.
         sizes: Sizes of free dimensions other than the batch, by symbol.
-        precision: What the model file computes in.
         scenario: What to make of the latencies besides.
         cold: Whether to start each engine in a fresh process too.
         compile_seconds: How long compiling the file took; None where it is not known.
@@ -37,7 +36,6 @@ class Task:
     subject: Subject
     feeds: Mapping[int, Feed]
     sizes: Mapping[str, int] | None
-    precision: str
     scenario: Scenario | None
     cold: bool
     compile_seconds: float | None
@@ -93,7 +91,7 @@ def measured(sessions: Sessions, task: Task, method: Method, progress: Progress 
         task.feeds,
         schedule,
         method.reference,
-        task.precision,
+        task.subject.precision,
         serve=serve,
         steps=steps,
         watch=watch,

@@ -86,18 +86,24 @@ def run(
     load_before = load_average() if load_before is None else load_before
     check_placement(device, transfers)
     check_names(list(names), device)
-    machine, path = this_machine(), os.fspath(model_path)
+    path, threads = os.fspath(model_path), this_machine().processors
     signature, manifest = _read(path, device)
     check_batches(signature, batches)
     precision = manifest.precision if manifest else "float32"
-    feeds = {batch: placed(make_feed(signature, batch, sizes, seed), device, transfers) for batch in batches}
     example = make_feed(signature, 2, sizes, seed)
-    roofline = measure_roofline(path, signature, batches, machine.processors, device, precision)
-    explained = roofline if distance and device == "cpu" else None
+    roofline = measure_roofline(path, signature, batches, threads, device, precision)
     with TemporaryDirectory() as folder:
-        where = (example, Path(folder), device, precision)
-        subject = Subject(path, signature, module, machine.processors, *where)
-        task = Task(subject, feeds, sizes, precision, scenario, cold, compile_seconds, load_before, explained)
+        subject = Subject(path, signature, module, threads, example, Path(folder), device, precision)
+        task = Task(
+            subject=subject,
+            feeds={b: placed(make_feed(signature, b, sizes, seed), device, transfers) for b in batches},
+            sizes=sizes,
+            scenario=scenario,
+            cold=cold,
+            compile_seconds=compile_seconds,
+            load=load_before,
+            roofline=roofline if distance and device == "cpu" else None,
+        )
         with opened({name: partial(open_engine, name, subject) for name in names}) as sessions:
             method = _method(sessions.engines, against, schedule or Schedule(), seed)
             engines = tuple(_info(engine, method.schedule) for engine in sessions.engines.values())
@@ -106,7 +112,7 @@ def run(
         model=os.path.basename(path),
         network=manifest.model_name if manifest else "",
         inputs=tuple(f"{spec.name}: {spec}" for spec in signature.inputs),
-        machine=machine,
+        machine=this_machine(),
         versions=_versions(),
         method=method,
         batches=batches,

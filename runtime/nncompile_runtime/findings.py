@@ -53,7 +53,7 @@ class Tuning:
         plans: By the smallest batch that each serves; the first key is 1.
         yardstick: Plain ONNX Runtime.
         regimes: One for each batch that was measured.
-        left_out: Batches that would have taken too long; the largest measured one's plan serves them.
+        left_out: Batches that would have taken too long; what would run without tuning serves them.
         seconds: How long it took.
     """
 

@@ -77,13 +77,15 @@ def tune(
         span = (0.95 - algorithms) / len(asked)
         tell = _teller(progress, batch, span * number, span)
         regimes.append(_tuned(trial, batch, clock() + share, timing, tell, clock))
-    if algorithms:
+    if algorithms and not left_out:  # one choice serves all batches, so it must be measured at large ones too
         if progress is not None:
             progress("algorithms of the native kernels", 0.95 - algorithms)
         regimes = settle(trial, regimes, kernels, seconds * algorithms, timing)
     if progress is not None:
         progress("between the measured batches", 0.95)
     plans = _between(trial, regimes, seconds * _BETWEEN, timing)
+    if left_out and regimes[-1].chosen != _untuned(trial):
+        plans[_halfway(regimes[-1].batch, left_out[0]) + 1] = _untuned(trial)
     return Tuning(plans, subject.yardstick, tuple(regimes), tuple(left_out), clock() - begin)
 
 
@@ -98,7 +100,7 @@ def _tuned(
     subject = trial.subject
     rejected: dict[Plan, str] = {}
     native = trial.sessions.get(subject.default).kernels.active
-    kept = [subject.yardstick, *([subject.default] if native else [])]
+    kept = list(dict.fromkeys((subject.yardstick, _untuned(trial))))
     cut = subject.cut and batch > 1
     tried = (
         cuda_candidates.ways(subject.yardstick, batch, cut=cut)
@@ -172,7 +174,7 @@ def _between(
         if low.chosen == high.chosen:
             continue
         start = high.batch
-        middle = round(math.sqrt(low.batch * high.batch))
+        middle = _halfway(low.batch, high.batch)
         if low.batch < middle < high.batch:
             entrants = trial.enter([low.chosen, high.chosen], middle, {})
             pair = [plan for plan in (low.chosen, high.chosen) if plan in entrants]
@@ -182,6 +184,17 @@ def _between(
                 start = high.batch if low_is_better else low.batch + 1
         plans[start] = high.chosen
     return plans
+
+
+def _halfway(low: int, high: int) -> int:
+    """The batch between two that is as many times the one as the other is times it."""
+    return round(math.sqrt(low * high))
+
+
+def _untuned(trial: Trial) -> Plan:
+    """What would run without tuning: the default, which without regions or kernels is plain ONNX Runtime."""
+    default = trial.subject.default
+    return default if trial.sessions.get(default).kernels.active else trial.subject.yardstick
 
 
 def _checked(seconds: float, batches: Sequence[int] | None, signature: Signature) -> tuple[int, ...]:

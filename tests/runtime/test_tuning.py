@@ -307,6 +307,20 @@ def test_batches_that_take_too_long_are_left_out_unless_they_are_asked_for() -> 
     assert asked.left_out == ()
 
 
+def test_batches_that_were_left_out_are_served_as_without_tuning() -> None:
+    """One thread is faster at batch 1, and would serve all others."""
+
+    def slow(plan: Plan, batch: int) -> float:
+        return 0.001 * batch**2 * (1 + plan.threads * plan.workers)
+
+    found = Pretended(slow).tune(None, seconds=16)
+    assert found.left_out == (8, 64, 256)
+    assert list(found.plans) == [1, 4]  # 1 * 8 is about 3 * 3
+    assert found.plans[1].threads == 1
+    assert found.plans[4] == found.yardstick
+    assert list(Pretended(lambda plan, batch: 0.001 * batch**2).tune(None, seconds=16).plans) == [1]
+
+
 def test_the_same_measurements_give_the_same_plans() -> None:
     def seconds(plan: Plan, batch: int) -> float:
         return 0.01 * (1 + len(repr(plan)) % 7 + batch)
