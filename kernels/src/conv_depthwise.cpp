@@ -36,7 +36,7 @@ class Depthwise : public Step {
     float* y = frame.data(y_, sample);
     const Residual residual(frame, epilogue_, sample);
     const bool three = window_.kh == 3 && window_.kw == 3 && window_.sh == window_.sw && window_.sw <= 2 &&
-                       shape_.c >= 4;
+                       !window_.dilated() && shape_.c >= 4;
     for (int row = begin, rows; row < end; row += rows) {
       rows = three && window_.sh == 1 && row + 1 < end ? 2 : 1;
       Rows at{x + from.at(row * window_.sh - window_.top, -window_.left), from.pitch(), {}, {}};
@@ -76,18 +76,18 @@ class Depthwise : public Step {
 
   template <int N, int P>
   void any_pixels(const Rows& at, int column, int c, int count) const {
-    const size_t channels = size_t(shape_.c), step = size_t(window_.sw) * channels;
+    const size_t channels = size_t(shape_.c), step = size_t(window_.sw) * channels, apart = size_t(window_.dw) * channels;
     const float* x = at.x + size_t(column) * step + c;
     const float* w = weights_.data() + c;
     Vec<N> sum[P];
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) sum[p] = load<N>(bias_.data() + c);
-    for (int i = 0; i < window_.kh; ++i, x += at.pitch)
+    for (int i = 0; i < window_.kh; ++i, x += size_t(window_.dh) * at.pitch)
       for (int j = 0; j < window_.kw; ++j, w += channels) {
         const Vec<N> weight = load<N>(w);
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p)
-          sum[p] += read<N>(x + size_t(j) * channels + size_t(p) * step, count) * weight;
+          sum[p] += read<N>(x + size_t(j) * apart + size_t(p) * step, count) * weight;
       }
     finish<N, P>(sum, at, 0, column, c, count);
   }

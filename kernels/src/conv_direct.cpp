@@ -17,9 +17,10 @@ class Conv : public Step {
         out_(program.shapes[size_t(y)]),
         pointwise_(window_.kh == 1 && window_.kw == 1 && window_.sh == 1 && window_.sw == 1 && out_.h == in_.h &&
                    out_.w == in_.w),
-        panels_(out_.c, pointwise_ ? out_.h * out_.w : out_.w,
-                size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c), program.bias_of(conv),
-                ConvWeights(program.weight_of(conv))),
+        groups_(conv.groups),
+        inputs_(in_.c / groups_),
+        panels_(out_.c, pointwise_ ? out_.h * out_.w : out_.w, lines(), program.bias_of(conv),
+                ConvWeights(program.weight_of(conv)), groups_),
         by_rows_(weights() < in_.size() + out_.size()) {}
 
   // Threads share whichever is more, the plane (and find rows that they wrote themselves) or the weights: then unit u
@@ -29,7 +30,7 @@ class Conv : public Step {
     if (!by_rows_) return {};
     return {out_.h, 1, 1, x_, window_, weights()};
   }
-  double cost() const override { return 2.0 * double(out_.size()) * window_.kh * window_.kw * in_.c; }
+  double cost() const override { return 2.0 * double(out_.size()) * double(lines()); }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     const Place& from = frame.place(x_);
@@ -40,8 +41,16 @@ class Conv : public Step {
     TileJob job{};
     job.pixel = ptrdiff_t(window_.sw) * in_.c;
     job.pitch = ptrdiff_t(from.pitch());
-    job.rows = window_.kh;
-    job.run = window_.kw * in_.c;
+    if (groups_ == 1 && !window_.dilated()) {
+      job.rows = window_.kh;
+      job.run = window_.kw * in_.c;
+    } else {  // a column's channels end before the next column's begin
+      job.bands = window_.kh;
+      job.band = window_.dh * job.pitch;
+      job.pitch = ptrdiff_t(window_.dw) * in_.c;
+      job.rows = window_.kw;
+      job.run = inputs_;
+    }
     job.y_pixel = out_.c;
     set_activation(job, epilogue_.activation);
     job.residual_pixel = out_.c;
@@ -51,14 +60,17 @@ class Conv : public Step {
       for (int s = sample; s < sample + samples; s += samples_at_once) {
         const Residual residual(frame, epilogue_, s);
         for (int row = first; row < first + rows; row += rows_at_once) {
-          const float* x = frame.data(x_, s) + from.at(row * window_.sh - window_.top, -window_.left);
+          const float* x = frame.data(x_, s) + from.at(row * window_.sh - window_.top, -window_.left) +
+                           block.group * inputs_;
           panels_.row(block, job, x, frame.data(y_, s) + to.at(row, 0), residual.at(row, 0),
                       samples_at_once * rows_at_once * out_.w);
         }
       }
     };
     if (by_rows_) {
-      for (const Block& block : panels_.blocks()) run_rows(block, begin, end - begin);
+      const int at_once = groups_ == 1 ? end - begin : 1;  // all groups take their channels of the same cache lines
+      for (int row = begin; row < end; row += at_once)
+        for (const Block& block : panels_.blocks()) run_rows(block, row, at_once);
       for (int s = sample; s < sample + samples; ++s) clear_border(to, frame.data(y_, s), begin, end);
       return;
     }
@@ -71,13 +83,15 @@ class Conv : public Step {
   }
 
  private:
-  size_t weights() const { return size_t(window_.kh) * size_t(window_.kw) * size_t(in_.c) * size_t(out_.c); }
+  size_t lines() const { return size_t(window_.kh) * size_t(window_.kw) * size_t(inputs_); }  // weights of an output
+  size_t weights() const { return lines() * size_t(out_.c); }
 
   int x_, y_;
   Window window_;
   Epilogue epilogue_;
   Shape in_, out_;
   bool pointwise_;
+  int groups_, inputs_;  // channels that a group reads
   Panels panels_;
   bool by_rows_;
 };

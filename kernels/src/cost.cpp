@@ -64,11 +64,15 @@ Window transformed(const Window& kernel, Algorithm algorithm) {
 double conv_cost(const Program& program, const Instruction& conv, int y, Algorithm algorithm, Layout layout) {
   const Window &w = conv.window, weights = transformed(w, algorithm);
   const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
+  const bool in_lanes = !w.dilated() && (conv.groups == 1 || conv.depthwise);
+  if (layout == Layout::kSamples && !in_lanes) return std::numeric_limits<double>::infinity();
   if (algorithm == Algorithm::kDirect) {
-    const double taps = double(w.kh) * w.kw * (conv.groups == 1 ? in.c : 1);
-    return product_cost(taps * filled(out.c, layout), double(out.h) * out.w);
+    const double taps = double(w.kh) * w.kw * (in.c / conv.groups);
+    const double outputs =
+        conv.depthwise ? filled(out.c, layout) : conv.groups * filled(out.c / conv.groups, layout);
+    return product_cost(taps * outputs, double(out.h) * out.w);
   }
-  if (conv.groups != 1 || w.kh != w.kw || (w.kh != 3 && w.kh != 5) || w.sh != 1 || w.sw != 1 ||
+  if (conv.groups != 1 || w.dilated() || w.kh != w.kw || (w.kh != 3 && w.kh != 5) || w.sh != 1 || w.sw != 1 ||
       (algorithm == Algorithm::kTiles && layout == Layout::kSamples) ||
       double(weights.kh) * weights.kw * in.c * out.c * sizeof(float) > kMaxTransformedBytes)
     return std::numeric_limits<double>::infinity();

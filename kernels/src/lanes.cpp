@@ -151,7 +151,8 @@ class Builder {
     for (const Work& work : works_) {
       if (!here(work)) continue;
       const Opcode op = work.instruction->op;
-      if (op == Opcode::kFlatten || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax) return false;
+      if (op == Opcode::kFlatten || op == Opcode::kSelect || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax)
+        return false;
       any = any || op == Opcode::kConv;
     }
     // A kept input would need a copy of its own.

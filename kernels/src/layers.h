@@ -42,6 +42,7 @@ StepPtr make_global_average(int x, int y, const Shape& shape);
 StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, bool gate,
                        const Activation& activation);
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape);
+StepPtr make_select(int x, const std::vector<int>& channels, int y, const Shape& shape);
 StepPtr make_softmax(int x, int y, const Shape& shape, bool logarithm);
 StepPtr make_flatten(int x, int y);                                  // to C x H x W order, without a border
 

@@ -152,6 +152,44 @@ class Concat : public Step {
   Shape shape_;
 };
 
+// Some channels of a value, in any order.
+class Select : public Step {
+ public:
+  Select(int x, const std::vector<int>& channels, int y, const Shape& shape)
+      : x_(x), y_(y), shape_(shape), channels_(channels) {
+    in_a_row_ = true;
+    for (size_t i = 1; i < channels_.size(); ++i) in_a_row_ = in_a_row_ && channels_[i] == channels_[i - 1] + 1;
+  }
+  int units() const override { return shape_.h; }
+  RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
+  double cost() const override { return 8.0 * double(shape_.h) * shape_.w * double(channels_.size()); }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
+    const float* x = frame.data(x_, sample);
+    float* y = frame.data(y_, sample);
+    const int* channels = channels_.data();
+    const size_t count = channels_.size();
+    for (int row = begin; row < end; ++row)
+      for (int column = 0; column < shape_.w; ++column) {
+        const float* pixel = x + from.at(row, column);
+        float* result = y + to.at(row, column);
+        if (in_a_row_)
+          std::memcpy(result, pixel + channels[0], count * sizeof(float));
+        else
+          for (size_t i = 0; i < count; ++i) result[i] = pixel[channels[i]];
+      }
+    clear_border(to, y, begin, end);
+  }
+
+ private:
+  int x_, y_;
+  Shape shape_;
+  std::vector<int> channels_;
+  bool in_a_row_;
+};
+
 }  // namespace
 
 StepPtr make_load(int input, int value, const Shape& shape) { return std::make_unique<Load>(input, value, shape); }
@@ -159,6 +197,9 @@ StepPtr make_store(int value, int output, const Shape& shape) {
   return std::make_unique<Store>(value, output, shape);
 }
 StepPtr make_flatten(int x, int y) { return std::make_unique<Flatten>(x, y); }
+StepPtr make_select(int x, const std::vector<int>& channels, int y, const Shape& shape) {
+  return std::make_unique<Select>(x, channels, y, shape);
+}
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape) {
   return std::make_unique<Concat>(inputs, y, shape);
 }

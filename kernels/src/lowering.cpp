@@ -142,7 +142,7 @@ class Lowering {
     const Shape& shape = program_.shapes[size_t(instruction.inputs[0])];
     switch (instruction.op) {
       case Opcode::kConv:
-        if (instruction.groups != 1) return make_depthwise(program_, instruction, work.y, work.epilogue);
+        if (instruction.depthwise) return make_depthwise(program_, instruction, work.y, work.epilogue);
         if (work.algorithm == Algorithm::kTiles)
           return make_winograd(program_, instruction, work.y, work.epilogue, work.streamed);
         if (work.algorithm == Algorithm::kRows) return make_rows(program_, instruction, work.y, work.epilogue);
@@ -157,6 +157,8 @@ class Lowering {
         return make_global_average(instruction.inputs[0], work.y, shape);
       case Opcode::kConcat:
         return make_concat(instruction.inputs, work.y, program_.shapes[size_t(work.y)]);
+      case Opcode::kSelect:
+        return make_select(instruction.inputs[0], instruction.channels, work.y, shape);
       case Opcode::kSoftmax:
       case Opcode::kLogSoftmax:
         return make_softmax(instruction.inputs[0], work.y, shape, instruction.op == Opcode::kLogSoftmax);

@@ -82,8 +82,12 @@ class Parser {
     w.kw = dimension();
     w.sh = dimension();
     w.sw = dimension();
-    if (!pool)
-      for (int axis = 0; axis < 2; ++axis) in_.next("a dilation", 1, 1);
+    if (!pool) {
+      w.dh = dimension();
+      w.dw = dimension();
+      for (const double span : {double(w.kh - 1) * w.dh, double(w.kw - 1) * w.dw})
+        if (span > double(kMaxDimension)) refuse("a kernel is dilated too far");
+    }
     w.top = int(in_.next("a pad", 0, kMaxDimension));
     w.left = int(in_.next("a pad", 0, kMaxDimension));
     w.bottom = int(in_.next("a pad", 0, kMaxDimension));
@@ -107,8 +111,8 @@ class Parser {
   static Shape windowed(const Shape& x, const Window& w, int channels) {
     if (elements(x.c, int64_t(x.h) + w.top + w.bottom, int64_t(x.w) + w.left + w.right) > kMaxElements)
       refuse("a padded value has too many elements");
-    return {channels, extent(x.h, w.kh, w.sh, w.top, w.bottom, w.ceil),
-            extent(x.w, w.kw, w.sw, w.left, w.right, w.ceil)};
+    return {channels, extent(x.h, w.rows(1), w.sh, w.top, w.bottom, w.ceil),
+            extent(x.w, w.columns(1), w.sw, w.left, w.right, w.ceil)};
   }
 
   void bias(const Instruction& instruction, int64_t channels) {
@@ -118,7 +122,7 @@ class Parser {
   }
 
   void instruction() {
-    const int64_t opcode = in_.next("an opcode", 1, 12);
+    const int64_t opcode = in_.next("an opcode", 1, 13);
     const int64_t fields = in_.next("a number of fields", 1, kMaxCount);
     const size_t start = in_.position();
     Instruction made{};
@@ -138,8 +142,8 @@ class Parser {
           refuse("a convolution's weight does not fit its input");
         if (elements(dims[0] * dims[1], made.window.kh, made.window.kw) > kMaxElements)
           refuse("a convolution's weight has too many elements");
-        if (made.groups != 1 && !(made.groups == x.c && dims[0] == x.c))
-          refuse("a convolution has groups and is not depthwise");
+        if (dims[0] % made.groups != 0) refuse("a convolution's outputs are no multiple of its groups");
+        made.depthwise = made.groups != 1 && dims[1] == 1 && dims[0] == made.groups;
         bias(made, dims[0]);
         y = windowed(x, made.window, int(dims[0]));
         break;
@@ -179,7 +183,7 @@ class Parser {
         break;
       }
       case Opcode::kActivation:
-        made.activation.kind = Kind(in_.next("an activation", 1, 8));
+        made.activation.kind = Kind(in_.next("an activation", 1, 9));
         made.activation.first = constant(constants_of(made.activation.kind) > 0);
         made.activation.second = constant(constants_of(made.activation.kind) > 1);
         break;
@@ -203,6 +207,10 @@ class Parser {
       case Opcode::kFlatten:
         if (double(x.size()) > kMaxElements) refuse("a value has too many elements");
         y = {int(x.size()), 1, 1};
+        break;
+      case Opcode::kSelect:
+        y.c = int(in_.next("a number of channels", 1, kMaxCount));
+        for (int i = 0; i < y.c; ++i) made.channels.push_back(int(in_.next("a channel", 0, x.c - 1)));
         break;
     }
     if (int64_t(in_.position() - start) != fields) refuse("an instruction has another number of fields");

@@ -28,6 +28,7 @@ enum class Opcode : int64_t {
   kConcat = 10,
   kMultiply = 11,
   kFlatten = 12,
+  kSelect = 13,
 };
 
 enum class Kind : int64_t {
@@ -40,6 +41,7 @@ enum class Kind : int64_t {
   kSigmoid = 6,
   kTanh = 7,
   kHardSigmoid = 8,
+  kGelu = 9,
 };
 
 // `first` and `second` are the constants of the kinds that have some: bounds, slope, alpha and beta.
@@ -56,11 +58,13 @@ struct Shape {
 
 struct Window {
   int kh = 1, kw = 1, sh = 1, sw = 1, top = 0, left = 0, bottom = 0, right = 0;
+  int dh = 1, dw = 1;  // dilations
   bool ceil = false, include_pad = false;
 
+  bool dilated() const { return dh != 1 || dw != 1; }
   // How many rows and columns so many outputs read, padding included.
-  int rows(int outputs) const { return (outputs - 1) * sh + kh; }
-  int columns(int outputs) const { return (outputs - 1) * sw + kw; }
+  int rows(int outputs) const { return (outputs - 1) * sh + (kh - 1) * dh + 1; }
+  int columns(int outputs) const { return (outputs - 1) * sw + (kw - 1) * dw + 1; }
 };
 
 // A weight of the graph: its dimensions and its values, which live as long as the session.
@@ -74,9 +78,11 @@ struct Instruction {
   std::vector<int> inputs;  // value ids
   int weight = -1, bias = -1;
   int groups = 1;
+  bool depthwise = false;  // a group for each channel, of one output
   bool transposed = false;
   Window window;
   Activation activation;
+  std::vector<int> channels;  // of its input, one for each of the result
 };
 
 struct Input {

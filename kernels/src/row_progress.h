@@ -29,7 +29,7 @@ struct RowMember {
   // read as if they made all of them.
   int needed(const RowRead& read, const RowMember& maker, int end) const {
     const int whole = (end + wise.rows - 1) / wise.rows * wise.rows;
-    const int rows = read.windowed ? (whole - 1) * wise.window.sh - wise.window.top + wise.window.kh : end;
+    const int rows = read.windowed ? wise.window.rows(whole) - wise.window.top : end;
     return std::max(1, std::min(rows, maker.wise.height));  // where only the border is read, that comes with a row
   }
 };

@@ -30,7 +30,10 @@ void tile(const TileJob& job, const TileData& data) {
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
     for (int k = 0; k < KV; ++k) sum[p][k] = load<V>(data.bias + k * V);
-  accumulate<V, KV, P>(sum, data.x, job.pixel, job.pitch, job.rows, job.run, data.weights);
+  const size_t band = size_t(job.rows) * size_t(job.run) * KV * V;
+  for (int b = 0; b < job.bands; ++b)
+    accumulate<V, KV, P>(sum, data.x + b * job.band, job.pixel, job.pitch, job.rows, job.run,
+                         data.weights + size_t(b) * band);
   if (data.residual)
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
@@ -46,14 +49,15 @@ void tile(const TileJob& job, const TileData& data) {
 #pragma GCC unroll 8
       for (int k = 0; k < KV; ++k) sum[p][k] = bounded<V>(job.bounds, sum[p][k]);
   if constexpr (KV == 1)
-    if (data.channels && data.row_end) {
+    if (data.channels && (data.row_end || data.alone)) {
       // One vector, wider than the channels: what it stores behind them the next pixel overwrites, where one follows.
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        if ((P - p) * data.channels < V)
-          store_some<V>(data.y + p * job.y_pixel, sum[p][0], data.channels);
+        float* to = data.y + data.start[0] + p * job.y_pixel;
+        if (data.alone || (P - p) * data.channels < V)
+          store_some<V>(to, sum[p][0], data.channels);
         else
-          store<V>(data.y + p * job.y_pixel, sum[p][0]);
+          store<V>(to, sum[p][0]);
       }
       return;
     }

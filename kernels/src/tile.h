@@ -15,6 +15,8 @@ inline constexpr int kMaxVectors = 4;
 struct TileJob {
   ptrdiff_t pixel, pitch;  // of x, in floats
   int rows, run;
+  int bands = 1;       // so many times the rows,
+  ptrdiff_t band = 0;  // so many floats apart
   ptrdiff_t y_pixel, residual_pixel;
   const Activation* curve;  // null where `bounds` is all
   Bounds bounds;
@@ -29,6 +31,7 @@ struct TileData {
   const int* start;  // of each vector, its first channel
   int channels;      // fewer than a vector's lanes: store so many; 0: all
   bool row_end;      // behind the last pixel stands what must not be written
+  bool alone;        // behind each pixel
 };
 
 using TileFunction = void (*)(const TileJob&, const TileData&);
@@ -40,6 +43,7 @@ const TileFunction* find_tiles(int width, int vectors);
 // the last one starts earlier and computes some channels twice, so that every store stays inside.
 struct Block {
   int vectors = 0;
+  int group = 0;
   std::array<int, kMaxVectors> start{};  // first channel of each vector
   size_t weights = 0, bias = 0;          // offsets into the layer's packed floats
   const TileFunction* tiles = nullptr;   // [pixels - 1]
@@ -55,33 +59,37 @@ inline int vector_width(int channels) {
   return best;
 }
 
-// The channels of a layer, cut into blocks, with its weights in the order in which tiles read them.
+// The channels of a layer, group by group, cut into blocks, with its weights in the order in which tiles read them.
 class Panels {
  public:
-  // `weight(k, i)` is the weight of output channel k and line i of `lines` (rows * run); rows are mostly `pixels`
-  // long.
+  // `weight(k, i)` is the weight of output channel k and line i of `lines` (bands * rows * run); rows are mostly
+  // `pixels` long.
   template <class Weight>
-  Panels(int channels, int pixels, size_t lines, const float* bias, const Weight& weight)
-      : channels_(channels), width_(vector_width(channels)) {
-    const int vectors = (channels + width_ - 1) / width_;
+  Panels(int outputs, int pixels, size_t lines, const float* bias, const Weight& weight, int groups = 1)
+      : channels_(outputs / groups), width_(vector_width(channels_)), alone_(groups > 1) {
+    const int vectors = (channels_ + width_ - 1) / width_;
     const int count = choose_blocks(vectors, pixels);
     size_t floats = 0;
-    for (int b = 0, v = 0; b < count; ++b) {
-      Block block;
-      for (const int stop = vectors * (b + 1) / count; v < stop; ++v)
-        block.start[size_t(block.vectors++)] = std::max(0, std::min(v * width_, channels - width_));
-      const size_t line = size_t(block.vectors) * size_t(width_);
-      block.tiles = find_tiles(width_, block.vectors);
-      block.bias = floats;
-      block.weights = floats + line;
-      floats += line * (lines + 1);
-      blocks_.push_back(block);
-    }
+    for (int g = 0; g < groups; ++g)
+      for (int b = 0, v = 0; b < count; ++b) {
+        Block block;
+        block.group = g;
+        for (const int stop = vectors * (b + 1) / count; v < stop; ++v)
+          block.start[size_t(block.vectors++)] =
+              g * channels_ + std::max(0, std::min(v * width_, channels_ - width_));
+        const size_t line = size_t(block.vectors) * size_t(width_);
+        block.tiles = find_tiles(width_, block.vectors);
+        block.bias = floats;
+        block.weights = floats + line;
+        floats += line * (lines + 1);
+        blocks_.push_back(block);
+      }
     packed_ = AlignedFloats(floats);
     for (const Block& block : blocks_) {
+      const int end = (block.group + 1) * channels_;
       const auto pack = [&](float* to, const auto& number) {
         for (int v = 0; v < block.vectors; ++v)
-          for (int k = block.start[size_t(v)], end = k + width_; k < end; ++k) *to++ = k < channels ? number(k) : 0.0f;
+          for (int k = block.start[size_t(v)], stop = k + width_; k < stop; ++k) *to++ = k < end ? number(k) : 0.0f;
       };
       pack(packed_.data() + block.bias, [bias](int k) { return bias ? bias[k] : 0.0f; });
       const size_t line = size_t(block.vectors) * size_t(width_);
@@ -101,7 +109,8 @@ class Panels {
                   packed_.data() + block.bias,
                   block.start.data(),
                   channels_ < width_ ? channels_ : 0,
-                  false};
+                  false,
+                  alone_};
     const int most = tile_pixels(block, pixels);
     for (int p = 0; p < pixels; p += most) {
       const int count = std::min(most, pixels - p);
@@ -138,7 +147,8 @@ class Panels {
     return best;
   }
 
-  int channels_, width_;
+  int channels_, width_;  // of a group
+  bool alone_;
   std::vector<Block> blocks_;
   AlignedFloats packed_;
 };

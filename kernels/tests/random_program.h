@@ -67,7 +67,7 @@ class RandomProgram {
     const int x = number(0, 2) ? int(shapes_.size()) - 1 : any();
     const Shape shape = shapes_[size_t(x)];
     const bool column = shape.h == 1 && shape.w == 1;
-    switch (number(1, 13)) {
+    switch (number(1, 15)) {
       case 1:
       case 2:
         return convolution(x, false);
@@ -102,28 +102,45 @@ class RandomProgram {
         if (column && number(0, 1)) return linear(x);
         return add(Opcode::kFlatten, {x}, {int(shape.size()), 1, 1});
       case 12:
+        return select(x);
+      case 13:
+        return convolution(x, false, 0, number(2, 6));
+      case 14:
         if (column) add(number(0, 1) ? Opcode::kSoftmax : Opcode::kLogSoftmax, {x}, shape);
         return;
       default:
-        return add(Opcode::kActivation, {x, number(1, 8), 1, 2}, shape);
+        return add(Opcode::kActivation, {x, number(1, 9), 1, 2}, shape);
     }
   }
 
-  void convolution(int x, bool depthwise, int outputs = 0) {
+  void select(int x) {
     const Shape in = shapes_[size_t(x)];
+    const int count = number(1, 40), first = number(0, in.c - 1);
+    const bool in_a_row = number(0, 1) && first + count <= in.c;
+    std::vector<int64_t> fields{x, count};
+    for (int i = 0; i < count; ++i) fields.push_back(in_a_row ? first + i : number(0, in.c - 1));
+    add(Opcode::kSelect, fields, {count, in.h, in.w});
+  }
+
+  // `groups`: at most.
+  void convolution(int x, bool depthwise, int outputs = 0, int groups = 1) {
+    const Shape in = shapes_[size_t(x)];
+    if (depthwise) groups = in.c;
+    while (in.c % groups != 0) --groups;
     const bool winograd = number(0, 2) == 0, square = winograd || number(0, 1);
     const int kh = winograd ? 3 + 2 * number(0, 1) : number(1, 7), kw = square ? kh : number(1, 7);
     const int sh = winograd || number(0, 1) ? 1 : number(1, 3);
-    const int sw = square ? sh : number(1, 3), groups = depthwise ? in.c : 1;
+    const int sw = square ? sh : number(1, 3);
+    const int dh = winograd || number(0, 2) ? 1 : number(1, 3), dw = winograd || number(0, 2) ? 1 : number(1, 3);
     const int top = number(0, 3), left = number(0, 3), bottom = number(0, 3), right = number(0, 3);
-    const int h = in.h + top + bottom - kh, w = in.w + left + right - kw;
+    const int h = in.h + top + bottom - (kh - 1) * dh - 1, w = in.w + left + right - (kw - 1) * dw - 1;
     if (h < 0 || w < 0) return;
-    const int c = depthwise ? in.c : outputs ? outputs : channels();
+    const int c = depthwise ? in.c : outputs ? outputs : groups == 1 ? channels() : groups * number(1, 20);
     const Shape out{c, h / sh + 1, w / sw + 1};
     const double fan = double(kh) * kw * in.c / groups;
     if (double(out.size()) * fan > (large_ ? 4e6 : 100e3)) return;
     const int w_index = weight({c, in.c / groups, kh, kw}, 1 / std::sqrt(fan)), b_index = bias(c);
-    add(Opcode::kConv, {x, w_index, b_index, kh, kw, sh, sw, 1, 1, top, left, bottom, right, groups}, out);
+    add(Opcode::kConv, {x, w_index, b_index, kh, kw, sh, sw, dh, dw, top, left, bottom, right, groups}, out);
   }
 
   void linear(int x) {

@@ -94,6 +94,9 @@ class Sample {
       case Opcode::kFlatten:
         y.data = x.data;
         break;
+      case Opcode::kSelect:
+        each(y, [&](int c, int i, int j) { return x.at(instruction.channels[size_t(c)], i, j); });
+        break;
     }
     return y;
   }
@@ -112,7 +115,8 @@ class Sample {
   void convolve(const Instruction& conv, const Tensor& x, Tensor& y) const {
     const Window& w = conv.window;
     const bool winograd =
-        winograd_ && conv.groups == 1 && w.kh == w.kw && (w.kh == 3 || w.kh == 5) && w.sh == 1 && w.sw == 1;
+        winograd_ && conv.groups == 1 && w.kh == w.kw && (w.kh == 3 || w.kh == 5) && w.sh == 1 && w.sw == 1 &&
+        !w.dilated();
     double largest = 0;
     each(y, [&](int k, int i, int j) {
       const WeightedSum sum = convolved(conv, x, k, i, j);
@@ -125,12 +129,13 @@ class Sample {
   WeightedSum convolved(const Instruction& conv, const Tensor& x, int k, int i, int j) const {
     const Window& w = conv.window;
     const float* weight = program_.weights[size_t(conv.weight)].data;
-    const int channels = x.shape.c / conv.groups, first = conv.groups == 1 ? 0 : k;
+    const int channels = x.shape.c / conv.groups, outputs = int(program_.weight_of(conv).dims[0]) / conv.groups;
+    const int first = k / outputs * channels;
     WeightedSum sum(bias(conv, k));
     for (int c = 0; c < channels; ++c)
       for (int r = 0; r < w.kh; ++r)
         for (int s = 0; s < w.kw; ++s) {
-          const int y = i * w.sh - w.top + r, column = j * w.sw - w.left + s;
+          const int y = i * w.sh - w.top + r * w.dh, column = j * w.sw - w.left + s * w.dw;
           const size_t line = (size_t(k) * size_t(channels) + size_t(c)) * size_t(w.kh) + size_t(r);
           if (x.inside(y, column)) sum.add(x.at(first + c, y, column), double(weight[line * size_t(w.kw) + size_t(s)]));
         }

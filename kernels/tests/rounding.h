@@ -104,6 +104,10 @@ inline Number curve(const Activation& activation, const Number& x) {
       return made(std::tanh(v), 1, 8, std::tanh(v));
     case Kind::kHardSigmoid:
       return made(std::min(std::max(a * v + b, 0.0), 1.0), std::abs(a), 2, std::abs(a * v) + std::abs(b));
+    case Kind::kGelu: {  // the exponential's argument, v^2 / 2, is rounded too
+      const double y = v * 0.5 * std::erfc(-v / std::sqrt(2.0));
+      return made(y, 1.2, 12 + v * v, y);
+    }
   }
   return x;
 }

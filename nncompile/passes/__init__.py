@@ -33,8 +33,10 @@ from nncompile.passes.position_to_gemm import POSITION_TO_GEMM
 from nncompile.passes.remove_dead_code import REMOVE_DEAD_CODE
 from nncompile.passes.remove_identities import REMOVE_IDENTITIES
 from nncompile.passes.serializing import serialize
+from nncompile.passes.shuffle_to_gather import SHUFFLE_TO_GATHER
 from nncompile.passes.simplify_indexing import SIMPLIFY_INDEXING
 from nncompile.passes.simplify_tails import SIMPLIFY_TAILS
+from nncompile.passes.split_to_slices import SPLIT_TO_SLICES
 from nncompile.passes.static_reshape import STATIC_RESHAPE
 from nncompile.passes.swap_last_axes import SWAP_LAST_AXES
 from nncompile.stages import CapturedModel, OptimizedModel, PassReport
@@ -50,6 +52,10 @@ PIPELINE: tuple[Pass, ...] = (
     STATIC_RESHAPE,
     # After the constants, from which it reads sizes.
     SWAP_LAST_AXES,
+    # Likewise.
+    SHUFFLE_TO_GATHER,
+    # Before what looks at slices: a part may be the whole.
+    SPLIT_TO_SLICES,
     # Turns what does nothing into Identity, which the next pass removes.
     SIMPLIFY_TAILS,
     # Likewise; the gates of squeeze-and-excitation are indexed so.

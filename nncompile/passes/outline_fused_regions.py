@@ -39,6 +39,7 @@ from nncompile.passes.region_program import (
     sample_of,
 )
 from nncompile.passes.region_worth import pays
+from nncompile.passes.rewriting import unused_name
 from nncompile.stages import Firing, Refusal
 
 _FUNCTIONS_WITH_OVERLOADS = 10  # the IR version that has them, and shapes of values inside functions
@@ -50,7 +51,7 @@ def _run(model: ir.Model) -> Outcome:
     graph, parts = model.graph, _encoded(model.graph)
     pieces = []
     for piece in convex_pieces(graph, parts.steps):
-        convolutions = [node for node in piece if parts.steps[node].opcode is Opcode.CONV]
+        convolutions = [node for node in piece if node.op_type == "Conv"]
         linear_layers = sum(parts.steps[node].opcode is Opcode.LINEAR for node in piece)
         if not (convolutions or linear_layers > 1) or not _results(piece):
             continue
@@ -131,7 +132,11 @@ def _outline(model: ir.Model, piece: Sequence[ir.Node], parts: _Parts) -> str:
     inner = {node.outputs[0]: parts.step(node) for node in piece}
     read = (value for step in inner.values() for value in step.values)
     activations = {value: _sample(value, parts) for value in read if value not in inner}
-    program = assemble(activations, _with_silu(inner, results), results)
+    program = assemble(activations, _selected_once(_with_silu(inner, results), results), results)
+    for weight in program.weights:
+        if not weight.is_initializer():
+            weight.name = unused_name(graph, weight.name or "weight")
+            graph.register_initializer(weight)
     overload = _free_overload(model)
     region = ir.Node(
         DOMAIN,
@@ -185,6 +190,19 @@ def _with_silu(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> d
                 del steps[gate]
                 break
     return steps
+
+
+def _selected_once(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
+    """The steps with channels of selected channels as channels of the first value; a split shuffle, say."""
+    steps = dict(inner)
+    for value, step in inner.items():
+        source = steps.get(step.values[0])
+        if step.opcode is Opcode.SELECT and source is not None and source.opcode is Opcode.SELECT:
+            count, *channels = step.numbers
+            numbers = (count, *(source.numbers[1 + channel] for channel in channels))
+            steps[value] = replace(step, values=source.values, numbers=numbers)
+    read = {value for step in steps.values() for value in step.values} | set(results)
+    return {v: step for v, step in steps.items() if v in read or step.opcode is not Opcode.SELECT}
 
 
 def _free_overload(model: ir.Model) -> str:

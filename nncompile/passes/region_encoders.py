@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from nncompile.passes.region_channels import channel_map, gather, is_channel_map, slice_of_channels, tensors
 from nncompile.passes.region_program import Kind, Opcode, Sample, Step, sample_of, size_fault
 from nncompile.passes.values import (
     Window,
@@ -22,6 +23,7 @@ from nncompile.passes.values import (
     given_input,
     int_attribute,
     static_shape,
+    string_attribute,
     window,
 )
 
@@ -37,20 +39,20 @@ def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
         node: A node of the outermost graph.
         known: The results of the nodes that have an instruction; other values are read off their shapes.
     """
-    encoder = _ENCODERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    if encoder is None:
+    encoder = channel_map if is_channel_map(node) else _ENCODERS.get(node.op_type)
+    if encoder is None or node.domain not in ("", "ai.onnx"):
         return f"the kernels have no {node.op_type}"
     if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
         return "its second output is used"
-    count = len(node.inputs) if node.op_type in _OF_ALL_INPUTS else 1
-    values = tuple(value for value in node.inputs[:count] if value is not None)
+    read = node.inputs if node.op_type in _OF_ALL_INPUTS else node.inputs[:1]
+    values = tuple(tensors(node) if encoder is channel_map else filter(None, read))
     samples = []
     for value in values:
         sample = known.get(value) or sample_of(value)
         if isinstance(sample, str):
             return sample
         samples.append(sample)
-    if any(value is not None and constant(value) is None for value in node.inputs[count:]):
+    if any(value is not None and constant(value) is None for value in node.inputs if value not in values):
         return "a weight is not constant"
     step = encoder(node, *samples)
     if isinstance(step, str):
@@ -82,10 +84,8 @@ def _place(node: ir.Node, x: Sample) -> _Placed | str:
     view = window(node)
     if view is None or len(view.kernel) != 2:
         return "the size of its kernel is not known"
-    if view.dilated:
-        return f"it is dilated by {list(view.dilations)}"
-    if view.same and view.ceil:
-        return "it rounds up with automatic padding"
+    if view.same and (view.ceil or view.dilated):  # ONNX Runtime does not run the latter
+        return f"it {'rounds up' if view.ceil else 'is dilated'} with automatic padding"
     (top, bottom, height, taller), (left, right, width, wider) = (
         _axis(view, i, x.shape[1 + i]) for i in (0, 1)
     )
@@ -98,7 +98,7 @@ def _place(node: ir.Node, x: Sample) -> _Placed | str:
 
 def _axis(view: Window, axis: int, size: int) -> tuple[int, int, int, bool]:
     """Padding before, padding after, number of windows, and whether rounding up made one more."""
-    kernel, stride = view.kernel[axis], view.strides[axis]
+    kernel, stride = (view.kernel[axis] - 1) * view.dilations[axis] + 1, view.strides[axis]
     before, after = (0, 0) if view.same else (view.before[axis], view.after[axis])
     if view.same:
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
@@ -132,9 +132,12 @@ def _conv(node: ir.Node, x: Sample) -> Step | str:
         return placed
     view, shape, channels = placed.view, constant(weight).shape, x.shape[0]  # type: ignore[union-attr]
     groups = int_attribute(node, "group", 1)
-    if groups != 1 and not groups == channels == shape[0]:
-        return f"it has {groups} groups for {channels} channels in and {shape[0]} out"
-    if shape[1] * groups != channels or shape[2:] != view.kernel or not _fits(bias, shape[0]):
+    if (
+        shape[1] * groups != channels
+        or shape[0] % groups
+        or shape[2:] != view.kernel
+        or not _fits(bias, shape[0])
+    ):
         return "its weights do not fit its input"
     numbers = (*view.kernel, *view.strides, *view.dilations, *placed.pads, groups)
     return Step(Opcode.CONV, replace(x, shape=(shape[0], *placed.plane)), (), (weight, bias), numbers)
@@ -148,6 +151,8 @@ def _pool(node: ir.Node, x: Sample) -> Step | str:
     placed = _place(node, x)
     if isinstance(placed, str):
         return placed
+    if placed.view.dilated:
+        return f"it is dilated by {list(placed.view.dilations)}"
     kernel, (top, left, bottom, right) = placed.view.kernel, placed.pads
     if max(top, bottom) >= kernel[0] or max(left, right) >= kernel[1]:
         return "it pads by its kernel or more"
@@ -203,6 +208,13 @@ def _clip(node: ir.Node, x: Sample) -> Step | str:
     if not bounds[0] <= bounds[1]:
         return f"its bounds are {bounds}"
     return activation(Kind.CLIP, x, *bounds)
+
+
+def _gelu(node: ir.Node, x: Sample) -> Step | str:
+    approximation = string_attribute(node, "approximate", "none")
+    if approximation != "none":
+        return f"it is approximated by {approximation}"
+    return activation(Kind.GELU, x)
 
 
 def _softmax(opcode: Opcode) -> Encoder:
@@ -267,12 +279,15 @@ _ENCODERS: Mapping[str, Encoder] = {
     "HardSwish": _activation(Kind.HARD_SWISH),
     "Sigmoid": _activation(Kind.SIGMOID),
     "Tanh": _activation(Kind.TANH),
+    "Gelu": _gelu,
     "HardSigmoid": _activation(Kind.HARD_SIGMOID, ("alpha", 0.2), ("beta", 0.5)),
     "Softmax": _softmax(Opcode.SOFTMAX),
     "LogSoftmax": _softmax(Opcode.LOG_SOFTMAX),
     "Add": _add,
     "Mul": _multiply,
     "Concat": _concat,
+    "Slice": slice_of_channels,
+    "Gather": gather,
     "Flatten": _flatten,
     "Reshape": _flatten,
     "Squeeze": _flatten,

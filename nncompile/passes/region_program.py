@@ -47,6 +47,7 @@ class Opcode(IntEnum):
     CONCAT = 10
     MULTIPLY = 11
     FLATTEN = 12
+    SELECT = 13  # number of channels, each as a channel of the value
 
 
 class Kind(IntEnum):
@@ -60,6 +61,7 @@ class Kind(IntEnum):
     SIGMOID = 6
     TANH = 7
     HARD_SIGMOID = 8  # alpha, beta
+    GELU = 9  # by the error function
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,13 @@ class Step:
     weights: tuple[ir.Value | None, ...] = ()
     numbers: tuple[int, ...] = ()
     constants: tuple[float | None, ...] = ()
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of the result follows from the one at its place, or from that and a gate."""
+        one_to_one = (1, 1, 1, 1, 1, 1, 0, 0, 0, 0, self.result.shape[0])  # a scale and shift of each channel
+        scales = self.opcode is Opcode.CONV and self.numbers == one_to_one
+        return scales or self.opcode in (Opcode.ACTIVATION, Opcode.ADD, Opcode.MULTIPLY)
 
 
 def sample_of(value: ir.Value) -> Sample | str:

@@ -27,7 +27,6 @@ _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
 # memory and not from a cache, and how many uses of a weight take as long as that.
 _TOO_MANY_BYTES, _STREAMED_BYTES, _READ_COST = 40e6, 1e6, 9
 _MOST_LINEAR_BYTES = 64e6
-_ELEMENTWISE = (Opcode.ACTIVATION, Opcode.ADD, Opcode.MULTIPLY)
 
 
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:
@@ -35,11 +34,7 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
     if not any(step.opcode is Opcode.CONV for step in steps.values()):
         return _linear_bytes(steps) <= _MOST_LINEAR_BYTES
     kept = {
-        value
-        for step in steps.values()
-        if step.opcode not in _ELEMENTWISE
-        for value in step.values
-        if value in steps
+        value for step in steps.values() if not step.elementwise for value in step.values if value in steps
     }
     saved = sum(_elements(steps[value].result) for value in kept)
     multiplications = sum(_saved_flops(step) for step in steps.values())
@@ -57,8 +52,15 @@ def _saved_flops(step: Step) -> float:
     """Operations that Winograd's algorithm saves of a convolution; see `cost.cpp` of the kernels."""
     if step.opcode is not Opcode.CONV:
         return 0.0
-    (kh, kw, *strides), groups, weight = step.numbers[:4], step.numbers[-1], step.weights[0]
-    if kh != kw or kh not in _SAVED or strides != [1, 1] or groups != 1 or weight is None or not weight.shape:
+    (kh, kw, *steps), groups, weight = step.numbers[:6], step.numbers[-1], step.weights[0]
+    if (
+        kh != kw
+        or kh not in _SAVED
+        or steps != [1, 1, 1, 1]
+        or groups != 1
+        or weight is None
+        or not weight.shape
+    ):
         return 0.0
     outputs, inputs = weight.shape[0], weight.shape[1]
     if not isinstance(outputs, int) or not isinstance(inputs, int) or min(outputs, inputs) < _LEAST_CHANNELS:

@@ -5,9 +5,11 @@ Patterns and algebra, from the ONNX operator documentation:
 - `Slice(x)` that takes every element of every axis, in steps of 1 from 0 on to the end, is x.
 - `Unsqueeze(Unsqueeze(x, a), b)` is one Unsqueeze: b counts axes of the result; the axes of the result that b
   does not name are those of the inner result in order, of which a names some.
+- `ScatterND(x, i, y)` whose indices i are 0, 1, ... as far as x has rows, and whose y has x's shape, is y.
 
-The exporter writes indexing with a slice for every `:` and an Unsqueeze for every `None`. What is only its
-own input becomes an Identity, which the pass remove-identities removes.
+The exporter writes indexing with a slice for every `:` and an Unsqueeze for every `None`, and `x[:] += y` as
+rows written into x. What is only its own input becomes an Identity, which the pass remove-identities
+removes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ import onnx_ir as ir
 
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
-from nncompile.passes.values import constant, given_input, static_shape, weights
+from nncompile.passes.values import (
+    constant,
+    given_input,
+    int_attribute,
+    static_shape,
+    string_attribute,
+    weights,
+)
 
 _TO_THE_END = np.iinfo(np.int32).max  # what `x[0:]` is written with, or more: no axis is that long
 
@@ -72,8 +81,48 @@ class UnsqueezeTwice(Rule):
         return op.Unsqueeze(match["x"], op.initializer(ir.tensor(axes), name=f"{match['y'].name}_axes"))
 
 
+class ScatterOfAll(Rule):
+    """`ScatterND(x)` that writes every row anew to what it writes."""
+
+    def pattern(self, op: Any, x: ir.Value, i: ir.Value, y: ir.Value) -> Any:
+        return op.ScatterND(x, i, y, _outputs=["z"])
+
+    def refusal(self, match: Match) -> str | None:
+        if string_attribute(match.node("z"), "reduction", "none") != "none":
+            return "it adds to what is there"
+        x, y, rows = match["x"].shape, match["y"].shape, _rows(match["i"])
+        if x is None or y is None or x.has_unknown_dim() or rows is None or rows != x[0]:
+            return "it is not known to write all rows in their order"
+        return None if x == y else f"it writes {list(y)} into {list(x)}"
+
+    def replacement(self, op: Any, match: Match) -> Any:
+        return op.Identity(match["y"])
+
+
+def _rows(indices: ir.Value) -> int | ir.SymbolicDim | None:
+    """n, where the indices are 0, 1, ..., n - 1 in rows of one; None where that is not known."""
+    column = _made_by(indices, "Unsqueeze")
+    counting = column and _made_by(column.inputs[0], "Range")
+    size = counting and _made_by(counting.inputs[1], "Gather")
+    sizes = size and _made_by(size.inputs[0], "Shape")
+    if not column or not counting or not size or not sizes or int_attribute(sizes, "start", 0):
+        return None
+    of = sizes.inputs[0].shape if sizes.inputs[0] else None
+    given = (column.inputs[1], counting.inputs[0], counting.inputs[2], size.inputs[1])
+    axes, start, step, axis = (constant(value) for value in given)
+    for array, numbers in ((axes, (-1, 1)), (start, (0,)), (step, (1,)), (axis, (0,))):
+        if array is None or array.size != 1 or array.item() not in numbers:
+            return None
+    return of[0] if of is not None and not of.is_unknown_dim(0) else None
+
+
+def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == operator else None
+
+
 SIMPLIFY_INDEXING = Pass(
     "simplify-indexing",
-    "slices that take everything removed, Unsqueeze after Unsqueeze as one",
-    apply_rules(SliceOfAll, UnsqueezeTwice),
+    "slices that take everything and writes of everything removed, Unsqueeze after Unsqueeze as one",
+    apply_rules(SliceOfAll, UnsqueezeTwice, ScatterOfAll),
 )

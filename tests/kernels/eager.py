@@ -26,6 +26,7 @@ ACTIVATIONS = {
     Kind.HARD_SWISH: lambda x, a, b: F.hardswish(x),
     Kind.SIGMOID: lambda x, a, b: x.sigmoid(),
     Kind.TANH: lambda x, a, b: x.tanh(),
+    Kind.GELU: lambda x, a, b: F.gelu(x),
     Kind.HARD_SIGMOID: lambda x, a, b: (a * x + b).clamp(0, 1),
 }
 
@@ -100,6 +101,11 @@ def evaluate(
             return torch.cat([values[i] for i in rest], 1)
         case Opcode.FLATTEN:
             return _column(values[x].flatten(1))
+        case Opcode.SELECT:
+            count, *channels = rest
+            assert count == len(channels) > 0
+            assert min(channels) >= 0
+            return values[x][:, channels]
 
 
 def _column(rows: Tensor) -> Tensor:

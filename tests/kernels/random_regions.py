@@ -50,7 +50,7 @@ def layers(draw):
     shape = draw(shapes())
     drawing = _Drawing(draw, Region(shape))
     x = drawing.convolution(0) if draw(st.booleans()) else 0
-    y = drawing.convolution(x)
+    y = drawing.grouped(x) if draw(st.booleans()) else drawing.convolution(x)
     if not drawing.region.instructions:
         y = drawing.region.global_average(0)
     if draw(st.booleans()):
@@ -71,7 +71,7 @@ def graphs(draw):
     steps = (
         drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,
         drawing.product, drawing.linear, drawing.activation, drawing.joined, drawing.global_average,
-        drawing.flatten, drawing.tail,
+        drawing.grouped, drawing.selected, drawing.flatten, drawing.tail,
     )  # fmt: skip
     for _ in range(draw(st.integers(1, 8))):
         last = len(region.shapes) - 1
@@ -126,6 +126,21 @@ class _Drawing:
         channels = self.region.shapes[x][0]
         return self._convolution(x, channels, 1, channels)
 
+    def grouped(self, x):
+        """As many groups as divide the channels, of any number of outputs each."""
+        channels = self.region.shapes[x][0]
+        groups = self.draw(st.sampled_from([n for n in range(1, channels + 1) if channels % n == 0]))
+        outputs = groups * self.draw(st.integers(1, max(1, 40 // groups)))
+        return self._convolution(x, outputs, channels // groups, groups)
+
+    def selected(self, x):
+        """A run of channels, or any in any order."""
+        channels = self.region.shapes[x][0]
+        first = self.draw(st.integers(0, channels - 1))
+        run = list(range(first, self.draw(st.integers(first + 1, channels))))
+        any_of_them = st.lists(st.integers(0, channels - 1), min_size=1, max_size=40)
+        return self.region.select(x, self.draw(st.one_of(st.just(run), any_of_them)))
+
     def plain_convolution(self, x, outputs, size):
         """Square, dense and of stride 1, with a plane as large as its input's or one column larger."""
         inputs, half = self.region.shapes[x][0], size // 2
@@ -138,11 +153,13 @@ class _Drawing:
         kernel = self._pair(1, 7, square)
         stride = (1, 1) if self.draw(st.booleans()) else self._pair(1, 3, square)
         pads = self._pads((3, 3))
-        plane = self._plane(x, kernel, stride, pads)
+        dilations = (1, 1) if self.draw(st.integers(0, 2)) else self._pair(1, 3, False)
+        reach = tuple((k - 1) * step + 1 for k, step in zip(kernel, dilations, strict=True))
+        plane = self._plane(x, reach, stride, pads)
         if plane is None or outputs * inputs * math.prod(kernel) * math.prod(plane) > LARGEST:
             return x
         weight = self._normal(outputs, inputs, *kernel) / math.sqrt(inputs * math.prod(kernel))
-        return self.region.conv(x, weight, self._bias(outputs), stride, pads, groups)
+        return self.region.conv(x, weight, self._bias(outputs), stride, pads, groups, dilations)
 
     def pool(self, x):
         kernel = self._pair(1, 4, self.draw(st.booleans()))

@@ -39,11 +39,19 @@ class Region:
         self.instructions: list[tuple[int, tuple[int, ...]]] = []
         self.outputs: list[tuple[int, int]] = []
 
-    def conv(self, x, weight, bias=None, stride=(1, 1), pads=(0, 0, 0, 0), groups=1):
+    def conv(self, x, weight, bias=None, stride=(1, 1), pads=(0, 0, 0, 0), groups=1, dilations=(1, 1)):
         """`pads`: top, left, bottom, right."""
         kernel = weight.shape[2:]
         return self._add(
-            Opcode.CONV, x, self._weight(weight), self._weight(bias), *kernel, *stride, 1, 1, *pads, groups
+            Opcode.CONV,
+            x,
+            self._weight(weight),
+            self._weight(bias),
+            *kernel,
+            *stride,
+            *dilations,
+            *pads,
+            groups,
         )
 
     def max_pool(self, x, kernel, stride, pads=(0, 0, 0, 0), ceil=False):
@@ -74,6 +82,9 @@ class Region:
 
     def concat(self, *values):
         return self._add(Opcode.CONCAT, len(values), *values)
+
+    def select(self, x, channels):
+        return self._add(Opcode.SELECT, x, len(channels), *channels)
 
     def flatten(self, x):
         return self._add(Opcode.FLATTEN, x)

@@ -67,7 +67,7 @@ def test_a_program_that_goes_on(build):
     )
 
 
-@pytest.mark.parametrize("opcode", [0, 13, -1, 2**40])
+@pytest.mark.parametrize("opcode", [0, 14, -1, 2**40])
 def test_an_unknown_opcode(build, opcode):
     region = network()
     region.instructions[1] = (opcode, region.instructions[1][1])
@@ -85,11 +85,13 @@ def test_an_unknown_opcode(build, opcode):
         (0, 2, 0, "bias does not fit"),
         (0, 3, 2, "weight does not fit"),
         (0, 5, 0, "a dimension is 0"),
-        (0, 7, 2, "a dilation is 2"),
+        (0, 7, 0, "a dimension is 0"),
+        (0, 7, 2**24, "a kernel is dilated too far"),
+        (0, 8, 40, "kernel is larger than its input"),
         (0, 9, -1, "a pad is -1"),
         (0, 9, 2**24 + 1, "a pad is 16777217"),
         (0, 13, 2, "weight does not fit"),
-        (1, 1, 9, "an activation is 9"),
+        (1, 1, 10, "an activation is 10"),
         (1, 2, -1, "a constant is -1"),
         (1, 3, 3, "a constant is 3"),
         (2, 13, 4, "weight does not fit"),

@@ -211,3 +211,26 @@ def test_lift_with_several_readers_and_none(apply):
     applied = apply(LIFT_CONSTANTS, text)
     assert applied.operators == ["Add", "Mul"]
     assert applied.outcome.changes == 2
+
+
+STANDARDISED = (
+    "m = ReduceMean<keepdims = 1>(w, axes) d = Sub(w, m) s = Mul(d, d) v = Add(s, d) y = MatMul(x, v)"
+)
+
+
+def test_a_large_weight_that_is_normalised(apply, random):
+    """Beyond the limits of onnxscript, which bound what grows."""
+    weights = {"w": random.standard_normal((600, 500)).astype("f4") / 25, "axes": np.array([0])}
+    text = f"g (float[n, 600] x) => (float[n, 500] y) {{ {STANDARDISED} }}"
+    applied = apply(FOLD_CONSTANTS, text, weights)
+    assert applied.operators == ["MatMul"]
+    assert [array.shape for array in applied.weights.values()] == [(600, 500)]
+
+
+def test_a_large_weight_that_something_else_reads_is_not_kept_twice(apply, random):
+    weights = {"w": random.standard_normal((600, 500)).astype("f4")}
+    text = """g (float[n, 500] x, int64[k] j) => (float[n, 600] y, float[k, 500] z) {
+        t = Transpose(w) y = MatMul(x, t) z = Gather(w, j)
+    }"""
+    applied = apply(FOLD_CONSTANTS, text, weights, feeds={"j": np.array([1, 2])})
+    assert applied.operators == ["Transpose", "MatMul", "Gather"]

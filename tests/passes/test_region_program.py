@@ -22,6 +22,7 @@ ACTIVATIONS = {
     6: lambda x, a, b: torch.sigmoid(x),
     7: lambda x, a, b: torch.tanh(x),
     8: lambda x, a, b: (a * x + b).clamp(0, 1),
+    9: lambda x, a, b: functional.gelu(x),
 }
 
 
@@ -118,6 +119,10 @@ def step(opcode, fields, values, weights, constants):
             return torch.cat([values[part] for part in parts], 1)
         case Opcode.FLATTEN:
             return x.flatten(1)[:, :, None, None]
+        case Opcode.SELECT:
+            count, *channels = fields[1:]
+            assert count == len(channels)
+            return x[:, channels]
 
 
 @pytest.fixture
@@ -161,6 +166,11 @@ def after_conv(node):
         ("kernel_shape = [3, 2], strides = [2, 1]", (5, 4, 3, 2), (5, 3, 5)),
         ("pads = [1, 0, 2, 3]", (5, 4, 3, 3), (5, 8, 7)),
         ("group = 4, pads = [1, 1, 1, 1]", (4, 1, 3, 3), (4, 7, 6)),
+        ("group = 4", (8, 1, 1, 1), (8, 7, 6)),
+        ("group = 2, strides = [2, 2]", (6, 2, 3, 3), (6, 3, 2)),
+        ("dilations = [2, 1]", (5, 4, 3, 2), (5, 3, 5)),
+        ('auto_pad = "VALID", dilations = [2, 3], strides = [2, 1]', (5, 4, 3, 2), (5, 2, 3)),
+        ("group = 4, dilations = [1, 2], pads = [0, 2, 0, 2]", (4, 1, 2, 3), (4, 6, 6)),
         ('auto_pad = "SAME_UPPER", strides = [2, 2]', (5, 4, 3, 2), (5, 4, 3)),
         ('auto_pad = "SAME_LOWER", strides = [2, 2]', (5, 4, 4, 3), (5, 4, 3)),
         ('auto_pad = "VALID", strides = [3, 3]', (5, 4, 2, 2), (5, 2, 2)),
@@ -213,6 +223,7 @@ def test_an_average_that_counts_its_padding(check, pads):
         "Tanh(c)",
         "HardSigmoid(c)",
         "HardSigmoid<alpha = 0.3, beta = 0.1>(c)",
+        "Gelu(c)",
     ],
 )
 def test_activations(check, node):
@@ -231,6 +242,64 @@ def test_silu_is_one_instruction(check, product):
 def test_a_sigmoid_that_is_read_twice_stays(check, nodes):
     region = check(f"c = Conv(x, w) {nodes}", "float[n, 4, 7, 6]")
     assert region.attribute[1].ints[5] == 2 + nodes.count("= ") - 1
+
+
+@pytest.mark.parametrize(
+    ("node", "weights"),
+    [
+        ("BatchNormalization(c, k, b, m, v)", {"k": (4,), "b": (4,), "m": (4,), "v": np.full(4, 2, "f4")}),
+        ("BatchNormalization<epsilon = 0.5>(c, k, b, m, v)", {n: np.arange(4, dtype="f4") for n in "kbmv"}),
+        ("Mul(c, k)", {"k": (4, 1, 1)}),
+        ("Mul(k, c)", {"k": (1, 4, 1, 1)}),
+        ("Mul(c, k)", {"k": ()}),
+        ("Add(k, c)", {"k": (4, 1, 1)}),
+        ("Add(c, k)", {"k": (1, 1, 1)}),
+        ("Sub(c, k)", {"k": (4, 1, 1)}),
+        ("Sub(k, c)", {"k": (4, 1, 1)}),
+        ("Div(c, k)", {"k": np.array([1, 2, -3, 4], "f4").reshape(4, 1, 1)}),
+    ],
+)
+def test_a_scale_and_shift_of_each_channel(check, node, weights):
+    check(after_conv(node), "float[n, 4, 7, 6]", **weights)
+
+
+def test_a_scale_of_each_feature(check):
+    nodes = "c = Conv(x, w) f = Flatten(c) y = Mul(f, k)"
+    check(nodes, "float[n, 168]", k=(168,))
+
+
+@pytest.mark.parametrize(
+    ("node", "channels", "weights"),
+    [
+        ("Slice(c, s, e, a)", 2, {"s": [1], "e": [3], "a": [1]}),
+        ("Slice(c, s, e, a)", 3, {"s": [-3], "e": [2**31 - 1], "a": [-3]}),
+        ("Slice(c, s, e, a, t)", 2, {"s": [0], "e": [9], "a": [1], "t": [2]}),
+        ("Gather<axis = 1>(c, i)", 3, {"i": [3, 0, 3]}),
+        ("Gather<axis = -3>(c, i)", 2, {"i": [-1, -4]}),
+    ],
+)
+def test_selected_channels(check, node, channels, weights):
+    check(after_conv(node), f"float[n, {channels}, 7, 6]", **{k: np.array(v) for k, v in weights.items()})
+
+
+def test_selected_features(check):
+    nodes = "c = Conv(x, w) f = Flatten(c) y = Slice(f, s, e, a)"
+    check(nodes, "float[n, 40]", s=np.array([2]), e=np.array([42]), a=np.array([1]))
+
+
+def test_channels_of_selected_channels_are_selected_once(check):
+    nodes = """c = Conv(x, w) g = Gather<axis = 1>(c, i)
+        p = Slice(g, zero, two, one) q = Slice(g, two, four, one) y = Add(p, q)"""
+    ints = {"i": [0, 2, 1, 3], "zero": [0], "one": [1], "two": [2], "four": [4]}
+    region = check(nodes, "float[n, 2, 7, 6]", **{name: np.array(value) for name, value in ints.items()})
+    assert region.attribute[1].ints[5] == 4  # the number of instructions
+
+
+def test_a_selection_that_is_read_elsewhere_stays(check):
+    nodes = "c = Conv(x, w) g = Gather<axis = 1>(c, i) p = Slice(g, zero, four, one) y = Add(p, g)"
+    ints = {"i": [0, 2, 1, 3], "zero": [0], "one": [1], "four": [4]}
+    region = check(nodes, "float[n, 4, 7, 6]", **{name: np.array(value) for name, value in ints.items()})
+    assert region.attribute[1].ints[5] == 4
 
 
 @pytest.mark.parametrize("product", ["Mul(c, e)", "Mul(e, c)"])

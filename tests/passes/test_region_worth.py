@@ -90,9 +90,17 @@ def test_linear_layers_of_large_weights_are_left_to_onnx_runtime():
         assert optimized(layers, (width,)).passes[-1].changes == changes
 
 
-def test_a_network_of_grouped_convolutions_is_left_alone():
-    """Between them stand 1 x 1 convolutions, each of which alone would be a region of two transpositions."""
-    block = [nn.Conv2d(32, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1, groups=4), nn.ReLU()]
-    report = optimized(nn.Sequential(*block, nn.Conv2d(64, 32, 1), nn.ReLU()), (32, 28, 28)).passes[-1]
+def test_a_network_between_what_the_kernels_lack_is_left_alone():
+    """Each 1 x 1 convolution would be a region of two transpositions."""
+    block = [nn.Conv2d(32, 64, 1), nn.ReLU(), nn.ELU(), nn.Conv2d(64, 32, 1), nn.ReLU()]
+    report = optimized(nn.Sequential(*block), (32, 28, 28)).passes[-1]
     assert report.changes == 0
     assert [refusal.reason for refusal in report.refusals].count(TOO_LITTLE) == 2
+
+
+def test_a_scale_of_each_channel_is_no_convolution():
+    """However many there are, they alone are no region, and beside a convolution they save nothing."""
+    scales = [nn.BatchNorm2d(32), nn.ReLU()] * 4
+    assert optimized(nn.Sequential(*scales), (32, 28, 28)).passes[-1].changes == 0
+    layers = [nn.MaxPool2d(3, 1, 1), *scales, nn.Conv2d(32, 32, 1, padding=1)]
+    assert optimized(nn.Sequential(*layers), (32, 28, 28)).passes[-1].changes == 0

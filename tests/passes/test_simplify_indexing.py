@@ -93,3 +93,47 @@ def test_unsqueezes_that_stay(apply, text, reason):
     applied = apply(SIMPLIFY_INDEXING, text + nodes, {"a": ints(2), "b": ints(0)}, feeds={})
     assert applied.operators == ["Unsqueeze", "Unsqueeze"]
     assert reason in applied.reasons[0]
+
+
+def written(x="float[n, 3] x", y="float[n, 3] y", scatter="ScatterND", like="x", z="float[n, 3]"):
+    return f"""g ({x}, {y}) => ({z} z) {{
+        s = Shape({like}) r = Gather(s, first) i = Range(start, r, step) u = Unsqueeze(i, last)
+        z = {scatter}(x, u, y)
+    }}"""
+
+
+ALL_ROWS = {"first": ints(0), "start": np.int64(0), "step": np.int64(1), "last": ints(-1)}
+
+
+@pytest.mark.parametrize("like", ["x", "y"])
+def test_every_row_written_anew(apply, like):
+    weights = {**ALL_ROWS, "first": np.int64(0)}
+    applied = apply(SIMPLIFY_INDEXING, written(like=like), weights, engines=ENGINES)
+    assert applied.operators[-1] == "Identity"
+    assert list(applied.node("Identity").input) == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "reason"),
+    [
+        (written(scatter='ScatterND<reduction = "add">'), {}, "it adds to what is there"),
+        (written(y="float[m, 3] y"), {"start": np.int64(2)}, "to write all rows in their order"),
+        (written(y="float[m, 3] y"), {"step": np.int64(2)}, "to write all rows in their order"),
+        (
+            written(x="float[3, 3] x", z="float[3, 3]"),
+            {"first": np.int64(1)},
+            "to write all rows in their order",
+        ),
+        (written(y="float[m, 3] y"), {}, "it writes"),
+        (written(x="float[n, 3] x", like="y", y="float[m, 3] y"), {}, "to write all rows in their order"),
+    ],
+)
+def test_rows_that_may_stay(apply, text, weights, reason):
+    kept = {**ALL_ROWS, "first": np.int64(0), **weights}
+    feeds = {
+        "x": np.ones((3, 3), "f4"),
+        "y": np.ones((len(range(int(kept["start"]), 3, int(kept["step"]))), 3), "f4"),
+    }
+    applied = apply(SIMPLIFY_INDEXING, text, kept, feeds=feeds)
+    assert "ScatterND" in applied.operators
+    assert any(reason in found for found in applied.reasons), applied.reasons
