@@ -118,6 +118,8 @@ def _rows(indices: ir.Value) -> int | ir.SymbolicDim | None:
 
 def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        node = node.inputs[0].producer()  # what SliceOfAll left
     return node if node is not None and node.op_type == operator else None
 
 

@@ -105,6 +105,13 @@ def written(x="float[n, 3] x", y="float[n, 3] y", scatter="ScatterND", like="x",
 ALL_ROWS = {"first": ints(0), "start": np.int64(0), "step": np.int64(1), "last": ints(-1)}
 
 
+def test_every_row_written_anew_by_a_slice_of_everything(apply):
+    """As the exporter writes `x[:] = y`."""
+    text = written().replace("u = Unsqueeze(i, last)", "j = Slice(i, zero, end) u = Unsqueeze(j, last)")
+    weights = {**ALL_ROWS, "first": np.int64(0), "zero": ints(0), "end": ints(END)}
+    assert apply(SIMPLIFY_INDEXING, text, weights).operators.count("ScatterND") == 0
+
+
 @pytest.mark.parametrize("like", ["x", "y"])
 def test_every_row_written_anew(apply, like):
     weights = {**ALL_ROWS, "first": np.int64(0)}
