@@ -102,6 +102,7 @@ REGIONS = {
     "hard-swish": activation(Kind.HARD_SWISH),
     "sigmoid": activation(Kind.SIGMOID),
     "tanh": activation(Kind.TANH),
+    "gelu": activation(Kind.GELU),
     "hard-sigmoid": activation(Kind.HARD_SIGMOID, 0.2, 0.5),
 }
 

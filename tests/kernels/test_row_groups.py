@@ -72,7 +72,23 @@ def outputs():
     return region.output(wide).output(region.conv(deep, normal(9, 66, 1, 1)))
 
 
-REGIONS = {made.__name__: made() for made in (inverted_residuals, stem, tiles, borders, branches, outputs)}
+def shuffled():
+    """Half of the channels through groups and dilated windows, joined with the others in another order."""
+    region = Region((12, *PLANE))
+    x = region.conv(0, normal(64, 12, 1, 1))
+    y = region.conv(region.select(x, range(32)), normal(48, 8, 3, 3), pads=(1,) * 4, groups=4)
+    y = region.activation(
+        region.conv(y, normal(32, 48, 3, 2), pads=(4, 1, 4, 2), dilations=(4, 3)), Kind.GELU
+    )
+    y = region.conv(y, normal(32, 1, 3, 3), pads=(2,) * 4, groups=32, dilations=(2, 2))
+    joined = region.concat(y, region.select(x, range(63, 31, -1)))
+    y = region.select(joined, [i % 2 * 32 + i // 2 for i in range(64)])
+    return region.output(region.conv(y, normal(8, 64, 1, 1)))
+
+
+REGIONS = {
+    made.__name__: made() for made in (inverted_residuals, stem, tiles, borders, branches, outputs, shuffled)
+}
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "any"])
