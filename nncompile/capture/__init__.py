@@ -19,6 +19,7 @@ from nncompile.capture.containers import known_containers
 from nncompile.capture.errors import explain, watching_for_a_fixed_batch
 from nncompile.capture.example import Example, prepare
 from nncompile.capture.exporter import to_onnx
+from nncompile.capture.indices import without_negative_indices
 from nncompile.capture.keywords import collected_keywords_named
 from nncompile.capture.lowerings import lowered
 from nncompile.capture.precision import narrowed
@@ -72,6 +73,7 @@ def _captured(module: torch.nn.Module, example: Example, reference: torch.nn.Mod
                 traced, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
             )
             program = lowered(program)
+            without_negative_indices(program)
             returned = take_out_constants(program)
             model = to_onnx(program)
         except CaptureError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -31,6 +32,10 @@ Runner = Callable[[dict[str, Array]], list[Array]]
 
 _log = logging.getLogger("nncompile")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# What ONNX Runtime says of an index: the node, and from Gather the largest one that there is.
+_OUTSIDE = re.compile(
+    r"Name:'([^']*)'.*?(?:indices element out of data bounds.*?,(\d+)\]|Out of range value in index)", re.DOTALL
+)
 _ERRORS_ONLY = 3
 # ONNX Runtime 1.31's kernels of these end the process (abort, SIGFPE) where the batch is empty.
 _FATAL_WHEN_EMPTY = frozenset({"LSTM", "GRU", "Einsum"})
@@ -268,6 +273,13 @@ def _config_entries(plan: Plan) -> dict[str, str]:
 
 def run_failure(error: Exception) -> InputError:
     """The error for a run that ONNX Runtime gave up."""
+    outside = _OUTSIDE.search(str(error))
+    if outside:
+        takes = f", which takes 0 to {outside[2]}" if outside[2] else ""
+        return InputError(
+            f"An index among the inputs is outside its table, at node {outside[1]!r}{takes}.",
+            remedy="Check the integer inputs: ids beyond the vocabulary, or -1 as a mark for padding.",
+        )
     return InputError(
         f"ONNX Runtime could not run this input: {_reason(error)}.",
         remedy="Check the input's sizes against the model's signature (nncompile inspect).",
