@@ -27,7 +27,7 @@ _log = logging.getLogger("nncompile")
 
 def compile(  # noqa: A001 - the public name, as in torch.compile
     module: torch.nn.Module,
-    example_inputs: Any,
+    example_inputs: Any = (),
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_batch: bool = True,
@@ -73,8 +73,9 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         VerificationError: The graph is wrong with no pass at all.
         NncompileError: An option has a value that is not offered, or ONNX Runtime is missing.
     """
-    if isinstance(labels, str):
-        raise NncompileError(f"labels={labels!r} is one string.", remedy="Give a list of class names.")
+    for name, given in (("labels", labels), ("passes", passes), ("disabled_passes", disabled_passes)):
+        if isinstance(given, str):
+            raise NncompileError(f"{name}={given!r} is one string.", remedy="Give a list of names.")
     options = CompileOptions(
         dynamic_batch=dynamic_batch,
         target=target,
@@ -108,6 +109,7 @@ def compile_with(
         phases.start("capture")
         captured = capture(module, example_inputs, example_kwargs, options)
         _check_labels(captured, options)
+        _check_images(captured, options)
         verified = _optimize_and_verify(captured, options, phases)
         phases.start("load")
         data = artifact.build(verified, options)
@@ -130,6 +132,23 @@ def _check_labels(captured: CapturedModel, options: CompileOptions) -> None:
         raise NncompileError(
             f"{len(options.labels)} labels are given for {shape[1]} classes.",
             remedy="Give one for each.",
+        )
+
+
+def _check_images(captured: CapturedModel, options: CompileOptions) -> None:
+    """Images become the first input; where they cannot, no image would ever be read."""
+    if options.preprocess is None or not captured.signature.inputs:
+        return
+    spec, how = captured.signature.inputs[0], options.preprocess
+    made = (1 if how.mode == "L" else 3, *how.size)
+    wanted = spec.shape[1:]
+    fits = len(wanted) == len(made) and all(
+        a == b or isinstance(a, str) for a, b in zip(wanted, made, strict=True)
+    )
+    if not fits:
+        raise NncompileError(
+            f"Images would become {list(made)} (mode {how.mode}), and input {spec.name!r} is {spec}.",
+            remedy="Give the height, the width and the mode that the input has: L for 1 channel, RGB for 3.",
         )
 
 

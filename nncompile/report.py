@@ -61,9 +61,18 @@ class CompileReport:
                 f"nothing to do: {', '.join(idle)}", 110, subsequent_indent="  ", break_on_hyphens=False
             )
         for report in self.passes:
-            lines += [f"  {report.name}: left {r.node} alone: {r.reason}" for r in report.refusals]
+            lines += _left_alone(report)
         lines += [*caveats(self.precision, self.passes), *verification_lines(self.verification)]
         return "\n".join(lines)
+
+
+def _left_alone(report: PassReport) -> list[str]:
+    """A line for each reason to leave nodes alone, with the first of them."""
+    nodes: dict[str, list[str]] = {}
+    for refusal in report.refusals:
+        nodes.setdefault(refusal.reason, []).append(refusal.node)
+    counts = {reason: f" and {len(names) - 1} more" if names[1:] else "" for reason, names in nodes.items()}
+    return [f"  {report.name}: left {nodes[why][0]}{more} alone: {why}" for why, more in counts.items()]
 
 
 def caveats(precision: Precision, passes: Iterable[PassReport | PassRecord]) -> list[str]:

@@ -178,11 +178,18 @@ def _load_weights(module: torch.nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(_without_parallel(state, module, path), strict=True)
     except RuntimeError as error:
-        details = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+        details = [_few(line.strip()) for line in str(error).splitlines()[1:] if line.strip()]
+        more = f" And {len(details) - 4} more." if len(details) > 4 else ""
         raise CaptureError(
-            f"The weights in {path} do not fit {type(module).__name__}: {' '.join(details)[:600]}",
+            f"The weights in {path} do not fit {type(module).__name__}: {' '.join(details[:4])}{more}",
             remedy="Check the class and its --arg values against the training script.",
         ) from None
+
+
+def _few(line: str) -> str:
+    """The first of the names that torch lists, and how many follow."""
+    names = line.rstrip(". ").split('", "')
+    return line if len(names) <= 4 else '", "'.join(names[:3]) + f'" and {len(names) - 3} more.'
 
 
 def _without_parallel(

@@ -15,7 +15,9 @@ import nncompile
 from nncompile import compiler, passes
 from nncompile.options import CompileOptions
 from nncompile.passes.contract import Pass
-from nncompile_runtime.manifest import ImagePreprocessing
+from nncompile.report import CompileReport
+from nncompile.stages import PassReport, Refusal
+from nncompile_runtime.manifest import ImagePreprocessing, Verification
 from nncompile_runtime.session import Session
 
 PREPROCESS = ImagePreprocessing(size=(6, 6), mode="L", mean=(0.5,), std=(0.25,))
@@ -256,6 +258,8 @@ def test_no_pass_has_to_be_dropped(module, example, options, caplog):
         ({"disabled_passes": ["fold-everything"]}, nncompile.PassError, "There is no pass 'fold-everything'"),
         ({"labels": [1, 2]}, nncompile.NncompileError, "labels"),
         ({"labels": "cat"}, nncompile.NncompileError, "labels"),
+        ({"disabled_passes": "fold-affine"}, nncompile.NncompileError, "'fold-affine' is one string"),
+        ({"passes": "fold-affine"}, nncompile.NncompileError, "'fold-affine' is one string"),
         ({"preprocess": {"size": (2, 2)}}, nncompile.NncompileError, "preprocess"),
     ],
 )
@@ -348,3 +352,95 @@ def test_a_pass_that_is_more_accurate_than_eager_is_kept():
     model = nncompile.compile(LogOfSoftmax(), torch.randn(2, 8))
     assert model.report.verification.dropped_passes == ()
     assert {entry.name: entry.changes for entry in model.report.passes}["simplify-tails"] == 1
+
+
+def test_inputs_by_name_alone():
+    net = nn.Bilinear(2, 3, 4)
+    model = nncompile.compile(net, example_kwargs={"input2": torch.randn(2, 3), "input1": torch.randn(2, 2)})
+    a, b = torch.randn(5, 2), torch.randn(5, 3)
+    torch.testing.assert_close(model(a, b), net(a, b), rtol=1e-5, atol=1e-5)
+
+
+def test_a_module_that_torch_compile_wrapped():
+    net, x = nn.Linear(3, 2), torch.randn(5, 3)
+    model = nncompile.compile(torch.compile(net), x[:2])
+    assert model.manifest.model_name == "Linear"
+    torch.testing.assert_close(model(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "fits"),
+    [
+        ({"size": (6, 6), "mode": "L"}, True),
+        ({"size": (6, 6), "mode": "RGB"}, False),
+        ({"size": (6, 7), "mode": "L"}, False),
+        ({"size": (7, 6), "mode": "L"}, False),
+    ],
+)
+def test_images_that_do_not_become_the_input(how, fits):
+    net, given = nn.Conv2d(1, 2, 3), nncompile.ImagePreprocessing(**how)
+    if fits:
+        assert (
+            nncompile.compile(net, torch.randn(2, 1, 6, 6), preprocess=given).manifest.preprocessing == given
+        )
+        return
+    with pytest.raises(nncompile.NncompileError, match=r"Images would become .*'input' is float32") as caught:
+        nncompile.compile(net, torch.randn(2, 1, 6, 6), preprocess=given)
+    assert "mode" in caught.value.remedy
+
+
+def test_images_for_what_is_no_image():
+    how = nncompile.ImagePreprocessing(size=(6, 6))
+    with pytest.raises(nncompile.NncompileError, match="Images would become"):
+        nncompile.compile(nn.Linear(4, 2), torch.randn(2, 4), preprocess=how)
+
+
+@pytest.mark.parametrize("where", ["weight", "running_var"])
+def test_weights_that_are_nan(where):
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    getattr(net[1], where).data.fill_(torch.nan)
+    with pytest.raises(
+        nncompile.VerificationError, match=rf"answers NaN on every input.*'1\.{where}'"
+    ) as caught:
+        nncompile.compile(net, torch.randn(2, 3))
+    assert "diverge" in caught.value.remedy
+    getattr(net[1], where).data[1:] = 1.0  # one channel alone: the others are compared
+    answer = nncompile.compile(net, torch.randn(2, 3))(torch.randn(2, 3))
+    assert answer[:, 0].isnan().all()
+    assert not answer[:, 1:].isnan().any()
+
+
+class NotANumber(nn.Module):
+    def forward(self, x):
+        return x * torch.nan
+
+
+def test_nan_that_no_weight_makes():
+    assert nncompile.compile(NotANumber(), torch.randn(2, 3))(torch.randn(2, 3)).isnan().all()
+
+
+def test_a_reason_is_given_once():
+    reason, other = "an inner value is read elsewhere", "it has no weight"
+    refusals = tuple(Refusal("Rule", node, why) for node, why in (("a", reason), ("b", other), ("c", reason)))
+    step = PassReport("fold-affine", 0, 3, 3, 0.1, refusals)
+    report = CompileReport((step,), Verification(status="skipped"), {}, 1)
+    left = [line for line in str(report).splitlines() if "alone" in line]
+    assert left == [
+        f"  fold-affine: left a and 1 more alone: {reason}",
+        f"  fold-affine: left b alone: {other}",
+    ]
+
+
+class UnlikeAtOne(nn.Module):
+    def forward(self, x):
+        return 3 * x if x.shape[0] == 1 else 2 * x
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_a_batch_of_one_that_is_treated_differently(rows):
+    with pytest.raises(nncompile.VerificationError, match="treats a batch of 1 unlike every other") as caught:
+        nncompile.compile(UnlikeAtOne(), torch.randn(rows, 3))
+    assert "--static" in caught.value.remedy
+    x = torch.randn(1, 3)
+    model = nncompile.compile(UnlikeAtOne(), x, dynamic_batch=False)
+    torch.testing.assert_close(model(x), 3 * x, rtol=1e-6, atol=1e-6)

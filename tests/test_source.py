@@ -285,6 +285,14 @@ def test_what_is_no_state_dict(place, tmp_path, saved):
         ({"fc.bias": None}, 'Missing key(s) in state_dict: "fc.bias"'),
         ({"head.bias": torch.zeros(2)}, 'Unexpected key(s) in state_dict: "head.bias"'),
         ({"fc.weight": torch.zeros(9, 3)}, "size mismatch for fc.weight"),
+        (
+            {f"layer.{i}": torch.zeros(1) for i in range(9)},
+            'Unexpected key(s) in state_dict: "layer.0", "layer.1", "layer.2" and 6 more.',
+        ),
+        (
+            {f"layer.{i}": torch.zeros(1) for i in range(4)},
+            'Unexpected key(s) in state_dict: "layer.0", "layer.1", "layer.2", "layer.3".',
+        ),
     ],
 )
 def test_weights_that_do_not_fit(place, state, tmp_path, change, detail):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils import _pytree as pytree
@@ -61,10 +62,15 @@ def prepare(
         CaptureError: It is no module, does not take the example, or changes its own buffers.
     """
     if not isinstance(module, torch.nn.Module):
-        got = module.__name__ if isinstance(module, type) else type(module).__name__
-        hint = "Create an instance first." if isinstance(module, type) else "Pass an instance of one."
+        is_class = isinstance(module, type)
+        got = f"the class {module.__name__}" if is_class else type(module).__name__
+        hint = "Create an instance first." if is_class else "Pass an instance of one."
         raise CaptureError(f"compile() takes a torch.nn.Module, got {got}.", remedy=hint)
-    module = _on_cpu(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CaptureError(
+            "A module of TorchScript cannot be captured.", remedy="Pass the nn.Module that it was made from."
+        )
+    module = _on_cpu(_uncompiled(module))
     check_quantization(module)
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise CaptureError(
@@ -90,6 +96,14 @@ def _in_the_order_of_forward(module: torch.nn.Module, kwargs: dict[str, Any]) ->
     return dict(
         sorted(kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
     )
+
+
+def _uncompiled(module: torch.nn.Module) -> torch.nn.Module:
+    """What torch.compile wrapped; its own compiler has no say here."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # loaded where torch.compile was called
+    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        return cast(torch.nn.Module, module._orig_mod)
+    return module
 
 
 def _on_cpu(module: torch.nn.Module) -> torch.nn.Module:
@@ -126,7 +140,7 @@ def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         where = user_location(error)
         raise CaptureError(
             f"The module fails on the example input in eager PyTorch{where}: {_first_line(error)}",
-            remedy="Give example inputs of the shapes and dtypes that forward takes.",
+            remedy=_remedy(module, args, kwargs),
         ) from error
     changed = _restore(before)
     if changed:
@@ -136,6 +150,29 @@ def _run_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             remedy="Take the state as an input and return the new one as an output.",
         )
     return result
+
+
+def _remedy(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What to give instead of an example on which the module fails: the likeliest first."""
+    if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
+        return "Give inputs by name as example_kwargs, not as one dict."
+    try:
+        inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError:
+        return f"forward takes {_parameters(module)}: give an example input for each that has no default."
+    given = {x.dtype for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+    embeds = any(isinstance(part, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for part in module.modules())
+    if embeds and not any(not dtype.is_floating_point for dtype in given):
+        return "An embedding takes integers: give an example of int64 (on the command line: 1x128:int64)."
+    own = {weight.dtype for weight in module.parameters() if weight.is_floating_point()}
+    if len(own) == 1 and not own & given and any(dtype.is_floating_point for dtype in given):
+        (dtype,) = (str(kind).removeprefix("torch.") for kind in own)
+        return f"The weights are {dtype}: give an example of {dtype} (1x10:{dtype}), or use module.float()."
+    return "Give example inputs of the shapes and dtypes that forward takes."
+
+
+def _parameters(module: torch.nn.Module) -> str:
+    return f"({', '.join(inspect.signature(module.forward).parameters)})"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from nncompile.cli import console
 from nncompile.cli.source import Arguments, ModuleReference, Weights, load_source, random_examples
-from nncompile.cli.usage import UsageError, wrong_usage
+from nncompile.cli.usage import UsageError, check_folder, wrong_usage
 from nncompile_runtime.errors import NncompileError
 
 if TYPE_CHECKING:
@@ -110,10 +109,7 @@ def _check_output(path: Path) -> None:
         raise NncompileError(f"{path} is a folder.", remedy="Give the name of the .onnx file to write.")
     if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path} does not end in .onnx.", remedy=f"Write -o {path.with_suffix('.onnx')}.")
-    if not path.parent.is_dir():
-        raise NncompileError(f"There is no folder {path.parent}.", remedy="Create it, or choose another -o.")
-    if not os.access(path.parent, os.W_OK):
-        raise NncompileError(f"The folder {path.parent} is not writable.", remedy="Choose another -o.")
+    check_folder(path)
 
 
 def _show(model: CompiledModel, output: Path) -> None:

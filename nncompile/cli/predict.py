@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nncompile.cli import console
-from nncompile.cli.usage import UsageError, wrong_usage
+from nncompile.cli.usage import UsageError, check_folder, wrong_usage
 from nncompile_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def predict(
             f"It is not clear how to write {output.name}.",
             remedy=f"Name it {', '.join('*' + s for s in _OUTPUTS)}.",
         )
+    if output is not None:
+        check_folder(output)
     from nncompile_runtime import arrays, devices, load
 
     with wrong_usage():
@@ -100,9 +103,19 @@ def _predict_arrays(predictor: Predictor, files: list[Path], batch_size: int) ->
         fixed = not predictor.inputs or isinstance(predictor.inputs[0].shape[0], int)
         for start in range(0, max(rows, 1), rows or 1 if fixed else batch_size):
             piece = columns if fixed else {k: v[start : start + batch_size] for k, v in columns.items()}
-            results.append(predictor.predict(**piece))
+            with _naming(path):
+                results.append(predictor.predict(**piece))
         names += [str(path)] * rows
     return names, results
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An input that is refused comes from this file."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error.problem}", remedy=error.remedy) from error
 
 
 def _predict_images(predictor: Predictor, files: list[Path], batch_size: int) -> tuple[list[str], list[Any]]:
@@ -134,17 +147,34 @@ def _flat(predictor: Predictor, results: list[Any]) -> list[Array]:
 
 
 def _lines(predictor: Predictor, names: list[str], flat: list[Array]) -> Iterator[dict[str, Any]]:
-    """One record a row: the best class where the output is one score per class, all values otherwise."""
+    """One record a row: the best class where the output is one score per class, all values otherwise.
+
+    JSON has no NaN and no infinity: null stands for them. A row with a NaN has no best class.
+    """
+    import numpy as np
+
     scores = flat[0]
     single = len(flat) == 1 and scores.ndim == 2 and scores.shape[1] > 1 and scores.dtype.kind == "f"
     labels = predictor.labels
     for row, name in enumerate(names):
         if single:
+            if np.isnan(scores[row]).any():
+                yield {"input": name, "row": row, "index": None, "score": None}
+                continue
             best = int(scores[row].argmax())
             label = {"label": labels[best]} if labels and best < len(labels) else {}
-            yield {"input": name, "row": row, "index": best, **label, "score": float(scores[row, best])}
+            yield {"input": name, "row": row, "index": best, **label, "score": _plain(scores[row, best])}
         else:
             values = {
-                spec.name: array[row].tolist() for spec, array in zip(predictor.outputs, flat, strict=True)
+                spec.name: _plain(array[row]) for spec, array in zip(predictor.outputs, flat, strict=True)
             }
             yield {"input": name, "row": row, **values}
+
+
+def _plain(values: Array) -> Any:
+    """Numbers as JSON can hold them."""
+    import numpy as np
+
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return values.tolist()
+    return np.where(np.isfinite(values), values.astype(object), None).tolist()

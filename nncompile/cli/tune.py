@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nncompile.cli import console
-from nncompile.cli.usage import UsageError, whole_numbers
+from nncompile.cli.usage import UsageError, check_folder, whole_numbers
 from nncompile_runtime.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def tune(
         raise ModelLoadError(
             f"{file} has no manifest to keep plans in.", remedy="Tune a file that nncompile export wrote."
         )
+    check_folder(file, remedy="Copy the file to another folder and tune it there.")
     predictor = Predictor(model, device=device)
     found = _with_progress(predictor, seconds, wanted, sizes)
     container.write(file, predictor.artifact)

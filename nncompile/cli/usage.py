@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from nncompile_runtime.errors import NncompileError
 
@@ -23,6 +25,18 @@ def wrong_usage() -> Iterator[None]:
         yield
     except NncompileError as error:
         raise UsageError(error.problem, remedy=error.remedy) from error
+
+
+def check_folder(path: Path, remedy: str = "Choose another -o.") -> None:
+    """Fail before the work, not after it, where `path` cannot be written.
+
+    Raises:
+        NncompileError: Its folder is missing or not writable.
+    """
+    if not path.parent.is_dir():
+        raise NncompileError(f"There is no folder {path.parent}.", remedy="Create it, or choose another -o.")
+    if not os.access(path.parent, os.W_OK):
+        raise NncompileError(f"The folder {path.parent} is not writable.", remedy=remedy)
 
 
 def whole_numbers(text: str, option: str, example: str) -> tuple[int, ...]:

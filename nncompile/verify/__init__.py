@@ -62,6 +62,12 @@ def verify(
             )
         if guilty is None and _right_without_fast_path(make_suite, model, outcome):
             raise two_answers(outcome.what)
+        if guilty is None and suite.fails_at_batch_one_alone(model.model):
+            raise VerificationError(
+                f"The module treats a batch of 1 unlike every other. {outcome.what}.",
+                remedy="Write forward for any batch, without a branch on x.shape[0] or len(x), or compile "
+                "with dynamic_batch=False (--static), which accepts the example's batch size only.",
+            )
         if guilty is None:
             raise VerificationError(
                 f"The graph is wrong with no pass at all. {outcome.what}.",

@@ -26,6 +26,7 @@ from nncompile_runtime.wire import LENGTH_DELIMITED, WireError, fields, write_by
 MANIFEST_KEY = b"nncompile.manifest"
 DIGEST_KEY = b"nncompile.sha256"
 MAX_FILE_BYTES = 2**31 - 1  # protobuf's limit for one message
+_ARCHIVE = b"PK\x03\x04"  # how a ZIP file begins
 _METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
 
 
@@ -54,6 +55,8 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
             written, with data outside the file, or with a manifest that cannot be used.
     """
     try:
+        if isinstance(path, bytes):  # a model, not its path
+            raise TypeError
         name = os.fsdecode(path)
     except TypeError:
         raise ModelLoadError(
@@ -94,6 +97,11 @@ def parse(data: bytes, name: str, *, made_here: bool = False) -> ModelFile:
         manifest = _read_manifest(data, name, made_here=made_here)
         facts = scan(data)
     except WireError as error:
+        if data.startswith(_ARCHIVE):
+            raise ModelLoadError(
+                f"{name} is an archive, as torch.save writes it, and no ONNX file.",
+                remedy="Export the module that its weights belong to: nncompile export MODULE --weights.",
+            ) from None
         raise ModelLoadError(
             f"{name} is not an ONNX file, or is truncated ({error}).",
             remedy="Copy the file again, or export the model again.",

@@ -25,8 +25,18 @@ def standard_feed(
         seed: Of the values.
 
     Raises:
-        InputError: A free dimension has no size.
+        InputError: A free dimension has no size, or a size is for none.
     """
+    symbols = {size for spec in signature.inputs for size in spec.shape if isinstance(size, str)}
+    others = sorted(symbols - {signature.batch})
+    for name in sizes or {}:
+        if name not in others:
+            raise InputError(
+                f"A size is given for {name!r}, which is no free dimension of the inputs.",
+                remedy=f"They are {', '.join(map(repr, others))}."
+                if others
+                else "There is none but the batch.",
+            )
     known = {**(sizes or {}), **({signature.batch: batch} if signature.batch else {})}
     generator = np.random.default_rng(seed)
     arrays = []

@@ -107,13 +107,15 @@ class TensorCheck:
                 array: Array = plain.cpu().resolve_conj().resolve_neg().numpy()
             except (TypeError, RuntimeError):  # a dtype that numpy lacks; sparse, quantised or meta
                 got = f"a torch tensor of {value.dtype}, layout {value.layout}, device {value.device}"
-                raise self._refused(got, self._cast_hint(value)) from None
+                raise self._refused(got, self._host_hint(value)) from None
             if array.dtype != self.dtype and not holds_every_value(array.dtype, self.dtype):
                 raise self._refused(f"a torch tensor of {value.dtype}", self._cast_hint(value))
             return array
         if not isinstance(value, (np.ndarray, np.generic)) and _is_elsewhere(value):
             got = f"a {type(value).__module__}.{type(value).__name__} that is not on the host"
             raise self._refused(got, "Make it a tensor without a copy: torch.from_dlpack(value).")
+        if np.ma.is_masked(value):
+            raise self._refused("a masked array with masked values", "Fill them first: x.filled(0), say.")
         if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
             return np.asarray(value)
         hint = f"Pass numpy.asarray(value, dtype=numpy.{self.dtype}) or a torch tensor."
@@ -135,6 +137,14 @@ class TensorCheck:
         if tensor is not None:
             return f"Convert it first, for example x.to(torch.{self.spec.dtype})."
         return f"Convert it first, for example x.astype(numpy.{self.dtype})."
+
+    def _host_hint(self, tensor: Any) -> str:
+        """What makes an array of a tensor that numpy refuses."""
+        if tensor.is_meta:
+            return "Give a tensor that holds values."
+        if tensor.layout is not sys.modules["torch"].strided:
+            return "Make it dense first: x.to_dense()."
+        return self._cast_hint(tensor)
 
     def _shape_hint(self, shape: tuple[int, ...]) -> str:
         if len(shape) == self.rank - 1 and isinstance(self.spec.shape[0], str):

@@ -34,7 +34,8 @@ _log = logging.getLogger("nncompile")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What ONNX Runtime says of an index: the node, and from Gather the largest one that there is.
 _OUTSIDE = re.compile(
-    r"Name:'([^']*)'.*?(?:indices element out of data bounds.*?,(\d+)\]|Out of range value in index)", re.DOTALL
+    r"Name:'([^']*)'.*?(?:indices element out of data bounds.*?,(\d+)\]|Out of range value in index)",
+    re.DOTALL,
 )
 _ERRORS_ONLY = 3
 # ONNX Runtime 1.31's kernels of these end the process (abort, SIGFPE) where the batch is empty.

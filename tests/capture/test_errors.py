@@ -29,7 +29,7 @@ def error(captured, module, example, kwargs=None, **options):
 @pytest.mark.parametrize(
     ("module", "got", "remedy"),
     [
-        (nn.Linear, "got Linear", "Create an instance"),
+        (nn.Linear, "got the class Linear", "Create an instance"),
         (lambda x: x, "got function", "Pass an instance"),
         ("models/lenet.py:LeNet5", "got str", "Pass an instance"),
         (None, "got NoneType", "Pass an instance"),
@@ -192,3 +192,32 @@ def test_a_buffer_that_forward_changes(captured, update):
         assert "return the new one as an output" in found.remedy
     assert inner.calls is buffer
     assert torch.equal(buffer, torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("module", "args", "kwargs", "remedy"),
+    [
+        (nn.Bilinear(2, 3, 4), {"input1": torch.zeros(2, 2)}, None, "example_kwargs, not as one dict"),
+        (nn.Bilinear(2, 3, 4), torch.zeros(2, 2), None, "forward takes (input1, input2)"),
+        (nn.Bilinear(2, 3, 4), (), {"input1": torch.zeros(2, 2), "x": 1}, "forward takes (input1, input2)"),
+        (nn.Embedding(5, 2), torch.zeros(2, 2), None, "1x128:int64"),
+        (nn.Linear(3, 2).half(), torch.zeros(2, 3), None, "are float16: give an example of float16"),
+        (
+            nn.Linear(3, 2).double(),
+            torch.zeros(2, 3),
+            None,
+            "weights are float64: give an example of float64",
+        ),
+        (nn.Linear(3, 2), torch.zeros(2, 4), None, "shapes and dtypes that forward takes"),
+        (nn.Linear(3, 2), torch.zeros(2, 3, dtype=torch.int64), None, "shapes and dtypes that forward takes"),
+        (nn.Embedding(5, 2), torch.full((2, 2), 7), None, "shapes and dtypes that forward takes"),
+    ],
+)
+def test_the_remedy_fits_the_example(captured, module, args, kwargs, remedy):
+    assert remedy in error(captured, module, args, kwargs).remedy
+
+
+def test_torchscript(captured):
+    found = error(captured, torch.jit.script(nn.Linear(3, 2)), torch.zeros(2, 3))
+    assert "TorchScript" in found.problem
+    assert "nn.Module that it was made from" in found.remedy

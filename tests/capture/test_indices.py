@@ -35,8 +35,6 @@ def _seed():
     torch.manual_seed(0)
 
 
-
-
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
 @pytest.mark.parametrize("how", ["embedding", "index_select", "gather"])
 def test_negative_and_too_large(captured, how, dtype):
@@ -61,7 +59,7 @@ def test_bags():
     model = nncompile.compile(Table("bag"), ids)  # ONNX Runtime crashes on the exporter's graph as it is
     for wrong in (-1, 9):
         ids[1, 0] = wrong
-        with pytest.raises(InputError, match="outside its table, at node '.*', which takes 0 to 8"):
+        with pytest.raises(InputError, match=r"outside its table, at node '.*', which takes 0 to 8"):
             model(ids)
 
 

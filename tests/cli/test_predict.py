@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+import nncompile
+
 
 @pytest.fixture
 def batch():
@@ -69,7 +71,7 @@ def test_an_empty_batch(run, folder, exported, batch):
         (["objects.npy"], "objects.npy cannot be read"),
         (["broken.npz"], "broken.npz cannot be read"),
         (["broken.png"], "broken.png cannot be read as an image"),
-        (["x.npy", "-o", "missing/y.npy"], "cannot be written"),
+        (["x.npy", "-o", "missing/y.npy"], "There is no folder missing"),
     ],
 )
 def test_errors(run, folder, exported, batch, arguments, problem):
@@ -122,3 +124,36 @@ def test_bad_model_files(run, folder, exported, batch, content, problem):
     result = run("predict", "bad.onnx", "x.npy")
     assert result.code == 1
     assert any(word in result.err for word in problem.split("|"))
+
+
+def strict(line):
+    return json.loads(line, parse_constant=pytest.fail)
+
+
+def test_json_has_no_nan(run, folder, exported, batch):
+    batch[1] = np.nan
+    np.save(folder / "x.npy", batch)
+    lines = [strict(line) for line in run("predict", exported.model, "x.npy").out.splitlines()]
+    assert lines[1] == {"input": "x.npy", "row": 1, "index": None, "score": None}
+    assert all(line["index"] is not None for line in lines[:1] + lines[2:])
+
+
+def test_json_has_no_nan_in_values(run, folder):
+    nncompile.compile(torch.nn.ReLU(), torch.randn(2, 3, 2)).save(folder / "relu.onnx")
+    np.save(folder / "x.npy", np.array([[[1, np.nan], [np.inf, 2], [3, 4]]], "f4"))
+    (line,) = run("predict", "relu.onnx", "x.npy").out.splitlines()
+    assert strict(line)["output"] == [[1.0, None], [None, 2.0], [3.0, 4.0]]
+
+
+def test_the_folder_of_the_output_is_looked_at_first(run, exported):
+    result = run("predict", exported.model, "missing.npy", "-o", "nowhere/y.npy")
+    assert (result.code, result.out) == (1, "")
+    assert "There is no folder nowhere" in result.err
+
+
+def test_the_error_names_the_file(run, folder, exported, batch):
+    np.save(folder / "x.npy", batch)
+    np.save(folder / "y.npy", batch[0])
+    result = run("predict", exported.model, "x.npy", "y.npy")
+    assert result.code == 1
+    assert "error: y.npy: Input 'x' expects" in result.err

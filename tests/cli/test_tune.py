@@ -1,6 +1,7 @@
 """`nncompile tune`, `export --tune`, `compile(tune=True)`: what the file keeps, and what stays as it was."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -141,3 +142,20 @@ def test_compile_can_tune_and_save_keeps_it(folder, monkeypatch):
     assert "tune" in model.report.seconds
     model.save(folder / "net.onnx")
     assert dict(nncompile.load(folder / "net.onnx", device="cpu").plans) == dict(model.plans)
+
+
+def test_a_size_of_nothing(run, small):
+    before = small.read_bytes()
+    result = run("tune", small, "--seconds", "0.1", "--size", "tokens=3")
+    assert result.code == 1
+    assert "'tokens', which is no free dimension" in result.err
+    assert small.read_bytes() == before
+
+
+def test_the_folder_is_looked_at_before_measuring(run, small, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(nncompile.Predictor, "tune", lambda *_, **__: pytest.fail("it was measured"))
+    result = run("tune", small)
+    assert result.code == 1
+    assert f"The folder {small.parent} is not writable" in result.err
+    assert "Copy the file" in result.err

@@ -261,3 +261,14 @@ def test_another_manifest_leaves_the_model_as_it_was(
     assert container.parse(changed, "net.onnx").manifest == other
     assert changed.startswith(model.SerializeToString())
     assert container.replace_manifest(changed, about) == packed
+
+
+def test_the_bytes_of_a_model_are_no_path(packed: bytes) -> None:
+    with pytest.raises(ModelLoadError) as caught:
+        load(packed)  # type: ignore[arg-type]
+    assert str(caught.value).startswith("A model is loaded from a path, not from an object of type bytes.")
+
+
+def test_what_torch_saved(packed: bytes) -> None:
+    assert refused(b"PK\x03\x04" + packed, "is an archive, as torch.save writes it")
+    assert refused(b"\x07\x00" + packed, "not an ONNX file")

@@ -221,3 +221,18 @@ def test_several_inputs_in_one_container_are_told_to_be_unpacked(wrap):
     model = adding()
     with pytest.raises(InputError, match=r"predict\(\*"):
         model.predict(wrap(np.zeros((2, 3), "f4")))
+
+
+def test_a_masked_array() -> None:
+    x = np.ma.masked_array(floats(2, 4), mask=False)
+    np.testing.assert_array_equal(doubling()(x), 2 * x.data)
+    x[1, 2] = np.ma.masked
+    message = refusal(doubling(), x)
+    assert "got a masked array with masked values" in message
+    assert "x.filled" in message
+
+
+def test_torch_tensors_without_plain_values() -> None:
+    torch = pytest.importorskip("torch")
+    assert "x.to_dense()" in refusal(doubling(), torch.ones(2, 4).to_sparse())
+    assert "holds values" in refusal(doubling(), torch.ones(2, 4, device="meta"))
