@@ -146,6 +146,8 @@ def _log_likelihood(
     scores: torch.Tensor, labels: torch.Tensor, steps: torch.Tensor, lengths: torch.Tensor, blank: int
 ) -> torch.Tensor:
     """Logarithm of the probability of the labels, shape (batch,)."""
+    inside = torch.arange(labels.shape[1]) < lengths.unsqueeze(1)  # what follows may be anything, -1 too
+    labels = torch.where(inside, labels, blank)
     between = torch.stack([torch.full_like(labels, blank), labels], 2).flatten(1)
     path = torch.nn.functional.pad(between, (0, 1), value=blank)
     emitted = [scores[t].gather(1, path) for t in range(scores.shape[0])]

@@ -186,6 +186,14 @@ def test_multilabel_margin(shape, reduction):
     torch.testing.assert_close(losses.multilabel_margin(x, target, REDUCTIONS[reduction]), want, **EXACT)
 
 
+def test_ctc_with_padding_that_is_no_class():
+    scores, targets = torch.randn(8, 3, 5).log_softmax(2), torch.tensor([[1, 2, 3], [4, 1, -1], [2, -1, 9]])
+    steps, lengths = torch.tensor([8, 8, 7]), torch.tensor([3, 2, 1])
+    want = functional.ctc_loss(scores, targets, steps, lengths, reduction="none")
+    got = losses.ctc(scores, targets, steps, lengths, reduction="none")
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("spread", [True, False])
 @pytest.mark.parametrize("zero_infinity", [True, False])

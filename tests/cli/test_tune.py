@@ -153,7 +153,7 @@ def test_a_size_of_nothing(run, small):
 
 
 def test_the_folder_is_looked_at_before_measuring(run, small, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK)  # root may write everywhere
     monkeypatch.setattr(nncompile.Predictor, "tune", lambda *_, **__: pytest.fail("it was measured"))
     result = run("tune", small)
     assert result.code == 1
