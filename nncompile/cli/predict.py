@@ -177,4 +177,6 @@ def _plain(values: Array) -> Any:
 
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return values.tolist()
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()
+    plain = np.asarray(values, dtype=object)
+    plain[~np.isfinite(values)] = None
+    return plain.tolist()
