@@ -91,6 +91,11 @@ def test_plain_onnx_runtime_inlines_the_function(apply, outline, tmp_path):
     assert "nncompile" not in left
 
 
+def test_scales_of_channels_alone_are_no_region(outline):
+    applied = outline("s = Mul(x, k) t = Relu(s) y = Add(t, k)", w=None, k=(4, 1, 1))
+    assert applied.outcome.changes == 0
+
+
 def test_two_branches(outline):
     nodes = "a = Conv(x, w) b = Conv(x, v) r = Relu(a) y = Add(r, b)"
     applied = outline(nodes, v=(4, 4, 1, 1))
