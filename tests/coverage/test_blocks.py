@@ -79,9 +79,7 @@ class Standardised(nn.Module):
     def forward(self, x):
         flat = self.weight.view(1, 72, -1)
         weight = functional.batch_norm(flat, None, None, training=True, momentum=0.0).view_as(self.weight)
-        return functional.conv2d(
-            functional.gelu(self.first(x)) * 1.7, weight / 44, stride=2, padding=1
-        )  # as nn.Conv2d begins
+        return functional.conv2d(functional.gelu(self.first(x)) * 1.7, weight / 44, stride=2, padding=1)
 
 
 def conv(inputs, outputs, kernel=1, **more):
