@@ -37,7 +37,7 @@ from nncompile.passes.values import (
     window,
 )
 
-_NOT_NEGATIVE = frozenset({"Abs", "HardSigmoid", "Relu", "Sigmoid", "Softmax"})
+_NOT_NEGATIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
 _POOLS = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"})
 _MAX_DEPTH = 8
 
@@ -173,6 +173,8 @@ def _not_negative(value: ir.Value | None, depth: int = 0) -> bool:
         return False
     if node.op_type in _NOT_NEGATIVE:
         return True
+    if node.op_type == "Abs":  # of the least integer it is that integer
+        return node.outputs[0].dtype is not None and node.outputs[0].dtype.is_floating_point()
     if node.op_type == "Clip":
         low, high = constant(given_input(node, 1)), given_input(node, 2)
         above = high is None or ((top := constant(high)) is not None and bool(top >= 0))

@@ -111,8 +111,12 @@ class MergeMatMuls(_MergeLinear):
     operator = "MatMul"
 
     def layer_fault(self, inner: ir.Node, outer: ir.Node) -> str | None:
-        ranks = [weights(layer.inputs[1]).ndim for layer in (inner, outer)]
-        return None if ranks == [2, 2] else f"the weights have rank {ranks[0]} and {ranks[1]}, not 2"
+        first, second = (weights(layer.inputs[1]).shape for layer in (inner, outer))
+        if len(first) != 2 or len(second) != 2:
+            return f"the weights have rank {len(first)} and {len(second)}, not 2"
+        if first[1] != second[0]:
+            return f"what is added makes {second[0]} columns of the {first[1]} of the first product"
+        return None
 
 
 class MergeBiasedMatMuls(MergeMatMuls):

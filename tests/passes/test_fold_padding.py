@@ -229,6 +229,13 @@ def test_maximum_of_what_may_be_negative(apply, weights, nodes):
     unchanged(apply(FOLD_PADDING, text, weights), reason)
 
 
+@pytest.mark.parametrize(("first", "folds"), [("Abs", False), ("Relu", True)])
+def test_the_least_integer_is_its_own_absolute_value(apply, weights, first, folds):
+    text = graph("MaxPool<kernel_shape=[3, 3]>(p)", first=first, kind="int8")
+    applied = apply(FOLD_PADDING, text, weights, feeds={"x": np.full((3, 3, 9, 8), -128, "i1")})
+    assert applied.outcome.changes == folds
+
+
 def test_maximum_of_an_input(apply, weights):
     text = graph("MaxPool<kernel_shape=[3, 3]>(p)", "Pad(x, pads)")
     reason = "the Pad's value is 0, which may be more than the elements beside it"

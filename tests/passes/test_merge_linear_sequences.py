@@ -104,6 +104,18 @@ def test_other_biases(apply, random, c, second):
 
 
 @pytest.mark.parametrize("second", SECOND)
+@pytest.mark.parametrize("columns", [1, M])
+def test_a_bias_that_makes_columns(apply, random, columns, second):
+    """The weights alone look like fewer multiplications as one layer."""
+    weights = constants(random) | {"v": random.standard_normal((1, columns)).astype("f4")}
+    applied = apply(MERGE_LINEAR, graph(f"{FIRST[0]} {second}", shape="n, 3, 1"), weights)
+    if columns == M:
+        assert applied.operators == ["MatMul", "Add"]
+    else:
+        unchanged(applied, f"what is added makes {M} columns of the 1 of the first product")
+
+
+@pytest.mark.parametrize("second", SECOND)
 @pytest.mark.parametrize("default", [True, False])
 def test_a_bias_from_outside(apply, random, default, second):
     weights = constants(random)
