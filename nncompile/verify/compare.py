@@ -65,6 +65,7 @@ def difference(
     precision: str = "float32",
     step: float = 0.0,
     nearby: float = 0.0,
+    largest: float = 1.0,
 ) -> Difference:
     """Compare a compiled output with eager's, and both with the reference.
 
@@ -73,7 +74,9 @@ def difference(
     self, and no compiler can do better. A few roundings of the largest value are allowed everywhere:
     where a module cannot run in float64, eager is its own reference and shows no error. `precision` is what
     the module was cast to, `step` what the roundings of a quantised graph may change, `nearby` eager's
-    largest error on neighbouring inputs.
+    largest error on neighbouring inputs, `largest` the largest value of this output in any case: below 1,
+    only 8 times eager's own error and that share of `atol` are left of it, or an output of tiny numbers
+    could be anything.
     Integers and booleans must equal eager's or the reference's. NaN and infinity must be eager's; where the
     reference has a number instead, that will do as well, within `atol + rtol * |reference|`.
     """
@@ -87,6 +90,8 @@ def difference(
     finite = np.isfinite(eager) & np.isfinite(reference)
     kind = computed_in(got.dtype, precision)
     rtol, atol = TOLERANCES[kind]
+    own = max(largest_error(eager, reference), nearby)
+    atol = min(atol, max(atol * largest, EAGER_MULTIPLE * own))
     special, wanted = got[~finite].astype(np.float64), reference[~finite]
     with np.errstate(invalid="ignore"):
         exact_enough = np.abs(special - wanted) <= atol + rtol * np.abs(wanted)
@@ -100,7 +105,6 @@ def difference(
         )
     exact = reference[finite].astype(np.float64)
     error = np.abs(got[finite] - exact)
-    own = max(largest_error(eager, reference), nearby)
     max_abs = float(error.max(initial=0.0))
     scale = float(np.abs(exact).max(initial=0.0))
     conditioning = min(EAGER_MULTIPLE * own, EAGER_CAP[kind] * scale)

@@ -30,6 +30,25 @@ def test_absolute_tolerance(dtype, sign):
     assert not difference(np.array([sign * beyond]), zero, zero.astype("f8")).passed
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_absolute_tolerance_of_tiny_outputs(dtype):
+    """It shrinks with the largest value of any case, down to 8 times eager's own error."""
+    atol, largest = TOLERANCES[dtype][1], 1e-4
+    (zero,) = arrays(dtype, [0])
+    exact = zero.astype("f8")
+    within, beyond = largest_within(atol * largest, dtype)
+    assert difference(np.array([within]), zero, exact, largest=largest).passed
+    assert not difference(np.array([beyond]), zero, exact, largest=largest).passed
+    within, beyond = largest_within(atol / 2, dtype)
+    nearby = float(within) / EAGER_MULTIPLE
+    assert difference(np.array([within]), zero, exact, largest=largest, nearby=nearby).passed
+    assert not difference(np.array([beyond]), zero, exact, largest=largest, nearby=nearby).passed
+    within, beyond = largest_within(atol, dtype)
+    for more in ({"largest": 100.0}, {"largest": largest, "nearby": 1.0}):
+        assert difference(np.array([within]), zero, exact, **more).passed
+        assert not difference(np.array([beyond]), zero, exact, **more).passed
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reference", [1.0, -1.0, 1000.0])
 def test_relative_tolerance(dtype, reference):

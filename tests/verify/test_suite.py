@@ -96,7 +96,7 @@ def test_the_graph_runs_each_case_once_and_the_largest_once_more_in_two_pieces(
     run = Session.run
     monkeypatch.setattr(Session, "run", lambda self, feed: (rows.append(len(feed["x"])), run(self, feed))[1])
     assert suite.compare(onnx_bytes(LINEAR, {"w": linear.weight, "b": linear.bias})).rows_independent
-    assert rows == [5, 1, 2, 3, 1, 8, 2, 6]
+    assert rows == [5, 1, 2, 3, 1, 8, 1, 7]
 
 
 def test_the_session_is_that_of_the_graph_compared_last(suite, linear, onnx_bytes):
@@ -278,6 +278,7 @@ ROWS = [
     (False, lambda x: x.cumsum(0), "y = CumSum(x, a0)"),
     (False, lambda x: x.flip(0), "y = Slice(x, minus, least, a, minus)"),
     (False, lambda x: x / x.abs().amax(), "b = Abs(x) m = ReduceMax<keepdims = 0>(b) y = Div(x, m)"),
+    (False, lambda x: x.squeeze(), "y = Squeeze(x)"),  # a row by itself is no batch any more
     (False, lambda x: x + x[:1], "z = Slice(x, a, one, a) y = Add(x, z)"),
 ]
 
@@ -295,6 +296,47 @@ def test_whether_rows_depend_on_one_another(compare, independent, function, node
     found = compare(function, nodes, **{k: v for k, v in constants.items() if k in words})
     assert found.rows_independent == independent
     assert found.status == "verified"
+
+
+TINY = 1e-7
+SHRINK = f"f = Constant<value_float = {TINY}>() "
+
+
+@pytest.mark.parametrize(("function", "nodes", "verified"), [
+    (lambda x: x.relu() * TINY, SHRINK + "r = Relu(x) y = Mul(r, f)", True),
+    (lambda x: x.relu() * TINY, SHRINK + "y = Mul(x, f)", False),
+    (lambda x: x.relu() * TINY, SHRINK + "r = Relu(x) s = Mul(r, f) y = Sub(s, s)", False),
+    (lambda x: x.softmax(1).sum(1, keepdim=True) - 1 + 0 * x, "s = Sub(x, x) y = Identity(s)", True),
+])  # fmt: skip
+def test_an_output_of_tiny_numbers_is_compared_by_its_own_measure(compare, function, nodes, verified):
+    """The last is 0 but for eager's own rounding."""
+    assert isinstance(compare(function, nodes), Verification) == verified
+
+
+@pytest.mark.parametrize(("depends", "function", "nodes"), [
+    (False, lambda x: x * TINY, SHRINK + "y = Mul(x, f)"),
+    (True, lambda x: x.flip(0) * TINY, SHRINK + "r = Slice(x, minus, least, a, minus) y = Mul(r, f)"),
+])  # fmt: skip
+def test_rows_of_tiny_numbers_depend_on_one_another_or_do_not(compare, depends, function, nodes):
+    constants = {"a": [0], "minus": [-1], "least": [-(2**62)]} if depends else {}
+    found = compare(function, nodes, **{name: torch.tensor(value) for name, value in constants.items()})
+    assert found.rows_independent != depends
+
+
+def test_random_numbers_that_are_tiny(signature):
+    with pytest.raises(VerificationError, match="answers differently each time"):
+        Suite(Of(lambda x: torch.rand_like(x) * TINY), signature(IN, OUT), (torch.randn(5, 4),))
+
+
+def test_an_output_that_is_never_a_number(signature, onnx_bytes):
+    """A NaN in each row, or everywhere but on the example, still leaves numbers to compare."""
+    first = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    for function in (lambda x: x / first.expand_as(x) * 0 + x, lambda x: x.clamp(-3, 3).log()):
+        Suite(Of(function), signature(IN, OUT), (torch.rand(5, 4),))
+    with pytest.raises(VerificationError, match="Eager PyTorch's output 'y' is NaN in every element") as raised:
+        Suite(Of(lambda x: x * torch.nan), signature(IN, OUT), (torch.rand(5, 4),))
+    assert "5 other inputs" in str(raised.value)
+    assert "Give an example with typical values" in raised.value.remedy
 
 
 @pytest.mark.parametrize("same", [True, False])
