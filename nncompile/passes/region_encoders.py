@@ -258,8 +258,11 @@ def _flatten(node: ir.Node, x: Sample) -> Step | str:
     """Flatten, Reshape, Squeeze or Unsqueeze whose rows are the samples of its input.
 
     All four keep the elements and their order; where a row of the result has as many elements as a sample,
-    there are as many rows as samples.
+    there are as many rows as samples. A Squeeze that names no axes would take a batch of 1 with them.
     """
+    named = given_input(node, 1) is not None or "axes" in node.attributes
+    if node.op_type == "Squeeze" and not named and not isinstance(x.batch, int):
+        return "it names no axes, and the batch may be 1"
     sizes, elements = static_shape(node.outputs[0]), math.prod(x.shape)
     if sizes is None or sizes[1:] not in ((elements,), (elements, 1, 1)):
         return f"it makes other rows than one of {elements} elements for each sample"

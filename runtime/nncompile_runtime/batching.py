@@ -40,11 +40,11 @@ def run(
     size = len(feed[batched[0]]) if batched else None
     every_output_batched = all(carries_batch(spec, signature.batch) for spec in signature.outputs)
     if size == 0 and every_output_batched:
-        one_row = {
-            name: np.zeros((1, *array.shape[1:]), array.dtype) if name in batched else array
+        two_rows = {  # a Squeeze in the graph could take one for no batch
+            name: np.zeros((2, *array.shape[1:]), array.dtype) if name in batched else array
             for name, array in feed.items()
         }
-        return [output[:0] for output in session.run(one_row)]
+        return [output[:0] for output in session.run(two_rows)]
     if size is None or piece is None or not every_output_batched:
         return session.run(feed)
     piece = min(piece, -(-size // at_once))

@@ -275,6 +275,7 @@ def test_convolutions_that_are_left_alone(outline, nodes, y, weights, reason):
         ("y = Reshape(c, s)", "float[k, 84]", {"s": np.array([-1, 84])}, "it makes other rows"),
         ("y = Reshape(c, s)", "float[k, 168]", {"x": f"{PLANE} x, int64[2] s"}, "a weight is not constant"),
         ("y = Flatten<axis = 2>(c)", "float[k, 42]", {}, "it makes other rows"),
+        ("g = GlobalAveragePool(c) y = Squeeze(g)", "float[n, 4]", {}, "it names no axes"),
         ("f = Flatten(c) y = Gemm<alpha = 2.0>(f, v)", "float[n, 3]", {"v": (168, 3)}, "alpha or beta"),
         ("f = Flatten(c) y = Gemm<beta = 2.0>(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (3,)}, "alpha"),
         ("f = Flatten(c) y = Gemm(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (1, 3)}, "of shape [1, 3]"),
@@ -353,6 +354,14 @@ def test_rows_of_two_batches_are_never_combined(outline):
     )
     assert regions(applied) == [["Conv"], ["Conv"]]
     assert "it adds tensors of shape ['n', 4, 7, 6] and ['m', 4, 7, 6]" in applied.reasons
+
+
+@pytest.mark.parametrize(("n", "squeeze"), [("n", "Squeeze(g, axes)"), ("2", "Squeeze(g)")])
+def test_a_squeeze_that_cannot_take_the_batch(outline, n, squeeze):
+    nodes = f"c = Conv(x, w) g = GlobalAveragePool(c) y = {squeeze}"
+    axes = {"axes": np.array([2, 3])} if "axes" in squeeze else {}
+    (region,) = regions(outline(nodes, f"float[{n}, 4] y", x=f"float[{n}, 4, 7, 6] x", **axes))
+    assert region[-3:] == ["Conv", "GlobalAveragePool", "Squeeze"]
 
 
 def test_dead_code_is_no_region(outline):

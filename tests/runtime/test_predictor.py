@@ -118,6 +118,11 @@ class TestBatches:
         ports = [spec("x", "batch", 2, 3)], [spec("y", "batch", 6)]
         assert predictor(build([node], *ports, weights), manifest(*ports))(floats(0, 2, 3)).shape == (0, 6)
 
+    def test_an_empty_batch_of_a_graph_that_squeezes_one_row(self) -> None:
+        node, ports = helper.make_node("Squeeze", ["x"], ["y"]), ([spec("x", "n", 4, 1)], [spec("y", "n", 4)])
+        net = predictor(build([node], *ports), manifest(*ports))
+        assert [net(floats(size, 4, 1)).shape for size in (0, 1, 2)] == [(0, 4), (4,), (2, 4)]
+
     def test_an_empty_batch_of_several_inputs_and_tensors(self) -> None:
         assert adding()(floats(0, 3), floats(0, 3)).shape == (0, 3)
         y = conv()(torch.empty(0, 1, 8, 8))
