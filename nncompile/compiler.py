@@ -11,13 +11,13 @@ from nncompile import artifact, passes, verify
 from nncompile.calling import evaluation_mode
 from nncompile.capture import capture
 from nncompile.compiled import CompiledModel
-from nncompile.options import CompileOptions, Precision, Target
+from nncompile.options import CompileOptions
 from nncompile.passes.contract import BrokenPassError
 from nncompile.progress import Phases
 from nncompile.report import CompileReport
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
 from nncompile_runtime.errors import NncompileError
-from nncompile_runtime.manifest import ImagePreprocessing
+from nncompile_runtime.manifest import ImagePreprocessing, Precision, Target
 
 if TYPE_CHECKING:
     import torch

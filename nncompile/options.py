@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from nncompile_runtime.errors import NncompileError
-from nncompile_runtime.manifest import ImagePreprocessing
-
-Target = Literal["portable", "cpu", "cuda"]
-Precision = Literal["float32", "float16", "bfloat16", "tf32"]
+from nncompile_runtime.manifest import ImagePreprocessing, Precision, Target
 
 
 @dataclass(frozen=True)

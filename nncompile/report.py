@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nncompile.options import Precision
 from nncompile.stages import PassReport
-from nncompile_runtime.manifest import PassRecord, Verification
+from nncompile_runtime.manifest import PassRecord, Precision, Verification
 
 # Passes whose operators other tools than ONNX Runtime do not know.
 FOREIGN_OPERATORS = {"fuse-conv-relu": "com.microsoft.FusedConv"}

@@ -21,8 +21,8 @@ from torch.utils import _pytree as pytree
 
 from nncompile.capture.containers import known_containers
 from nncompile.capture.errors import user_location
-from nncompile.options import Precision
 from nncompile_runtime.errors import CaptureError
+from nncompile_runtime.manifest import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _WIDER: dict[Precision, str] = {

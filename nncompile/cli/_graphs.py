@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     import torch
 
     from nncompile.costs import GraphCost
-    from nncompile.options import Precision
     from nncompile.stages import CapturedModel, PassReport
     from nncompile_runtime.container import ModelFile
-    from nncompile_runtime.manifest import Signature
+    from nncompile_runtime.manifest import Precision, Signature
 
 
 @dataclass(frozen=True)

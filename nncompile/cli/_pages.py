@@ -66,8 +66,7 @@ def drawings(file: Path, module: torch.nn.Module | None, batch: int) -> dict[str
     drawn = {}
     if module is not None:
         with exported_from(module, model):
-            precision = model.manifest.precision if model.manifest else "float32"
-            captured = captured_again(module, signature, precision)
+            captured = captured_again(module, signature, model.precision)
         drawn["Before: as PyTorch exports it, unoptimised"] = draw(captured.graph, batch, signature.batch)
     compiled = ir.from_proto(onnx.load_from_string(model.data))
     drawn["After: the compiled file" if model.manifest else "The file"] = draw(

@@ -8,9 +8,9 @@ from typing import get_args
 
 import onnx_ir as ir
 
-from nncompile.options import Target
 from nncompile.stages import Firing, Refusal
 from nncompile_runtime.errors import PassError
+from nncompile_runtime.manifest import Target
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from functools import partial
 
 import torch
 
-from nncompile.options import Precision
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
 from nncompile.verify.compare import NARROW
 from nncompile.verify.fast_path import switched_off, two_answers
 from nncompile.verify.suite import Failure, Suite
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import VerificationError
-from nncompile_runtime.manifest import Verification
+from nncompile_runtime.manifest import Precision, Verification
 
 _log = logging.getLogger("nncompile")
 _NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it

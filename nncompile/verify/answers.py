@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from nncompile.options import Precision
 from nncompile.verify.cases import Case
 from nncompile.verify.compare import NARROW, Array, largest_error, telling
 from nncompile.verify.eager import Eager, widened
 from nncompile_runtime.errors import VerificationError
+from nncompile_runtime.manifest import Precision
 
 
 def answered(

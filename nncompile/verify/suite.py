@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from nncompile.options import Precision
 from nncompile.verify.answers import answered, largest_value
 from nncompile.verify.cases import BATCHES, Case, cases
 from nncompile.verify.compare import (
@@ -25,7 +24,7 @@ from nncompile.verify.neighbours import own_errors
 from nncompile_runtime import container
 from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
 from nncompile_runtime.machine import this_machine
-from nncompile_runtime.manifest import OutputRecord, Signature, Verification
+from nncompile_runtime.manifest import OutputRecord, Precision, Signature, Verification
 from nncompile_runtime.plan import default_plan
 from nncompile_runtime.session import Session
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from nncompile_runtime import manifest as manifests
 from nncompile_runtime.errors import ModelLoadError, NncompileError
-from nncompile_runtime.manifest import Manifest
+from nncompile_runtime.manifest import Manifest, Precision
 from nncompile_runtime.onnx_scan import GraphFacts, scan
 from nncompile_runtime.wire import LENGTH_DELIMITED, WireError, fields, write_bytes_field
 
@@ -45,6 +45,21 @@ class ModelFile:
     data: bytes
     manifest: Manifest | None
     facts: GraphFacts
+
+    @property
+    def precision(self) -> Precision:
+        """How the model computes; `float32` where nothing is said."""
+        return self.manifest.precision if self.manifest else "float32"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the native kernels are to do without Winograd's algorithm."""
+        return self.manifest is not None and self.manifest.exact
+
+    @property
+    def rows_independent(self) -> bool:
+        """Whether a row's answer was seen not to depend on the other rows, so that batches may be cut."""
+        return self.manifest is not None and self.manifest.verification.rows_independent
 
 
 def read(path: str | os.PathLike[str]) -> ModelFile:

@@ -20,6 +20,8 @@ DType = Literal[
     "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64",
     "uint8", "uint16", "uint32", "uint64", "bool",
 ]  # fmt: skip
+Target = Literal["portable", "cpu", "cuda"]
+Precision = Literal["float32", "float16", "bfloat16", "tf32"]
 Dimension = Union[Annotated[int, Field(ge=0, le=2**40)], Name]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Error = Annotated[float, Field(ge=0)]
@@ -191,8 +193,8 @@ class Manifest(_Part):
     producer: Annotated[dict[Name, Text], Field(max_length=64)]
     model_name: Name
     signature: Signature
-    target: Literal["portable", "cpu", "cuda"] = "portable"
-    precision: Literal["float32", "float16", "bfloat16", "tf32"] = "float32"
+    target: Target = "portable"
+    precision: Precision = "float32"
     exact: bool = False
     passes: Annotated[tuple[PassRecord, ...], Field(max_length=256)] = ()
     verification: Verification

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -16,9 +15,10 @@ from nncompile_runtime.container import ModelFile
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
-from nncompile_runtime.inputs import Array, InputBinder, is_tensor, memory_of
+from nncompile_runtime.inputs import InputBinder, is_tensor, memory_of
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
+from nncompile_runtime.outputs import as_tensors
 from nncompile_runtime.plan import Plan, Plans, default_plan, key, plain_plan, stored_form
 from nncompile_runtime.regimes import Regimes, Sessions, opened
 from nncompile_runtime.session import Runner, Session
@@ -61,6 +61,11 @@ class Predictor:
         self._signature = model.manifest.signature if model.manifest else signature_of(ready)
         self._bind = InputBinder(self._signature, plans[1].device)
         self._nest = unflattener(self._signature.result)
+        self._narrow = self.outputs if any(spec.dtype == "bfloat16" for spec in self.outputs) else None
+        arguments = self._signature.arguments
+        plain = len(arguments) == 1 and isinstance(arguments[0].structure, TensorLeaf)
+        self._argument, self._name = (arguments[0].name, self.inputs[0].name) if plain else ("", "")
+        self._dtype = self.inputs[0].array_dtype if plain else None
         self._run_as(plans, Sessions(model, [ready]))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -89,7 +94,7 @@ class Predictor:
                 run = self._accepted.get(x.shape)
                 array = memory_of(x, self._dtype, self._bind.device) if run is not None else None
                 if run is not None and array is not None:
-                    return self._nest(self._as_tensors(run({self._name: array}), None))
+                    return self._nest(as_tensors(run({self._name: array}), self._narrow))
         return self._begin(*args, **kwargs)()
 
     __call__ = predict
@@ -97,14 +102,18 @@ class Predictor:
     def _begin(self, *args: Any, **kwargs: Any) -> Callable[[], Any]:
         """Check a call and, on a GPU, queue it; what this returns is the rest of `predict`."""
         feed, tensor = self._bind(args, kwargs)
+        accepted = self._accepted
         run = self._regimes.runner(batching.batch_of(self._signature, feed))
         finish = run.start(feed) if isinstance(run, DeviceCalls) else partial(run, feed)
 
         def end() -> Any:
             outputs = finish()
-            self._accept(feed, run)
+            if self._dtype is not None:
+                if len(accepted) >= _MOST_SHAPES:
+                    accepted.clear()
+                accepted[feed[self._name].shape] = run
             if tensor is not None:
-                outputs = self._as_tensors(outputs, tensor.device)
+                outputs = as_tensors(outputs, self._narrow, tensor.device)
             return self._nest(outputs)
 
         return end
@@ -164,22 +173,19 @@ class Predictor:
                 "The predictor was given a plan, so there is none to choose.",
                 remedy="Load the model without plan=, then tune it.",
             )
-        machine, device = this_machine(), (self.plan.provider, self.plan.device_id)
-        exact = self._file.manifest is not None and self._file.manifest.exact
-        yardstick = plain_plan(machine, *device, exact=exact)
-        default = default_plan(machine, *device, exact=exact)
+        file, machine, device = self._file, this_machine(), (self.plan.provider, self.plan.device_id)
         subject = Subject(
-            self._file,
+            file,
             self._signature,
-            yardstick,
-            default,
+            plain_plan(machine, *device, exact=file.exact),
+            default_plan(machine, *device, exact=file.exact),
             machine.processors,
-            self._rows_independent(),
-            lambda plan, session: Predictor(self._file, plan=plan, session=session).predict,
+            file.rows_independent,
+            lambda plan, session: Predictor(file, plan=plan, session=session).predict,
             self.flatten_result,
         )
         found = tuning.tune(subject, seconds, batches, sizes, progress)
-        self._file = container.with_plans(self._file, key(machine, default), stored_form(found.plans))
+        self._file = container.with_plans(file, key(machine, subject.default), stored_form(found.plans))
         self._run_as(found.plans, Sessions(self._file))
         return found
 
@@ -261,44 +267,14 @@ class Predictor:
         model = container.parse(state["data"], state["name"])
         Predictor.__init__(self, model, device=state["device"], plan=state["plan"])
 
-    def _as_tensors(self, outputs: list[Any], device: Any) -> list[Any]:
-        """Tensors on a device, of the dtypes that `outputs` lists; None is where they are."""
-        torch = sys.modules["torch"]
-        if isinstance(outputs[0], np.ndarray):
-            tensors = [torch.from_numpy(y) for y in outputs]
-        else:
-            tensors, device = outputs, None
-        if self._narrow:
-            narrow = [torch.bfloat16 if spec.dtype == "bfloat16" else None for spec in self.outputs]
-            return [y.to(device, dtype=dtype) for y, dtype in zip(tensors, narrow, strict=True)]
-        return tensors if device is None else [y.to(device) for y in tensors]
-
-    def _rows_independent(self) -> bool:
-        manifest = self._file.manifest
-        return manifest is not None and manifest.verification.rows_independent
-
     def _run_as(self, plans: Plans, sessions: Sessions) -> None:
         """Run by these plans from now on."""
-        regimes = Regimes(plans, sessions, self._signature, rows_independent=self._rows_independent())
+        regimes = Regimes(plans, sessions, self._signature, rows_independent=self._file.rows_independent)
         regimes.sessions.get(regimes.first)
-        # The shapes of a single plain input that were checked, and how each is run.
-        structures = [argument.structure for argument in self._signature.arguments]
-        plain = len(structures) == 1 and isinstance(structures[0], TensorLeaf)
-        spec = self._signature.inputs[0] if plain else None
-        self._name, self._argument = (spec.name, self._signature.arguments[0].name) if spec else ("", "")
-        self._dtype = spec.array_dtype if spec else None
-        self._narrow = any(spec.dtype == "bfloat16" for spec in self.outputs)
-        self._accepted: dict[tuple[int, ...], Runner] = {}
         self._regimes = regimes
-
-    def _accept(self, feed: Mapping[str, Array], run: Runner) -> None:
-        """Remember the shape of a single plain input as checked; each call still looks at its dtype."""
-        accepted = self._accepted
-        if self._dtype is None:
-            return
-        if len(accepted) >= _MOST_SHAPES:
-            accepted.clear()
-        accepted[feed[self._name].shape] = run
+        # The checked shapes of a single plain input, and how each is run; each call still looks at its dtype.
+        # Set after the regimes and read before them: no call under way puts an old one's runner in here.
+        self._accepted: dict[tuple[int, ...], Runner] = {}
 
 
 def load(

@@ -153,16 +153,15 @@ def opened(
         ModelLoadError: ONNX Runtime refuses the graph.
     """
     stored = model.manifest.plans if model.manifest else {}
-    exact = model.manifest is not None and model.manifest.exact
     tried = devices.candidates(device)
     for candidate in tried:
-        plans = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=exact)
+        plans = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=model.exact)
         fault = next(filter(None, (unsuited(p, model.facts.operators) for p in plans.values())), None)
         if fault is not None:
             if plan is not None:
                 raise PlanError(f"The plan is invalid for {model.name}: {fault}.", remedy="Leave it out.")
             _log.warning("The stored plans are invalid for this graph (%s); using the default.", fault)
-            plans = choose(None, {}, this_machine(), candidate.provider, candidate.number, exact=exact)
+            plans = choose(None, {}, this_machine(), candidate.provider, candidate.number, exact=model.exact)
         first = plans[1]
         if device != "auto" and first.device != str(candidate):
             raise DeviceError(

@@ -172,12 +172,11 @@ class Session:
                 return plain, refused(f"{kernels.note} refuses {model.name}: {_reason(error)}")
 
     def _start(self, ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
-        precision = model.manifest.precision if model.manifest else "float32"
         return ort.InferenceSession(
             model.data,
             sess_options=options,
             providers=[_PROVIDERS[plan.provider]],
-            provider_options=[self._provider_options(precision)],
+            provider_options=[self._provider_options(model.precision)],
             enable_fallback=0,  # where a provider raises, it would print so and take the CPU
         )
 

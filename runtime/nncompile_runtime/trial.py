@@ -50,8 +50,6 @@ class Trial:
     def __init__(self, subject: Subject, sizes: Mapping[str, int]) -> None:
         """Try plans for `subject`, whose free dimensions other than the batch have these sizes."""
         self.subject, self._sizes = subject, sizes
-        about = subject.model.manifest
-        self.precision = about.precision if about else "float32"
         self.sessions = Sessions(subject.model)
         self._positional = [
             unflattener(a.structure) for a in subject.signature.arguments if not a.keyword_only
@@ -77,7 +75,7 @@ class Trial:
                 continue
             try:
                 call = self.call(plan, batch)
-                fault = difference(reference, self.subject.flatten(call()), self.precision)
+                fault = difference(reference, self.subject.flatten(call()), self.subject.model.precision)
             except NncompileError as error:
                 fault = error.problem
             if fault is None or plan == yardstick:

@@ -29,6 +29,16 @@ def warm() -> Predictor:
 
 
 class TestAfterAShapeWasAccepted:
+    def test_a_call_that_tuning_overtakes_leaves_nothing_of_the_old_plan(self) -> None:
+        net = doubling()
+        before, end = net.session, net._begin(floats(2, 4))
+        net.tune(0.05, batches=(2,))
+        end()
+        assert net._accepted == {}
+        net(floats(2, 4))
+        (run,) = net._accepted.values()
+        assert run == net.session.run != before.run
+
     def test_other_contents_of_the_same_array_are_seen(self) -> None:
         net, x = warm(), floats(2, 4)
         net(x)
@@ -136,7 +146,7 @@ class TestRegimes:
 
             monkeypatch.setattr(Session, name, spy)
         expected = {
-            0: [("run", True, 1)],
+            0: [("run", True, 2)],
             1: [("run", True, 1)],
             3: [("run", True, 3)],
             4: [("run_into", True, 2)] * 2,

@@ -333,7 +333,7 @@ def test_an_output_that_is_never_a_number(signature, onnx_bytes):
     first = torch.tensor([0.0, 1.0, 1.0, 1.0])
     for function in (lambda x: x / first.expand_as(x) * 0 + x, lambda x: x.clamp(-3, 3).log()):
         Suite(Of(function), signature(IN, OUT), (torch.rand(5, 4),))
-    with pytest.raises(VerificationError, match="Eager PyTorch's output 'y' is NaN in every element") as raised:
+    with pytest.raises(VerificationError, match="output 'y' is NaN in every element") as raised:
         Suite(Of(lambda x: x * torch.nan), signature(IN, OUT), (torch.rand(5, 4),))
     assert "5 other inputs" in str(raised.value)
     assert "Give an example with typical values" in raised.value.remedy
