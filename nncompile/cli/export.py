@@ -182,7 +182,7 @@ def _preprocessing(size: str | None, mode: str, mean: str, std: str) -> ImagePre
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise NncompileError(
             f"The labels in {path} cannot be read: {error}.", remedy="Check --labels."

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nncompile_runtime.inputs import Array
     from nncompile_runtime.predictor import Predictor
 
+_ROWS = 256  # at once, where that changes no answer
 _OUTPUTS = (".jsonl", ".npy", ".npz")
 
 
@@ -30,7 +31,12 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=".jsonl, .npy or .npz; stdout without it.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1)] = 256,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", "-b", min=1, help="Rows at once; 256 if rows are independent, else all."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
 ) -> None:
     """Predict, and write JSON lines (one a row) or arrays."""
@@ -54,7 +60,7 @@ def predict(
         names, results = _predict_arrays(predictor, files, batch_size)
     else:
         names, results = _predict_images(predictor, files, batch_size)
-    flat = _flat(predictor, results)
+    flat = _joined(predictor, results)
     if output is not None and output.suffix != ".jsonl":
         arrays.write_arrays(output, predictor.outputs, flat)
         return
@@ -83,11 +89,24 @@ def _expand(inputs: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def _predict_arrays(predictor: Predictor, files: list[Path], batch_size: int) -> tuple[list[str], list[Any]]:
+def _step(predictor: Predictor, batch_size: int | None) -> int | None:
+    """Rows to predict at once: as asked for, else what changes no answer; None for all."""
+    about = predictor.manifest
+    return batch_size or (_ROWS if about is not None and about.verification.rows_independent else None)
+
+
+def _predict_arrays(
+    predictor: Predictor, files: list[Path], batch_size: int | None
+) -> tuple[list[str], list[Any]]:
     from nncompile_runtime.arrays import read_arrays
+    from nncompile_runtime.shapes import carries_batch
+    from nncompile_runtime.structure import TensorLeaf
 
     names: list[str] = []
     results: list[Any] = []
+    signature, asked = predictor.signature, _step(predictor, batch_size)
+    tensors = {a.name: a.structure.index for a in signature.arguments if isinstance(a.structure, TensorLeaf)}
+    batched = [name for name, i in tensors.items() if carries_batch(signature.inputs[i], signature.batch)]
     prepares = predictor.manifest is not None and predictor.manifest.preprocessing is not None
     for path in files:
         positional, named = read_arrays(path)
@@ -96,15 +115,17 @@ def _predict_arrays(predictor: Predictor, files: list[Path], batch_size: int) ->
                 f"{path}: arrays are used as they are; only images are scaled and normalised",
                 markup=False,
             )
-        columns = {
-            spec.name: array for spec, array in zip(predictor.inputs, positional, strict=False)
-        } | named
-        rows = len(next(iter(columns.values()), ())) if columns else 0
-        fixed = not predictor.inputs or isinstance(predictor.inputs[0].shape[0], int)
-        for start in range(0, max(rows, 1), rows or 1 if fixed else batch_size):
-            piece = columns if fixed else {k: v[start : start + batch_size] for k, v in columns.items()}
+        columns = dict(zip(tensors, positional, strict=False)) | named
+        cut = [columns[name] for name in batched if name in columns and columns[name].ndim]
+        rows = max(map(len, cut or [array for array in columns.values() if array.ndim]), default=1)
+        if asked is None or asked >= rows or any(len(array) != rows for array in cut):
             with _naming(path):
-                results.append(predictor.predict(**piece))
+                results.append(predictor.predict(**columns))  # or says which array does not fit
+        else:
+            for start in range(0, rows, asked):
+                rest = {name: columns[name][start : start + asked] for name in batched if name in columns}
+                with _naming(path):
+                    results.append(predictor.predict(**{**columns, **rest}))
         names += [str(path)] * rows
     return names, results
 
@@ -118,7 +139,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {error.problem}", remedy=error.remedy) from error
 
 
-def _predict_images(predictor: Predictor, files: list[Path], batch_size: int) -> tuple[list[str], list[Any]]:
+def _predict_images(
+    predictor: Predictor, files: list[Path], batch_size: int | None
+) -> tuple[list[str], list[Any]]:
     from rich.progress import track
 
     from nncompile_runtime.images import load_images, preprocessing_for
@@ -131,17 +154,27 @@ def _predict_images(predictor: Predictor, files: list[Path], batch_size: int) ->
             f"{how.size[0]}x{how.size[1]}, values 0 to 1",
             markup=False,
         )
-    pieces = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    step = _step(predictor, batch_size) or len(files)
+    pieces = [files[start : start + step] for start in range(0, len(files), step)]
     steps = track(
         pieces, "predicting", console=console.err, disable=not console.err.is_terminal, transient=True
     )
     return [str(path) for path in files], [predictor.predict(load_images(piece, how)) for piece in steps]
 
 
-def _flat(predictor: Predictor, results: list[Any]) -> list[Array]:
+def _joined(predictor: Predictor, results: list[Any]) -> list[Array]:
     """The results of all pieces, joined along the batch, in the order of the graph's outputs."""
     import numpy as np
 
+    from nncompile_runtime.shapes import carries_batch
+
+    batch = predictor.signature.batch
+    single = [spec.name for spec in predictor.outputs if batch and not carries_batch(spec, batch)]
+    if single and len(results) > 1:
+        raise InputError(
+            f"Output {single[0]!r} has no batch dimension, so {len(results)} predictions cannot be joined.",
+            remedy="Predict one file at a time, without --batch-size.",
+        )
     rows = [predictor.flatten_result(result) for result in results]
     return [np.concatenate(column) if len(column) > 1 else column[0] for column in zip(*rows, strict=True)]
 
@@ -153,6 +186,12 @@ def _lines(predictor: Predictor, names: list[str], flat: list[Array]) -> Iterato
     """
     import numpy as np
 
+    for spec, array in zip(predictor.outputs, flat, strict=True):
+        if array.shape[:1] != (len(names),):
+            raise InputError(
+                f"Output {spec.name!r} is {list(array.shape)}, not one row for each of {len(names)} inputs.",
+                remedy="Write arrays: -o FILE.npz.",
+            )
     scores = flat[0]
     single = len(flat) == 1 and scores.ndim == 2 and scores.shape[1] > 1 and scores.dtype.kind == "f"
     labels = predictor.labels

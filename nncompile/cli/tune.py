@@ -9,7 +9,7 @@ import typer
 
 from nncompile.cli import console
 from nncompile.cli.usage import UsageError, check_folder, whole_numbers
-from nncompile_runtime.errors import ModelLoadError
+from nncompile_runtime.errors import ModelLoadError, NncompileError
 
 if TYPE_CHECKING:
     from nncompile_runtime.findings import Regime, Tuning
@@ -46,6 +46,10 @@ def tune(
     check_folder(file, remedy="Copy the file to another folder and tune it there.")
     predictor = Predictor(model, device=device)
     found = _with_progress(predictor, seconds, wanted, sizes)
+    if container.read(file).data != model.data:
+        raise NncompileError(
+            f"{file} was changed while it was tuned; nothing was written.", remedy="Tune it again."
+        )
     container.write(file, predictor.artifact)
     if as_json:
         console.print_json(_as_dict(file, predictor, found))

@@ -78,7 +78,7 @@ def test_several_inputs_by_name_and_from_a_file(run, folder):
 
 
 def test_labels_and_preprocessing_are_kept(run, folder):
-    (folder / "labels.txt").write_text("cat\ndog\neel\n")
+    (folder / "labels.txt").write_text("cat\ndog\neel\n", encoding="utf-8-sig")  # as Windows saves it
     image = ("--image-size", "8x8", "--image-mode", "L", "--mean", "0.5", "--std", "0.25")
     run("export", "nets.py:Small", *SHAPE, "-o", "a.onnx", "--labels", "labels.txt", *image)
     model = nncompile.load(folder / "a.onnx")

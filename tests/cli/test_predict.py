@@ -1,11 +1,14 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 import nncompile
+from nncompile.cli import predict
+from nncompile_runtime.predictor import Predictor
 
 
 @pytest.fixture
@@ -53,6 +56,92 @@ def test_a_folder_of_images(run, folder, exported):
     x = ((pixels[::-1, None] / 255 - 0.5) / 0.25).astype("f4")
     assert [line["input"] for line in lines] == [f"images/{i}.png" for i in range(4)]
     assert [line["index"] for line in lines] == expected(exported, x).argmax(1).tolist()
+
+
+@pytest.fixture
+def foreign(folder):
+    """`foreign(text)`: a plain ONNX file, of which nobody knows whether its rows are independent."""
+
+    def save(text):
+        model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]>\n{text}')
+        onnx.save(model, "foreign.onnx")
+        return "foreign.onnx"
+
+    return save
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """The rows of each call, with no more than two at once by default."""
+    seen, original = [], Predictor.predict
+
+    def spy(net, **inputs):
+        seen.append(len(inputs["x"]))
+        return original(net, **inputs)
+
+    monkeypatch.setattr(Predictor, "predict", spy)
+    monkeypatch.setattr(predict, "_ROWS", 2)
+    return seen
+
+
+def test_independent_rows_are_cut(run, folder, exported, batch, sizes):
+    np.save(folder / "x.npy", batch)
+    assert run("predict", exported.model, "x.npy", "-o", "y.npy").code == 0
+    assert sizes == [2, 2, 1]
+    np.testing.assert_allclose(np.load(folder / "y.npy"), expected(exported, batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("options", "cut"), [([], [5]), (["-b", "3"], [3, 2])])
+def test_other_rows_stay_together_unless_asked_for(run, folder, foreign, sizes, options, cut):
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype("f4")
+    np.save(folder / "x.npy", x)
+    model = foreign("g (float[n, 2] x) => (float[n, 2] y) { y = Softmax<axis = 0>(x) }")
+    assert run("predict", model, "x.npy", "-o", "y.npy", *options).code == 0
+    assert sizes == cut
+    parts = [torch.from_numpy(part).softmax(0).numpy() for part in np.split(x, np.cumsum(cut)[:-1])]
+    np.testing.assert_allclose(np.load(folder / "y.npy"), np.concatenate(parts), rtol=1e-5)
+
+
+PAIR = "g (float[n, 2] x, float[{}, 2] z) => (float[n, k] y) {{ t = Transpose(z) y = MatMul(x, t) }}"
+
+
+def test_an_input_without_a_batch_is_not_cut(run, folder, foreign, sizes):
+    x, z = np.ones((5, 2), "f4"), np.arange(6, dtype="f4").reshape(3, 2)
+    np.savez(folder / "x.npz", x=x, z=z)
+    assert run("predict", foreign(PAIR.format("k")), "x.npz", "-o", "y.npy", "-b", "2").code == 0
+    assert sizes == [2, 2, 1]
+    np.testing.assert_array_equal(np.load(folder / "y.npy"), x @ z.T)
+
+
+def test_rows_that_another_input_lacks_are_not_dropped(run, folder, foreign):
+    np.savez(folder / "x.npz", x=np.ones((4, 2), "f4"), z=np.ones((5, 2), "f4"))
+    result = run("predict", foreign(PAIR.format("n")), "x.npz", "-o", "y.npy", "-b", "2")
+    assert result.code == 1
+    assert "has n = 5, but 'x' has 4" in result.err
+
+
+def test_an_output_without_rows(run, folder, foreign):
+    np.save(folder / "x.npy", np.ones((5, 3), "f4"))
+    model = foreign("g (float[n, 3] x) => (float[3] y) { a = Constant<value_ints = [0]>() "
+                    "y = ReduceSum<keepdims = 0>(x, a) }")  # fmt: skip
+    assert run("predict", model, "x.npy", "-o", "y.npy").code == 0
+    np.testing.assert_array_equal(np.load(folder / "y.npy"), [5, 5, 5])
+    for arguments, problem in (
+        (["x.npy"], "Output 'y' is [3], not one row for each of 5 inputs"),
+        (["x.npy", "x.npy", "-o", "y.npy"], "has no batch dimension, so 2 predictions cannot be joined"),
+        (["x.npy", "-b", "2", "-o", "y.npy"], "has no batch dimension, so 3 predictions cannot be joined"),
+    ):
+        result = run("predict", model, *arguments)
+        assert result.code == 1
+        assert problem in result.err
+        assert "fix: " in result.err
+
+
+def test_a_scalar(run, folder, foreign):
+    np.save(folder / "x.npy", np.array(2, "f4"))
+    model = foreign("g (float x) => (float y) { y = Neg(x) }")
+    assert run("predict", model, "x.npy", "-o", "y.npy").code == 0
+    assert np.load(folder / "y.npy") == -2
 
 
 def test_an_empty_batch(run, folder, exported, batch):

@@ -78,6 +78,20 @@ def test_an_interruption_leaves_the_file_as_it_was(run, small, monkeypatch, erro
     assert [path.name for path in small.parent.iterdir() if path.name.startswith(".nncompile")] == []
 
 
+def test_a_file_that_was_replaced_meanwhile_stays(run, small, exported, monkeypatch):
+    between = tuning._between
+
+    def replaced(*args):
+        shutil.copy(exported.apart, small)
+        return between(*args)
+
+    monkeypatch.setattr(tuning, "_between", replaced)
+    result = run("tune", small, "--seconds", "0.05", "-b", "1")
+    assert result.code == 1
+    assert "was changed while it was tuned; nothing was written." in result.err
+    assert small.read_bytes() == exported.apart.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
