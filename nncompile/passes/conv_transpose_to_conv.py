@@ -35,8 +35,8 @@ from nncompile.passes.values import (
     int_attribute,
     ints_attribute,
     kernel_view,
+    known_window,
     weights,
-    window,
 )
 
 _BLOCK = 16
@@ -52,7 +52,7 @@ class ConvTransposeToConv(Rule):
         layer = match.node("y")
         if constant(layer.inputs[1]) is None:
             return "the weights are not constant"
-        view = _window(layer)
+        view = known_window(layer)
         if any(stride != 1 for stride in view.strides):
             return f"the strides are {list(view.strides)}"
         if view.same or ints_attribute(layer, "output_shape") is not None:
@@ -71,7 +71,7 @@ class ConvTransposeToConv(Rule):
 
     def replacement(self, op: Any, match: Match) -> Any:
         layer = match.node("y")
-        view = _window(layer)
+        view = known_window(layer)
         kernel = kernel_view(layer, weights(layer.inputs[1]))
         _, _, inputs, elements = kernel.shape
         # Reversing the elements, taken as one row, reverses each axis.
@@ -87,13 +87,6 @@ class ConvTransposeToConv(Rule):
             dilations=list(view.dilations),
             pads=_pads(view),
         )
-
-
-def _window(layer: ir.Node) -> Window:
-    view = window(layer)
-    if view is None:
-        raise ValueError("the kernel is not known")
-    return view
 
 
 def _pads(view: Window) -> list[int]:

@@ -35,6 +35,7 @@ from nncompile.passes.values import (
     constant,
     kernel_view,
     rounding_fault,
+    weight_fault,
     weights,
     with_weights,
 )
@@ -57,11 +58,10 @@ class _FoldAffine(Rule):
         layer, k = match.node("y"), constant(match["k"])
         if k is None:
             return f"the other operand of {self.operator} is not constant"
-        if any(constant(value) is None for value in layer.inputs[1:] if value is not None):
-            return "a weight is not constant"
+        reason = weight_fault(layer)
+        if reason is not None:
+            return reason
         weight = weights(layer.inputs[1])
-        if weight.dtype.kind != "f":
-            return f"the weights are of dtype {weight.dtype}"
         before = kernel_view(layer, np.ascontiguousarray(weight))
         channels = before.shape[0] * before.shape[1]
         reason = _shape_fault(k.shape, weight.ndim, channels)

@@ -25,10 +25,9 @@ from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
     Array,
     channel_bias,
-    constant,
-    given_input,
     kernel_view,
     rounding_fault,
+    weight_fault,
     weights,
     with_weights,
 )
@@ -45,18 +44,12 @@ class _FoldBatchNorm(Rule):
 
     def refusal(self, match: Match) -> str | None:
         layer, norm = match.node("y"), match.node("normed")
-        reason = batch_norm_fault(norm)
+        reason = batch_norm_fault(norm) or weight_fault(layer)
         if reason is not None:
             return reason
-        bias = given_input(layer, 2)
-        if any(constant(value) is None for value in (layer.inputs[1], bias) if value is not None):
-            return "a weight is not constant"
-        dtype = weights(layer.inputs[1]).dtype
-        if dtype.kind != "f":
-            return f"the weights are of dtype {dtype}"
         scale, _ = batch_norm(norm)
         if channel_bias(layer, scale.size) is None:
-            return f"a bias of shape {list(weights(bias).shape)} is not one value for each channel"
+            return f"a bias of shape {list(weights(layer.inputs[2]).shape)} is not one value for each channel"
         return _folded_weights(layer, norm)[2]
 
     def replacement(self, op: Any, match: Match) -> Any:

@@ -37,7 +37,6 @@ from nncompile.passes.rewriting import Match, Rule, apply_rules
 from nncompile.passes.values import (
     Array,
     channel_bias,
-    constant,
     float_attribute,
     int_attribute,
     ints_attribute,
@@ -45,6 +44,7 @@ from nncompile.passes.values import (
     rounding_fault,
     static_shape,
     string_attribute,
+    weight_fault,
     weights,
     with_weights,
 )
@@ -116,17 +116,15 @@ class FoldBatchNormThroughFlatten(FoldBatchNormThroughReshape):
 
 def _fault(norm: ir.Node, layer: ir.Node, flat: ir.Node | None = None) -> str | None:
     """Why a layer cannot take the batch norm in front of it; None where it can."""
-    reason = batch_norm_fault(norm)
+    reason = (
+        batch_norm_fault(norm)
+        or weight_fault(layer)
+        or _attribute_fault(layer)
+        or (_flattening_fault(norm, flat) if flat is not None else None)
+    )
     if reason is not None:
         return reason
-    if any(constant(value) is None for value in layer.inputs[1:] if value is not None):
-        return "a weight is not constant"
     weight = weights(layer.inputs[1])
-    if weight.dtype.kind != "f":
-        return f"the weights are of dtype {weight.dtype}"
-    reason = _attribute_fault(layer) or (_flattening_fault(norm, flat) if flat is not None else None)
-    if reason is not None:
-        return reason
     before = kernel_view(layer, np.ascontiguousarray(weight))
     if channel_bias(layer, before.shape[0] * before.shape[1]) is None:
         return f"a bias of shape {list(weights(layer.inputs[2]).shape)} is not one value for each channel"

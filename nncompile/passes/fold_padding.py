@@ -32,6 +32,7 @@ from nncompile.passes.values import (
     constant,
     given_input,
     int_attribute,
+    known_window,
     string_attribute,
     weights,
     window,
@@ -159,9 +160,7 @@ def _pads(pad: ir.Node, rank: int) -> tuple[list[int], list[int]]:
 
 def _together(match: Match) -> list[int]:
     """The operator's own pads and those of the Pad, on the axes of the plane."""
-    view = window(match.node("y"))
-    if view is None:
-        raise ValueError("the kernel is not known")
+    view = known_window(match.node("y"))
     before, after = _pads(match.node("padded"), len(view.kernel) + 2)
     return [own + added for own, added in zip(view.before + view.after, before[2:] + after[2:], strict=True)]
 

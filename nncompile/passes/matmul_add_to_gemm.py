@@ -14,9 +14,7 @@ import onnx_ir as ir
 
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
-from nncompile.passes.values import static_shape
-
-_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+from nncompile.passes.values import GEMM_DTYPES, static_shape
 
 
 class MatMulAddToGemm(Rule):
@@ -31,7 +29,7 @@ class MatMulAddToGemm(Rule):
             return "a shape is not known"
         if len(left) != 2 or len(right) != 2:
             return f"the factors have rank {len(left)} and {len(right)}, not 2"
-        if match["a"].dtype not in _DTYPES:
+        if match["a"].dtype not in GEMM_DTYPES:
             return f"ONNX Runtime has no Gemm of {str(match['a'].dtype).lower()}"
         rows, columns = left[0], right[1]
         if len(added) > 2:

@@ -40,11 +40,11 @@ from nncompile.passes.values import (
     Array,
     Window,
     channel_bias,
-    constant,
     folded,
     in_groups,
     kernel_view,
     rounding_fault,
+    weight_fault,
     weights,
     window,
 )
@@ -94,12 +94,9 @@ class _MergeBranches(Rule):
         if not layers:
             return NOTHING_TO_DO
         for node in filter(None, nodes):
-            reason = batch_norm_fault(node) if node.op_type == "BatchNormalization" else _weight_fault(node)
+            reason = batch_norm_fault(node) if node.op_type == "BatchNormalization" else weight_fault(node)
             if reason is not None:
                 return reason
-        dtype = weights(layers[0].inputs[1]).dtype
-        if dtype.kind != "f":
-            return f"the weights are of dtype {dtype}"
         first, second = _branches(match)
         reason = _window_fault(first, second)
         if reason is not None:
@@ -112,6 +109,7 @@ class _MergeBranches(Rule):
             return f"one convolution would take {merged} multiplications, the two take {apart}"
         before = np.concatenate([in_groups(branch.kernel, group) for branch in (first, second)], 3)
         kernel, bias = _sum(first, second)
+        dtype = weights(layers[0].inputs[1]).dtype
         return rounding_fault(kernel.reshape(*before.shape[:3], -1), bias, before, dtype)
 
     def replacement(self, op: Any, match: Match) -> Any:
@@ -178,12 +176,6 @@ def _branches(match: Match) -> tuple[_Branch, _Branch]:
             layers.append(_pointwise(*batch_norm(node), rank, cost=channels))
     first, second = layers
     return first, second
-
-
-def _weight_fault(layer: ir.Node) -> str | None:
-    if any(constant(value) is None for value in layer.inputs[1:] if value is not None):
-        return "a weight is not constant"
-    return None
 
 
 def _convolution(layer: ir.Node) -> _Branch:

@@ -40,15 +40,15 @@ from nncompile.passes.values import (
     Array,
     Window,
     channel_bias,
-    constant,
     folded,
     given_input,
     in_groups,
     int_attribute,
     kernel_view,
+    known_window,
     rounding_fault,
+    weight_fault,
     weights,
-    window,
 )
 
 
@@ -61,15 +61,10 @@ class MergeConvolutions(Rule):
 
     def refusal(self, match: Match) -> str | None:
         inner, outer = match.node("inner"), match.node("outer")
-        given = [value for layer in (inner, outer) for value in layer.inputs[1:] if value is not None]
-        if any(constant(value) is None for value in given):
-            return "a weight is not constant"
-        second = weights(outer.inputs[1])
-        if second.dtype.kind != "f":
-            return f"the weights are of dtype {second.dtype}"
-        reason = _window_fault(inner, outer)
+        reason = weight_fault(inner, outer) or _window_fault(inner, outer)
         if reason is not None:
             return reason
+        second = weights(outer.inputs[1])
         group, shape = _merged_shape(inner, outer)
         apart, merged = weights(inner.inputs[1]).size + second.size, prod(shape)
         if merged >= apart:
@@ -81,7 +76,7 @@ class MergeConvolutions(Rule):
     def replacement(self, op: Any, match: Match) -> Any:
         inner, outer = match.node("inner"), match.node("outer")
         like, name = weights(outer.inputs[1]), outer.inputs[1].name  # type: ignore[union-attr]
-        first, second = _window(inner), _window(outer)
+        first, second = known_window(inner), known_window(outer)
         wide = second if _is_pointwise(first) else first
         kernel, bias = _product(inner, outer)
         inputs = [match["x"], op.initializer(folded(kernel, like), name=f"{name}_merged")]
@@ -98,7 +93,7 @@ class MergeConvolutions(Rule):
 
 def _window_fault(inner: ir.Node, outer: ir.Node) -> str | None:
     """Why the two do not look at x as one convolution could; None where they do."""
-    first, second = _window(inner), _window(outer)
+    first, second = known_window(inner), known_window(outer)
     if first.same or second.same:
         return f"auto_pad is {first.auto_pad if first.same else second.auto_pad}"
     if _is_pointwise(second):
@@ -116,13 +111,6 @@ def _window_fault(inner: ir.Node, outer: ir.Node) -> str | None:
     if any(before + after > (size - 1) * step for size, step, before, after in axes):
         return "the second has more results than the first"
     return None
-
-
-def _window(layer: ir.Node) -> Window:
-    view = window(layer)
-    if view is None:
-        raise ValueError("the kernel is not known")
-    return view
 
 
 def _is_pointwise(view: Window) -> bool:

@@ -35,6 +35,7 @@ from nncompile.passes.values import (
     int_attribute,
     kernel_view,
     rounding_fault,
+    weight_fault,
     weights,
 )
 
@@ -50,13 +51,7 @@ class _MergeLinear(Rule):
 
     def refusal(self, match: Match) -> str | None:
         inner, outer = match.node("inner"), match.node("outer")
-        given = [value for layer in (inner, outer) for value in layer.inputs[1:] if value is not None]
-        if any(constant(value) is None for value in given):
-            return "a weight is not constant"
-        dtype = weights(outer.inputs[1]).dtype
-        if dtype.kind != "f":
-            return f"the weights are of dtype {dtype}"
-        reason = self.layer_fault(inner, outer)
+        reason = weight_fault(inner, outer) or self.layer_fault(inner, outer)
         if reason is not None:
             return reason
         first, second = _matrix(inner), _matrix(outer)
@@ -70,6 +65,7 @@ class _MergeLinear(Rule):
                 shape = list(weights(layer.inputs[2]).shape)
                 return f"a bias of shape {shape} is not one value for each channel"
         matrix, bias = _product(inner, outer)
+        dtype = weights(outer.inputs[1]).dtype
         return rounding_fault(matrix[None, :, :, None], bias, second[None, :, :, None], dtype)
 
     def layer_fault(self, inner: ir.Node, outer: ir.Node) -> str | None:

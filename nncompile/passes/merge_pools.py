@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import Match, Rule, apply_rules
-from nncompile.passes.values import Window, window
+from nncompile.passes.values import Window, known_window, window
 
 
 class _MergePools(Rule):
@@ -64,9 +64,7 @@ class _MergePools(Rule):
         raise NotImplementedError
 
     def replacement(self, op: Any, match: Match) -> Any:
-        first, second = window(match.node("inner")), window(match.node("outer"))
-        if first is None or second is None:
-            raise ValueError("a kernel is not known")
+        first, second = known_window(match.node("inner")), known_window(match.node("outer"))
         strides = [one * other for one, other in zip(first.strides, second.strides, strict=True)]
         pool = getattr(op, self.operator)
         return pool(match["x"], kernel_shape=_kernel(first, second), strides=strides)

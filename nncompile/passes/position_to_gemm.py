@@ -21,9 +21,15 @@ import onnx_ir as ir
 
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
-from nncompile.passes.values import constant, given_input, int_attribute, static_shape, weights, window
-
-_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+from nncompile.passes.values import (
+    GEMM_DTYPES,
+    constant,
+    given_input,
+    int_attribute,
+    static_shape,
+    weights,
+    window,
+)
 
 
 class ReshapedPositionToGemm(Rule):
@@ -43,7 +49,7 @@ class ReshapedPositionToGemm(Rule):
         weight = constant(conv.inputs[1])
         if weight is None:
             return "the weight is not constant"
-        if x.dtype not in _DTYPES:
+        if x.dtype not in GEMM_DTYPES:
             return f"ONNX Runtime has no Gemm of {str(x.dtype).lower()}"
         if int_attribute(conv, "group", 1) != 1:
             return f"the convolution has {int_attribute(conv, 'group', 1)} groups"

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 Array = npt.NDArray[Any]
+# What ONNX Runtime's CPU has a Gemm of.
+GEMM_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -26,6 +28,14 @@ def weights(value: ir.Value | None) -> Array:
     if array is None:
         raise ValueError(f"{value} is not constant")
     return array
+
+
+def weight_fault(*layers: ir.Node) -> str | None:
+    """Why new weights cannot be computed from a layer's, all its inputs but the first; None if they can."""
+    if any(constant(value) is None for layer in layers for value in layer.inputs[1:] if value is not None):
+        return "a weight is not constant"
+    dtype = weights(layers[-1].inputs[1]).dtype
+    return None if dtype.kind == "f" else f"the weights are of dtype {dtype}"
 
 
 def given_input(node: ir.Node, index: int) -> ir.Value | None:
@@ -205,6 +215,14 @@ class Window:
     def dilated(self) -> bool:
         """Whether a window skips elements."""
         return any(step != 1 for step in self.dilations)
+
+
+def known_window(node: ir.Node) -> Window:
+    """The window of a convolution or pool whose kernel's shape is known."""
+    view = window(node)
+    if view is None:
+        raise ValueError(f"the kernel of {node} is not known")
+    return view
 
 
 def window(node: ir.Node) -> Window | None:
