@@ -75,8 +75,8 @@ def difference(
     where a module cannot run in float64, eager is its own reference and shows no error. `precision` is what
     the module was cast to, `step` what the roundings of a quantised graph may change, `nearby` eager's
     largest error on neighbouring inputs, `largest` the largest value of this output in any case: below 1,
-    only 8 times eager's own error and that share of `atol` are left of it, or an output of tiny numbers
-    could be anything.
+    only that share of `atol` is left, or an output of tiny numbers could be anything; but no less than 8
+    times eager's own error, and than a rounding of 1 (ONNX Runtime's Sigmoid has that error near 0 too).
     Integers and booleans must equal eager's or the reference's. NaN and infinity must be eager's; where the
     reference has a number instead, that will do as well, within `atol + rtol * |reference|`.
     """
@@ -91,7 +91,7 @@ def difference(
     kind = computed_in(got.dtype, precision)
     rtol, atol = TOLERANCES[kind]
     own = max(largest_error(eager, reference), nearby)
-    atol = min(atol, max(atol * largest, EAGER_MULTIPLE * own))
+    atol = min(atol, max(atol * largest, EAGER_MULTIPLE * own, float(np.finfo(got.dtype).eps)))
     special, wanted = got[~finite].astype(np.float64), reference[~finite]
     with np.errstate(invalid="ignore"):
         exact_enough = np.abs(special - wanted) <= atol + rtol * np.abs(wanted)

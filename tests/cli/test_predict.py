@@ -8,6 +8,7 @@ from PIL import Image
 
 import nncompile
 from nncompile.cli import predict
+from nncompile_runtime import container
 from nncompile_runtime.predictor import Predictor
 
 
@@ -100,6 +101,16 @@ def test_other_rows_stay_together_unless_asked_for(run, folder, foreign, sizes, 
     assert sizes == cut
     parts = [torch.from_numpy(part).softmax(0).numpy() for part in np.split(x, np.cumsum(cut)[:-1])]
     np.testing.assert_allclose(np.load(folder / "y.npy"), np.concatenate(parts), rtol=1e-5)
+
+
+def test_rows_that_depend_on_one_another_stay_together(run, folder, exported, batch, sizes):
+    model = container.read(exported.model)
+    seen = model.manifest.verification.model_copy(update={"rows_independent": False})
+    about = model.manifest.model_copy(update={"verification": seen})
+    container.write("depend.onnx", container.replace_manifest(model.data, about))
+    np.save(folder / "x.npy", batch)
+    assert run("predict", "depend.onnx", "x.npy", "-o", "y.npy").code == 0
+    assert sizes == [5]
 
 
 PAIR = "g (float[n, 2] x, float[{}, 2] z) => (float[n, k] y) {{ t = Transpose(z) y = MatMul(x, t) }}"

@@ -119,7 +119,8 @@ class TestBatches:
         assert predictor(build([node], *ports, weights), manifest(*ports))(floats(0, 2, 3)).shape == (0, 6)
 
     def test_an_empty_batch_of_a_graph_that_squeezes_one_row(self) -> None:
-        node, ports = helper.make_node("Squeeze", ["x"], ["y"]), ([spec("x", "n", 4, 1)], [spec("y", "n", 4)])
+        node = helper.make_node("Squeeze", ["x"], ["y"])
+        ports = [spec("x", "batch", 4, 1)], [spec("y", "batch", 4)]
         net = predictor(build([node], *ports), manifest(*ports))
         assert [net(floats(size, 4, 1)).shape for size in (0, 1, 2)] == [(0, 4), (4,), (2, 4)]
 

@@ -32,13 +32,16 @@ def test_absolute_tolerance(dtype, sign):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_absolute_tolerance_of_tiny_outputs(dtype):
-    """It shrinks with the largest value of any case, down to 8 times eager's own error."""
-    atol, largest = TOLERANCES[dtype][1], 1e-4
+    """It shrinks with the largest value of any case, to a rounding of 1, and to 8 times eager's own error."""
+    atol, largest = TOLERANCES[dtype][1], 0.1
     (zero,) = arrays(dtype, [0])
     exact = zero.astype("f8")
     within, beyond = largest_within(atol * largest, dtype)
     assert difference(np.array([within]), zero, exact, largest=largest).passed
     assert not difference(np.array([beyond]), zero, exact, largest=largest).passed
+    within, beyond = largest_within(np.finfo(dtype).eps, dtype)
+    assert difference(np.array([within]), zero, exact, largest=0.0).passed
+    assert not difference(np.array([beyond]), zero, exact, largest=0.0).passed
     within, beyond = largest_within(atol / 2, dtype)
     nearby = float(within) / EAGER_MULTIPLE
     assert difference(np.array([within]), zero, exact, largest=largest, nearby=nearby).passed

@@ -298,14 +298,16 @@ def test_whether_rows_depend_on_one_another(compare, independent, function, node
     assert found.status == "verified"
 
 
-TINY = 1e-7
+TINY = 1e-6
 SHRINK = f"f = Constant<value_float = {TINY}>() "
 
 
 @pytest.mark.parametrize(("function", "nodes", "verified"), [
-    (lambda x: x.relu() * TINY, SHRINK + "r = Relu(x) y = Mul(r, f)", True),
-    (lambda x: x.relu() * TINY, SHRINK + "y = Mul(x, f)", False),
-    (lambda x: x.relu() * TINY, SHRINK + "r = Relu(x) s = Mul(r, f) y = Sub(s, s)", False),
+    (lambda x: x.sigmoid() * TINY, SHRINK + "s = Sigmoid(x) y = Mul(s, f)", True),
+    (lambda x: x.sigmoid() * TINY, SHRINK + "s = Tanh(x) y = Mul(s, f)", False),
+    (lambda x: x.sigmoid() * TINY, SHRINK + "s = Mul(x, f) y = Sub(s, s)", False),
+    (lambda x: (x.sigmoid() - 13).sigmoid(), "t = Constant<value_float = 13.0>() "
+     "s = Sigmoid(x) d = Sub(s, t) y = Sigmoid(d)", True),
     (lambda x: x.softmax(1).sum(1, keepdim=True) - 1 + 0 * x, "s = Sub(x, x) y = Identity(s)", True),
 ])  # fmt: skip
 def test_an_output_of_tiny_numbers_is_compared_by_its_own_measure(compare, function, nodes, verified):
