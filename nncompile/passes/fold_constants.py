@@ -33,6 +33,8 @@ _RANDOM = frozenset(
 _GROW = frozenset({"ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile"})
 # onnxscript's evaluator runs in Python, and these take long.
 _SLOW = frozenset({"Conv", "ConvTranspose", "GRU", "LSTM", "RNN"})
+# Quantised weights stay a quarter as large, and what runs them in integers looks for these.
+_QUANTISED = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _LARGEST_INPUT, _LARGEST_OUTPUT = 8192, 512 * 512  # elements; onnxscript's defaults
 
 # It warns of operators with several outputs, which it leaves alone.
@@ -42,7 +44,7 @@ logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
 def _should_fold(node: ir.Node) -> bool | None:
     if node.domain not in ("", "ai.onnx"):
         return None
-    if node.op_type in _RANDOM:
+    if node.op_type in _RANDOM | _QUANTISED:
         return False
     sizes = static_shape(node.outputs[0])
     if sizes is None or None in sizes:

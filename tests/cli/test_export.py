@@ -43,7 +43,8 @@ def test_json_report_is_all_of_stdout(run):
 
 
 def test_disable_pass_leaves_the_batch_norm(run, folder):
-    run("export", "nets.py:Small", *SHAPE, "-o", "a.onnx", "--disable-pass", "fold-batch-norm")
+    disabled = [word for name in ("fold-batch-norm", "outline-fused-regions") for word in ("--disable-pass", name)]
+    run("export", "nets.py:Small", *SHAPE, "-o", "a.onnx", *disabled)
     assert "BatchNormalization" in {node.op_type for node in onnx.load(folder / "a.onnx").graph.node}
 
 

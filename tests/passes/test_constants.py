@@ -234,3 +234,14 @@ def test_a_large_weight_that_something_else_reads_is_not_kept_twice(apply, rando
     }"""
     applied = apply(FOLD_CONSTANTS, text, weights, feeds={"j": np.array([1, 2])})
     assert applied.operators == ["Transpose", "MatMul", "Gather"]
+
+
+def test_quantised_weights_stay(apply, random):
+    weights = {
+        "w": random.integers(-128, 128, (4, 3), dtype=np.int8),
+        "scale": np.float32(0.1),
+        "zero": np.int8(0),
+    }
+    text = "g (float[n, 4] x) => (float[n, 3] y) { d = DequantizeLinear(w, scale, zero) y = MatMul(x, d) }"
+    applied = apply(FOLD_CONSTANTS, text, weights)
+    assert applied.operators == ["DequantizeLinear", "MatMul"]
