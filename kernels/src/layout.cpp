@@ -71,11 +71,12 @@ class Load : public Step {
     const size_t plane = size_t(to.shape.h) * size_t(to.shape.w);
     const float* x = frame.inputs[input_] + size_t(frame.first + sample) * to.shape.size();
     float* y = frame.data(value_, sample);
+    const bool one_by_one = plane == 1 || to.shape.c == 1;  // in either layout a row is the same floats
     for (int row = begin; row < end; ++row) {
       const float* from = x + size_t(row) * size_t(to.shape.w);
       float* line = y + to.at(row, 0);
-      if (to.shape.c == 1)
-        std::memcpy(line, from, size_t(to.shape.w) * sizeof(float));
+      if (one_by_one)
+        std::memcpy(line, from, size_t(to.shape.w) * size_t(to.shape.c) * sizeof(float));
       else
         transpose_plane(from, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
     }
