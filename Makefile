@@ -5,11 +5,12 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 KERNELS := $(VENV)/.kernels
 
-.PHONY: help demo test check format bench bench-passes bench-kernels gpu-check coverage fuzz clean
+.PHONY: help demo test test-slow check format bench bench-passes bench-kernels gpu-check coverage fuzz clean
 
 help:
 	@echo "make demo    train, export, verify, predict and bench LeNet5 on handwritten digits"
 	@echo "make test    run the tests"
+	@echo "make test-slow  run those that build under sanitizers or train"
 	@echo "make check   ruff, mypy (strict), import-linter"
 	@echo "make coverage  compile every case of every class of torch.nn and rewrite docs/coverage.md"
 	@echo "make fuzz    random networks for 20 minutes"
@@ -41,7 +42,11 @@ demo: $(KERNELS)
 # A process for each processor (tests/conftest.py), and in each of them PyTorch on one thread. A process that has no test
 # left takes some of another's, from the end, so that tests of one file mostly share what the file compiled.
 test: $(KERNELS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+# Builds of the kernels under sanitizers and in valgrind, and trainings to an accuracy; CI runs them too.
+test-slow: $(KERNELS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .
