@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ from nncompile_runtime.manifest import PassRecord, Precision, Verification
 
 # Passes whose operators other tools than ONNX Runtime do not know.
 FOREIGN_OPERATORS = {"fuse-conv-relu": "com.microsoft.FusedConv"}
+_IN_BFLOAT16 = "compute-in-bfloat16"
 _PRECISIONS = {
     "bfloat16": "bfloat16: inputs and weights are rounded to it, and computed with in float32",
+    _IN_BFLOAT16: "runs on an NVIDIA GPU only: it computes in bfloat16; verified on the CPU, each result "
+    "rounded to bfloat16",
     "tf32": "tf32: verified in float32; an NVIDIA GPU may round factors to 10 bits",
 }
 
@@ -74,13 +77,15 @@ def _left_alone(report: PassReport) -> list[str]:
     return [f"  {report.name}: left {nodes[why][0]}{more} alone: {why}" for why, more in counts.items()]
 
 
-def caveats(precision: Precision, passes: Iterable[PassReport | PassRecord]) -> list[str]:
+def caveats(precision: Precision, passes: Sequence[PassReport | PassRecord]) -> list[str]:
     """What precision and passes mean for where a model opens, and for how it computes."""
     foreign = [
         FOREIGN_OPERATORS[step.name] for step in passes if step.changes and step.name in FOREIGN_OPERATORS
     ]
     lines = [f"opens in ONNX Runtime only: {name} is outside the ONNX standard" for name in foreign]
-    return lines + ([_PRECISIONS[precision]] if precision in _PRECISIONS else [])
+    in_bfloat16 = any(step.changes and step.name == _IN_BFLOAT16 for step in passes)
+    how = _IN_BFLOAT16 if in_bfloat16 else precision
+    return lines + ([_PRECISIONS[how]] if how in _PRECISIONS else [])
 
 
 def verification_lines(record: Verification) -> list[str]:

@@ -110,7 +110,12 @@ class Context:
             name: The network.
             precision: What it computes in.
             plan: Fields of a plan besides the provider; None takes the default plan.
+
+        Raises:
+            NotRunError: It needs a GPU, and this is a dry run.
         """
+        if precision == "bfloat16" and not self.on_gpu:
+            raise NotRunError("ONNX Runtime's CPU does not compute in bfloat16")
         provider, _, number = self.device.partition(":")
         fields = None if plan is None else {"provider": provider, "device_id": int(number or 0), **plan}
         return nncompile.load(self.file(name, precision), device=self.device, plan=fields)

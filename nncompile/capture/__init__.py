@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from torch.utils import _pytree as pytree
 
-from nncompile.capture import bfloat16
+from nncompile.bfloat16 import widen
 from nncompile.capture.containers import known_containers
 from nncompile.capture.errors import explain, watching_for_a_fixed_batch
 from nncompile.capture.example import Example, prepare
@@ -82,7 +82,7 @@ def _captured(module: torch.nn.Module, example: Example, reference: torch.nn.Mod
             raise explain(error, witness) from error
     _keep_outputs_apart(model.graph)
     signature = name_and_describe(program, returned, model, example)
-    bfloat16.widen(model.graph)
+    widen(model.graph)
     _name_nodes_after_modules(model.graph)
     model.producer_name, model.producer_version = "nncompile", None
     flat = tuple(x for x in pytree.tree_leaves((example.args, example.kwargs)) if isinstance(x, torch.Tensor))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from nncompile.cli import console
 from nncompile.cli.source import Arguments, Weights, exported_from, load_source
 from nncompile.cli.usage import UsageError
+from nncompile_runtime.errors import DeviceError
 from nncompile_runtime.kernels import REGION
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from nncompile_runtime.container import ModelFile
     from nncompile_runtime.kernels import Kernels
-    from nncompile_runtime.predictor import Predictor
+    from nncompile_runtime.manifest import Signature
+    from nncompile_runtime.plan import Plan
 
 
 def inspect(
@@ -49,11 +51,10 @@ def inspect(
             remedy="Name the module that the file was exported from: --module path/to/file.py:Class.",
         )
     from nncompile_runtime import container
-    from nncompile_runtime.predictor import Predictor
 
     model = container.read(file)
-    predictor = Predictor(model, device="cpu")
-    details = _Details(model, predictor, batch)
+    here = _on_this_machine(model)
+    details = _Details(model, here, batch)
     if graph:
         details.add_nodes()
     if module is not None:
@@ -61,23 +62,51 @@ def inspect(
     if profile:
         details.add_profile()
     if as_json:
-        console.print_json(_as_dict(model, predictor) | details.data)
+        console.print_json(_as_dict(model, here) | details.data)
         return
-    _show(file, model, predictor)
+    _show(file, model, here)
     for part in details.shown:
         console.out.print()
         console.out.print(part)
 
 
+class _Here(NamedTuple):
+    """How a file runs on the CPU of this machine.
+
+    Attributes:
+        signature: How it is called.
+        plans: By the smallest batch that each serves; none where it does not run.
+        kernels: Whether fused regions run on the native kernels, or why not.
+        refusal: Why it does not run; None where it does.
+    """
+
+    signature: Signature
+    plans: Mapping[int, Plan]
+    kernels: Kernels
+    refusal: DeviceError | None = None
+
+
+def _on_this_machine(model: ModelFile) -> _Here:
+    from nncompile_runtime.kernels import Kernels
+    from nncompile_runtime.predictor import Predictor
+
+    try:
+        predictor = Predictor(model, device="cpu")
+    except DeviceError as error:  # the file is for a GPU; what it says about itself can be shown anywhere
+        if model.manifest is None:
+            raise
+        return _Here(model.manifest.signature, {}, Kernels(False, error.problem), error)
+    return _Here(predictor.signature, predictor.plans, predictor.session.kernels)
+
+
 class _Details:
     """What is shown on request: data for JSON, and the same for people."""
 
-    def __init__(self, model: ModelFile, predictor: Predictor, batch: int) -> None:
+    def __init__(self, model: ModelFile, here: _Here, batch: int) -> None:
         self.data: dict[str, Any] = {}
         self.shown: list[RenderableType] = []
-        self._model, self._signature, self._batch = model, predictor.signature, batch
-        self._plan = predictor.plans[max(first for first in predictor.plans if first <= batch)]
-        self._native = predictor.native
+        self._model, self._here, self._batch = model, here, batch
+        self._signature = here.signature
 
     def add_nodes(self) -> None:
         """What every node of the file costs."""
@@ -86,13 +115,16 @@ class _Details:
 
         cost = file_cost(self._model, self._signature, self._batch)
         self.data["graph"] = tables.nodes_as_dict(cost)
-        self.shown.append(tables.nodes_table(cost, native=self._native))
+        self.shown.append(tables.nodes_table(cost, native=self._here.kernels.active))
 
     def add_profile(self) -> None:
         """The time of every node that is executed; of fused regions also that of their nodes, run plainly."""
         from nncompile.cli import _profiles as profiles
 
-        plans = [self._plan] + [self._plan.model_copy(update={"native": False})] * self._native
+        if self._here.refusal is not None:
+            raise self._here.refusal
+        plan = self._here.plans[max(first for first in self._here.plans if first <= self._batch)]
+        plans = [plan] + [plan.model_copy(update={"native": False})] * self._here.kernels.active
         measured = profiles.measured(self._model, plans, self._signature, self._batch)
         self.data["profile"] = profiles.as_dict(measured)
         self.shown += profiles.tables(measured)
@@ -118,15 +150,15 @@ class _Details:
             self.shown.append(Text("\n".join(tables.pass_lines(steps))))
 
 
-def _as_dict(model: ModelFile, predictor: Predictor) -> dict[str, Any]:
+def _as_dict(model: ModelFile, here: _Here) -> dict[str, Any]:
     return {
         "file": model.name,
         "bytes": len(model.data),
-        "inputs": [spec.model_dump(mode="json") for spec in predictor.inputs],
-        "outputs": [spec.model_dump(mode="json") for spec in predictor.outputs],
+        "inputs": [spec.model_dump(mode="json") for spec in here.signature.inputs],
+        "outputs": [spec.model_dump(mode="json") for spec in here.signature.outputs],
         "operators": dict(sorted(model.facts.operators.items())),
-        "plans": {str(first): plan.model_dump() for first, plan in predictor.plans.items()},
-        "kernels": _kernels_as_dict(predictor.session.kernels),
+        "plans": {str(first): plan.model_dump() for first, plan in here.plans.items()},
+        "kernels": _kernels_as_dict(here.kernels),
         "manifest": model.manifest.model_dump(mode="json") if model.manifest else None,
     }
 
@@ -146,26 +178,19 @@ def _choices(kernels: Kernels) -> Iterator[str]:
         yield f"  samples in the lanes of a vector: from {kernels.lanes} on"
 
 
-def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
+def _show(file: Path, model: ModelFile, here: _Here) -> None:
     say = console.out.print
     manifest = model.manifest
     name = manifest.model_name if manifest else "an ONNX file that nncompile did not write"
     say(f"{file}: {name}, {console.size(len(model.data))}", markup=False)
     grid = console.table("", "name", "type")
-    for kind, specs in (("input", predictor.inputs), ("output", predictor.outputs)):
+    for kind, specs in (("input", here.signature.inputs), ("output", here.signature.outputs)):
         for spec in specs:
             grid.add_row(kind, spec.name, str(spec).replace("[", r"\["))
     say(grid)
     operators = ", ".join(f"{op} {count}" for op, count in sorted(model.facts.operators.items()))
     say(f"operators: {operators}", markup=False)
-    plans = [f"from batch {first} on: {plan}" for first, plan in predictor.plans.items()]
-    say(f"plan on this machine: {'; '.join(plans) if plans[1:] else predictor.plan}", markup=False)
-    regions = model.facts.operators.get(REGION, 0)
-    if regions:
-        speed = "native" if predictor.native else "plain"
-        say(f"fused regions: {regions}, {speed}: {predictor.session.kernels.note}", markup=False)
-        for line in _choices(predictor.session.kernels):
-            say(line, markup=False)
+    _say_how_it_runs(model, here)
     if manifest is None:
         return
     from nncompile.report import caveats, verification_lines
@@ -184,3 +209,18 @@ def _show(file: Path, model: ModelFile, predictor: Predictor) -> None:
             f"labels: {', '.join(manifest.labels[:20])}{' ...' if len(manifest.labels) > 20 else ''}",
             markup=False,
         )
+
+
+def _say_how_it_runs(model: ModelFile, here: _Here) -> None:
+    say = console.out.print
+    if here.refusal is not None:
+        say(f"does not run on this machine's CPU: {here.refusal}", markup=False)
+        return
+    plans = [f"from batch {first} on: {plan}" for first, plan in here.plans.items()]
+    say(f"plan on this machine: {'; '.join(plans) if plans[1:] else here.plans[1]}", markup=False)
+    regions = model.facts.operators.get(REGION, 0)
+    if regions:
+        speed = "native" if here.kernels.active else "plain"
+        say(f"fused regions: {regions}, {speed}: {here.kernels.note}", markup=False)
+        for line in _choices(here.kernels):
+            say(line, markup=False)

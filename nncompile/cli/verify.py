@@ -22,11 +22,13 @@ def verify(
     module: Annotated[str, typer.Argument(metavar="MODULE", help="path/to/file.py:Class or a factory.")],
     weights: Weights = None,
     arg: Arguments = None,
+    device: Annotated[str, typer.Option(help="Where the file is run: cpu, cuda or cuda:1.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Compare a saved file with the module it was exported from; exit code 1 where they differ."""
-    from nncompile_runtime import container
+    from nncompile_runtime import container, devices
 
+    (where,) = devices.candidates(device)[:1]
     model = container.read(file)
     if model.manifest is None:
         raise ModelLoadError(f"{file} has no manifest.", remedy="Verify a file that nncompile export wrote.")
@@ -42,7 +44,7 @@ def verify(
     args, kwargs = Calling(about.signature).arguments(example)
     with exported_from(source, model):
         narrow = narrowed(source.eval(), tuple(args), kwargs, about.precision)
-        record = verify_file(model, narrow, example, source)
+        record = verify_file(model, narrow, example, source, where)
     if as_json:
         console.print_json(record.model_dump(mode="json"))
     else:

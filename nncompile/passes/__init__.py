@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from nncompile.options import CompileOptions
 from nncompile.passes.check import faults, interface
+from nncompile.passes.compute_in_bfloat16 import COMPUTE_IN_BFLOAT16
 from nncompile.passes.contract import BrokenPassError, Pass, node_count
 from nncompile.passes.conv1d_to_conv2d import CONV1D_TO_CONV2D
 from nncompile.passes.conv_transpose_to_conv import CONV_TRANSPOSE_TO_CONV
@@ -94,6 +95,8 @@ PIPELINE: tuple[Pass, ...] = (
     CONV1D_TO_CONV2D,
     # After all rewrites: drops what they left unused.
     REMOVE_DEAD_CODE,
+    # After all rewrites, which know float32.
+    COMPUTE_IN_BFLOAT16,
     # Last: its operator is outside the ONNX standard, and no other pass knows it.
     FUSE_CONV_RELU,
     # Last: no other pass looks into a region, and its program must not go stale.
@@ -110,7 +113,7 @@ def selected(options: CompileOptions) -> tuple[Pass, ...]:
     """The passes that the options ask for, in pipeline order.
 
     Raises:
-        PassError: A name is not a pass, or one asked for is not for the target.
+        PassError: A name is not a pass, or one asked for is not for the target or precision.
     """
     for name in (*(options.passes or ()), *options.disabled_passes):
         if name not in pass_names():
@@ -118,15 +121,20 @@ def selected(options: CompileOptions) -> tuple[Pass, ...]:
                 f"There is no pass {name!r}.", remedy=f"The passes are {', '.join(pass_names())}."
             )
     for step in PIPELINE:
-        if step.name in (options.passes or ()) and options.target not in step.targets:
-            raise PassError(
-                f"Pass {step.name!r} is not for target={options.target!r}.",
-                remedy=f"Compile with target={step.targets[0]!r}, or leave it out.",
-            )
+        for what, wanted, offered in (
+            ("target", options.target, step.targets),
+            ("precision", options.precision, step.precisions),
+        ):
+            if step.name in (options.passes or ()) and wanted not in offered:
+                raise PassError(
+                    f"Pass {step.name!r} is not for {what}={wanted!r}.",
+                    remedy=f"Compile with {what}={offered[0]!r}, or leave it out.",
+                )
     return tuple(
         step
         for step in PIPELINE
         if options.target in step.targets
+        and options.precision in step.precisions
         and (options.passes is None or step.name in options.passes)
         and step.name not in options.disabled_passes
     )

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from nncompile.stages import Firing, Refusal
 from nncompile_runtime.errors import PassError
-from nncompile_runtime.manifest import Target
+from nncompile_runtime.manifest import Precision, Target
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Pass:
         summary: One line for `nncompile inspect --passes`.
         run: Changes the given graph in place.
         targets: What it may run for.
+        precisions: Likewise.
     """
 
     name: str
     summary: str
     run: Callable[[ir.Model], Outcome]
     targets: tuple[Target, ...] = get_args(Target)
+    precisions: tuple[Precision, ...] = get_args(Precision)
 
 
 class BrokenPassError(PassError):

@@ -24,15 +24,13 @@ fills blocks of 16 inputs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from nncompile.passes.contract import Outcome, Pass
-from nncompile.passes.rewriting import unused_name
+from nncompile.passes.rewriting import new_weight
 from nncompile.passes.values import (
     constant,
     given_input,
@@ -152,7 +150,7 @@ def _regions(graph: ir.Graph) -> Iterator[dict[ir.Node, tuple[int, ...]]]:
 
 def _lift(graph: ir.Graph, region: dict[ir.Node, tuple[int, ...]]) -> None:
     """Add the height to the tensors, weights and attributes of a region."""
-    axes = _weight(graph, "height_axis", np.array([2]))
+    axes = new_weight(graph, "height_axis", np.array([2]))
     inside = {node.outputs[0] for node in region}
     lifted: dict[ir.Value | None, ir.Value] = {}
     for node, places in region.items():
@@ -167,7 +165,7 @@ def _lift(graph: ir.Graph, region: dict[ir.Node, tuple[int, ...]]) -> None:
         if node.op_type == "Conv":
             kernel = node.inputs[1]
             if kernel not in lifted:
-                lifted[kernel] = _weight(graph, f"{kernel.name}_2d", weights(kernel)[:, :, None])  # type: ignore[union-attr]
+                lifted[kernel] = new_weight(graph, f"{kernel.name}_2d", weights(kernel)[:, :, None])  # type: ignore[union-attr]
             node.replace_input_with(1, lifted[kernel])
         for name, size in _HEIGHT.items():
             given = ints_attribute(node, name)
@@ -213,13 +211,6 @@ def _producer(value: ir.Value) -> ir.Node:
 
 def _with_height(value: ir.Value) -> ir.Shape | None:
     return None if value.shape is None else ir.Shape([*value.shape[:2], 1, *value.shape[2:]])
-
-
-def _weight(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array))
-    value = ir.val(unused_name(graph, name), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 CONV1D_TO_CONV2D = Pass(

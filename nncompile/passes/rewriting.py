@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx_ir.convenience import replace_nodes_and_values
@@ -171,6 +173,13 @@ def unused_name(graph: ir.Graph, name: str) -> str:
         number += 1
         free = f"{name}_{number}"
     return free
+
+
+def new_weight(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """A weight added to a graph, under the name or one like it."""
+    value = ir.val(unused_name(graph, name), const_value=ir.tensor(np.ascontiguousarray(array)))
+    graph.register_initializer(value)
+    return value
 
 
 def _inherit_names(old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from nncompile.passes.contract import Outcome, Pass
-from nncompile.passes.rewriting import unused_name
+from nncompile.passes.rewriting import new_weight
 from nncompile.passes.values import constant, given_input, int_attribute, static_shape
 from nncompile.stages import Firing, Refusal
 
@@ -62,19 +62,14 @@ def _replace(graph: ir.Graph, split: ir.Node, sizes: Sequence[int]) -> None:
         if not part.uses() and not part.is_graph_output():
             continue
         numbers = {"start": start, "end": end, "axis": axis}
-        given = [_weight(graph, f"{part.name}_{name}", number) for name, number in numbers.items()]
+        given = [
+            new_weight(graph, f"{part.name}_{name}", np.array([number])) for name, number in numbers.items()
+        ]
         new = ir.Value(name=part.name, type=part.type, shape=part.shape)
         inputs = [split.inputs[0], *given]
         graph.insert_before(split, ir.Node("", "Slice", inputs, outputs=[new], name=f"{part.name}/Slice"))
         ir.convenience.replace_all_uses_with(part, new, replace_graph_outputs=True)
     graph.remove(split, safe=True)
-
-
-def _weight(graph: ir.Graph, name: str, number: int) -> ir.Value:
-    free = unused_name(graph, name)
-    value = ir.val(free, const_value=ir.tensor(np.array([number], np.int64), name=free))
-    graph.register_initializer(value)
-    return value
 
 
 SPLIT_TO_SLICES = Pass("split-to-slices", "Split as a Slice for each part that is used", _run)

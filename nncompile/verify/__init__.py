@@ -13,6 +13,7 @@ from nncompile.verify.compare import NARROW
 from nncompile.verify.fast_path import switched_off, two_answers
 from nncompile.verify.suite import Failure, Suite
 from nncompile_runtime.container import ModelFile
+from nncompile_runtime.devices import CPU, Device
 from nncompile_runtime.errors import VerificationError
 from nncompile_runtime.manifest import Precision, Verification
 
@@ -83,6 +84,7 @@ def verify_file(
     module: torch.nn.Module,
     example: tuple[torch.Tensor, ...],
     reference: torch.nn.Module | None = None,
+    device: Device = CPU,
 ) -> Verification:
     """Compare an artifact that was saved with the module it should be.
 
@@ -91,8 +93,10 @@ def verify_file(
         module: In evaluation mode, on the CPU, in the file's precision.
         example: Typical inputs, flat, in the order of the graph's inputs.
         reference: What `module` was cast from; None where it was not.
+        device: Where the artifact is run.
 
     Raises:
+        DeviceError: The device cannot be had.
         VerificationError: They differ, or the module does not take such inputs.
     """
     if model.manifest is None:
@@ -108,6 +112,7 @@ def verify_file(
         reference=reference,
         precision=about.precision,
         exact=about.exact,
+        device=device,
     )
     outcome = suite.compare(model.data)
     if isinstance(outcome, Failure):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from nncompile.bfloat16 import emulated
 from nncompile.verify.answers import answered, largest_value
 from nncompile.verify.cases import BATCHES, Case, cases
 from nncompile.verify.compare import (
@@ -22,6 +23,8 @@ from nncompile.verify.compare import (
 from nncompile.verify.eager import Eager, as_array, in_float64
 from nncompile.verify.neighbours import own_errors
 from nncompile_runtime import container
+from nncompile_runtime.cuda_session import open_session
+from nncompile_runtime.devices import CPU, Device
 from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import OutputRecord, Precision, Signature, Verification
@@ -58,6 +61,7 @@ class Suite:
         reference: torch.nn.Module | None = None,
         precision: Precision = "float32",
         exact: bool = False,
+        device: Device = CPU,
     ) -> None:
         """Run eager PyTorch, in the module's own dtype and in float64.
 
@@ -68,6 +72,7 @@ class Suite:
             reference: What `module` was cast from, whose float64 answers are right; None where it was not.
             precision: What it was cast to.
             exact: Whether the native kernels do without Winograd's algorithm, as the model will be run.
+            device: Where graphs are run.
 
         Raises:
             VerificationError: Eager itself fails on a case, answers differently each time, or is too far
@@ -75,7 +80,7 @@ class Suite:
         """
         self.session: Session | None = None
         self._signature = signature
-        self._plan = default_plan(this_machine(), exact=exact)
+        self._plan = default_plan(this_machine(), device.provider, device.number, exact=exact)
         self._eager = Eager(module, signature)
         first, *others = cases(signature, example)
         self._precision = precision
@@ -95,19 +100,22 @@ class Suite:
     def compare(self, model: bytes, only: int | None = None) -> Failure | Verification:
         """Compare a serialised graph, in a session with the default plan: the way it will run.
 
-        Where that has regions on the native kernels, also without: the way it runs on other machines.
+        Where that has regions on the native kernels, also without: the way it runs on other machines. What
+        computes in bfloat16, for which ONNX Runtime's CPU has no kernels, is rounded to it step by step.
 
         Args:
             model: The bytes that are saved.
             only: Number of the one case to run; None runs all.
         """
         self.session = None
+        if self._precision == "bfloat16" and self._plan.provider == "cpu":
+            model = emulated(model)
         file, independent = container.parse(model, "the compiled graph"), only is None
         found: list[list[Difference]] = []
         cases = 0
         for plan in (self._plan, self._plan.model_copy(update={"native": False})):
             try:
-                session = Session(file, plan)
+                session = open_session(file, plan)
             except ModelLoadError as error:
                 return Failure(0, str(error))
             self.session = self.session or session

@@ -52,6 +52,15 @@ class ModelFile:
         return self.manifest.precision if self.manifest else "float32"
 
     @property
+    def in_bfloat16(self) -> bool:
+        """Whether the graph itself computes in bfloat16, for which ONNX Runtime's CPU lacks kernels."""
+        return (
+            self.manifest is not None
+            and self.manifest.target == "cuda"
+            and self.manifest.precision == "bfloat16"
+        )
+
+    @property
     def exact(self) -> bool:
         """Whether the native kernels are to do without Winograd's algorithm."""
         return self.manifest is not None and self.manifest.exact

@@ -45,15 +45,18 @@ def provider_options(
     return options
 
 
-def unsuited(plan: Plan, operators: Mapping[str, int]) -> str | None:
+def unsuited(plan: Plan, operators: Mapping[str, int], *, in_bfloat16: bool = False) -> str | None:
     """Why a plan does not suit a graph; None where it does.
 
     Args:
         plan: How to run it.
         operators: How often the graph uses each operator.
+        in_bfloat16: Whether the graph computes in it.
     """
     if plan.channels_last and _FUSED_CONV in operators:
         return f"channels_last=True does not suit a graph with {_FUSED_CONV}, which has no NHWC kernel"
+    if plan.channels_last and in_bfloat16 and "Conv" in operators:
+        return "channels_last=True does not suit convolutions of bfloat16, which have no NHWC kernel"
     branching = [name for name in _CONTROL_FLOW if name in operators]
     if plan.cuda_graph and branching:
         return f"cuda_graph=True does not suit a graph with {branching[0]}: a captured graph cannot branch"

@@ -156,7 +156,8 @@ def opened(
     tried = devices.candidates(device)
     for candidate in tried:
         plans = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=model.exact)
-        fault = next(filter(None, (unsuited(p, model.facts.operators) for p in plans.values())), None)
+        faults = (unsuited(p, model.facts.operators, in_bfloat16=model.in_bfloat16) for p in plans.values())
+        fault = next(filter(None, faults), None)
         if fault is not None:
             if plan is not None:
                 raise PlanError(f"The plan is invalid for {model.name}: {fault}.", remedy="Leave it out.")

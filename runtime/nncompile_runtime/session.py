@@ -37,6 +37,7 @@ _OUTSIDE = re.compile(
     r"Name:'([^']*)'.*?(?:indices element out of data bounds.*?,(\d+)\]|Out of range value in index)",
     re.DOTALL,
 )
+_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)")
 _ERRORS_ONLY = 3
 # ONNX Runtime 1.31's kernels of these end the process (abort, SIGFPE) where the batch is empty.
 _FATAL_WHEN_EMPTY = frozenset({"LSTM", "GRU", "Einsum"})
@@ -134,6 +135,13 @@ class Session:
                     f"{model.name} could not be started on {plan.device}: "
                     f"{cuda.failure(error) or _reason(error)}.",
                     remedy="Run nncompile doctor, or choose device='cpu'.",
+                ) from None
+            missing = _NO_KERNEL.search(str(error))
+            if missing and plan.provider == "cpu" and model.in_bfloat16:
+                raise DeviceError(
+                    f"{model.name} computes in bfloat16, for which ONNX Runtime's CPU has no {missing[1]}.",
+                    remedy="Load it on an NVIDIA GPU (device='cuda'), or compile with target='portable', "
+                    "which computes bfloat16 in float32.",
                 ) from None
             raise ModelLoadError(
                 f"ONNX Runtime {ort.__version__} refuses {model.name}: {_reason(error)}.",

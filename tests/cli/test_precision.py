@@ -7,6 +7,7 @@ import pytest
 from nncompile.passes import PIPELINE
 from nncompile.report import FOREIGN_OPERATORS, caveats
 from nncompile_runtime import container
+from nncompile_runtime.devices import NVIDIA_DRIVER
 from nncompile_runtime.manifest import PassRecord
 
 EXPORT = ("export", "nets.py:Small", "-s", "1x1x8x8")
@@ -67,4 +68,50 @@ def test_there_is_nothing_to_know_about_a_plain_file(run):
 
 
 def test_every_pass_that_portable_files_do_without_is_known():
-    assert {step.name for step in PIPELINE if "portable" not in step.targets} == set(FOREIGN_OPERATORS)
+    special = {step.name for step in PIPELINE if "portable" not in step.targets}
+    assert special == set(FOREIGN_OPERATORS) | {"compute-in-bfloat16"}  # whose operators are ONNX's
+
+
+@pytest.fixture
+def on_gpu(run, folder, exported):
+    """A file that computes in bfloat16 on a GPU, exported where there is none."""
+    options = ("--precision", "bfloat16", "--target", "cuda", "-o", "gpu.onnx")
+    result = run(*EXPORT, "-w", exported.weights, *options)
+    assert result.code == 0
+    assert "runs on an NVIDIA GPU only" in result.out
+    return "gpu.onnx"
+
+
+def test_a_bfloat16_file_for_a_gpu_is_verified_without_one(run, folder, exported, on_gpu):
+    about = container.read(folder / on_gpu).manifest
+    assert (about.precision, about.verification.status) == ("bfloat16", "verified")
+    assert about.verification.dropped_passes == ()
+    assert next(step.changes for step in about.passes if step.name == "compute-in-bfloat16") > 0
+    assert run("verify", on_gpu, "nets.py:Small", "-w", exported.weights).code == 0
+    assert "does not answer as the module does" in run("verify", on_gpu, "nets.py:Small").err
+
+
+@pytest.mark.parametrize("command", [["tune"], ["inspect", "--profile"], ["bench"]])
+def test_a_bfloat16_file_for_a_gpu_is_refused_on_the_cpu(run, on_gpu, command):
+    result = run(command[0], on_gpu, *command[1:])
+    assert result.code == 1
+    assert "computes in bfloat16, for which ONNX Runtime's CPU has no Conv" in result.err
+    assert "device='cuda'" in result.err
+    assert "target='portable'" in result.err
+
+
+def test_a_bfloat16_file_for_a_gpu_can_be_inspected_anywhere(run, on_gpu):
+    shown = run("inspect", on_gpu, "--graph").out
+    assert "does not run on this machine's CPU" in shown
+    assert "runs on an NVIDIA GPU only" in shown
+    report = json.loads(run("inspect", on_gpu, "--json").out)
+    assert report["plans"] == {}
+    assert report["manifest"]["precision"] == "bfloat16"
+
+
+@pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="there is a GPU")
+def test_verify_runs_the_file_where_it_is_told_to(run, exported, on_gpu):
+    result = run("verify", on_gpu, "nets.py:Small", "-w", exported.weights, "--device", "cuda")
+    assert result.code == 1
+    assert "cuda:0 cannot be had" in result.err
+    assert run("verify", on_gpu, "nets.py:Small", "--device", "tpu").code == 1

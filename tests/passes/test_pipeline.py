@@ -81,6 +81,7 @@ WORK_FOR = {
     "fold-batch-norm",
     "static-reshape",
     "remove-dead-code",
+    "compute-in-bfloat16",
 }
 
 

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from hypothesis import settings
 
-from nncompile_runtime import container
+from nncompile_runtime import container, cuda, session
 from nncompile_runtime.manifest import Manifest
 
+from . import stand_in
 from .graphs import conv_net, manifest
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ def about() -> Manifest:
 def packed(model: onnx.ModelProto, about: Manifest) -> bytes:
     """`model` with its manifest and digest."""
     return container.append_manifest(model.SerializeToString(), about)
+
+
+@pytest.fixture(scope="session")
+def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with CUDA's libraries as ONNX Runtime's provider wants them; they compute nothing."""
+    folder = tmp_path_factory.mktemp("cuda")
+    stand_in.build(folder, list(cuda.examine(session.onnxruntime()).libraries))
+    return folder
 
 
 @pytest.fixture

@@ -88,6 +88,15 @@ def test_plans_that_do_not_suit_a_graph(fields: dict[str, Any], operators: list[
     assert unsuited(Plan(provider="cuda"), dict.fromkeys(operators, 1)) is None
 
 
+def test_convolutions_of_bfloat16_have_no_nhwc_kernel() -> None:
+    plan = Plan(provider="cuda", channels_last=True)
+    why = unsuited(plan, {"Conv": 3}, in_bfloat16=True)
+    assert why is not None
+    assert "bfloat16" in why
+    assert unsuited(plan, {"Gemm": 3}, in_bfloat16=True) is None
+    assert unsuited(Plan(provider="cuda"), {"Conv": 3}, in_bfloat16=True) is None
+
+
 def fused() -> Any:
     node = helper.make_node(
         "FusedConv", ["x", "w", "b"], ["y"], domain="com.microsoft", kernel_shape=[1, 1], activation="Relu"

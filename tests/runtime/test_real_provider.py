@@ -11,8 +11,6 @@ import onnx
 import pytest
 from onnx import helper
 
-from nncompile_runtime import cuda, session
-
 from . import stand_in
 from .graphs import Specs, build, conv_net, floats, spec
 
@@ -22,10 +20,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cuda")
-    stand_in.build(folder, list(cuda.examine(session.onnxruntime()).libraries))
-    return folder
+def library(cuda_library: Path) -> Path:
+    return cuda_library
 
 
 def linear() -> onnx.ModelProto:
