@@ -8,14 +8,19 @@ from functools import partial
 
 import torch
 
+from nncompile.bfloat16 import emulated
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
 from nncompile.verify.compare import NARROW
 from nncompile.verify.fast_path import switched_off, two_answers
 from nncompile.verify.suite import Failure, Suite
+from nncompile_runtime import container
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.devices import CPU, Device
 from nncompile_runtime.errors import VerificationError
+from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Precision, Verification
+from nncompile_runtime.plan import default_plan
+from nncompile_runtime.session import Session
 
 _log = logging.getLogger("nncompile")
 _NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
@@ -123,9 +128,13 @@ def verify_file(
     return outcome
 
 
-def skip(model: OptimizedModel) -> VerifiedModel:
+def skip(model: OptimizedModel, precision: Precision) -> VerifiedModel:
     """Mark a graph as expressly not verified."""
-    return VerifiedModel(model, Verification(status="skipped"))
+    session = None
+    if precision == "bfloat16":  # the graph itself may need a GPU
+        file = container.parse(emulated(model.model), "the compiled graph")
+        session = Session(file, default_plan(this_machine()))
+    return VerifiedModel(model, Verification(status="skipped"), session)
 
 
 def _right_without_fast_path(

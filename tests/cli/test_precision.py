@@ -91,6 +91,14 @@ def test_a_bfloat16_file_for_a_gpu_is_verified_without_one(run, folder, exported
     assert "does not answer as the module does" in run("verify", on_gpu, "nets.py:Small").err
 
 
+def test_a_bfloat16_file_for_a_gpu_may_go_unverified(run, folder):
+    options = ("--precision", "bfloat16", "--target", "cuda", "--no-verify", "-o", "gpu.onnx")
+    result = run(*EXPORT, *options)
+    assert result.code == 0
+    assert "NOT VERIFIED" in result.out
+    assert container.read(folder / "gpu.onnx").manifest.verification.status == "skipped"
+
+
 @pytest.mark.parametrize("command", [["tune"], ["inspect", "--profile"], ["bench"]])
 def test_a_bfloat16_file_for_a_gpu_is_refused_on_the_cpu(run, on_gpu, command):
     result = run(command[0], on_gpu, *command[1:])
