@@ -176,7 +176,7 @@ def _optimize_and_verify(captured: CapturedModel, options: CompileOptions, phase
             exact=options.exact,
         )
     else:
-        verified = verify.skip(first, options.precision)
+        verified = verify.skip(first, precision=options.precision, exact=options.exact)
     if not broken:
         return verified
     dropped = (*sorted(broken), *verified.verification.dropped_passes)
