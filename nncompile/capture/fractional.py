@@ -61,7 +61,7 @@ def samples_at_hand(module: nn.Module) -> Iterator[None]:
     for part in module.modules():
         given = getattr(part, "_random_samples", None) if type(part) in _ORIGINALS else None
         if isinstance(given, torch.Tensor):
-            _samples[part] = given.detach().numpy()
+            _samples[part] = given.detach().to(torch.promote_types(given.dtype, torch.float32)).numpy()
     try:
         yield
     finally:

@@ -231,6 +231,13 @@ def test_fractional_max_pool(rank, options):
     assert not fractional._samples
 
 
+def test_fractional_max_pool_in_bfloat16():
+    layer = nn.FractionalMaxPool3d(2, output_size=3, _random_samples=torch.rand(2, 3, 3))
+    x = torch.randn(2, 3, 9, 8, 7)
+    model = nncompile.compile(layer, x, precision="bfloat16", dynamic_batch=False)
+    torch.testing.assert_close(model(x), layer(x), rtol=2**-8, atol=0)
+
+
 def test_adaptive_log_softmax():
     layer = nn.AdaptiveLogSoftmaxWithLoss(8, 12, [4, 8])
     x, target = torch.randn(6, 8), torch.tensor([0, 3, 4, 7, 8, 11])
