@@ -63,25 +63,38 @@ class CompileReport:
                 f"nothing to do: {', '.join(idle)}", 110, subsequent_indent="  ", break_on_hyphens=False
             )
         for report in self.passes:
-            lines += _left_alone(report)
+            lines += [*_gains(report), *_left_alone(report)]
         lines += [*caveats(self.precision, self.passes), *verification_lines(self.verification)]
         return "\n".join(lines)
 
 
+def _gains(report: PassReport) -> list[str]:
+    """A line for each gain that was measured, with the first of its nodes."""
+    gains = _by_first((firing.gain, firing.node) for firing in report.firings if firing.gain)
+    return [f"  {report.name}: {where}: {gain}" for gain, where in gains.items()]
+
+
 def _left_alone(report: PassReport) -> list[str]:
     """A line for each reason to leave nodes alone, with the first of them."""
+    reasons = _by_first((refusal.reason, refusal.node) for refusal in report.refusals)
+    return [f"  {report.name}: left {where} alone: {why}" for why, where in reasons.items()]
+
+
+def _by_first(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What is said -> of which node, and of how many more."""
     nodes: dict[str, list[str]] = {}
-    for refusal in report.refusals:
-        nodes.setdefault(refusal.reason, []).append(refusal.node)
-    counts = {reason: f" and {len(names) - 1} more" if names[1:] else "" for reason, names in nodes.items()}
-    return [f"  {report.name}: left {nodes[why][0]}{more} alone: {why}" for why, more in counts.items()]
+    for said, node in pairs:
+        nodes.setdefault(said, []).append(node)
+    return {
+        said: names[0] + (f" and {len(names) - 1} more" if names[1:] else "") for said, names in nodes.items()
+    }
 
 
 def caveats(precision: Precision, passes: Sequence[PassReport | PassRecord]) -> list[str]:
     """What precision and passes mean for where a model opens, and for how it computes."""
-    foreign = [
+    foreign = dict.fromkeys(
         FOREIGN_OPERATORS[step.name] for step in passes if step.changes and step.name in FOREIGN_OPERATORS
-    ]
+    )
     lines = [f"opens in ONNX Runtime only: {name} is outside the ONNX standard" for name in foreign]
     in_bfloat16 = any(step.changes and step.name == _IN_BFLOAT16 for step in passes)
     how = _IN_BFLOAT16 if in_bfloat16 else precision

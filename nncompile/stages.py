@@ -46,10 +46,12 @@ class Firing:
     Attributes:
         rule: The rule; where a pass is not made of rules, the step of it.
         node: The node at which the pattern ended, or the node or weight that is gone.
+        gain: What that was measured to gain; empty where nothing was measured.
     """
 
     rule: str
     node: str
+    gain: str = ""
 
 
 @dataclass(frozen=True)

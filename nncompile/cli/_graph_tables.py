@@ -87,11 +87,11 @@ def pass_lines(passes: Sequence[Explained]) -> Iterator[str]:
         did = f"{report.changes} changes, {report.nodes_before} -> {report.nodes_after} nodes"
         yield f"{report.name}: {step.summary}"
         yield f"  {did if report.changes else 'no change'}"
-        fired: dict[str, list[str]] = {}
+        fired: dict[tuple[str, str], list[str]] = {}
         for firing in report.firings:
-            fired.setdefault(firing.rule, []).append(firing.node)
-        for rule, nodes in fired.items():
-            yield f"  fired: {rule} at {', '.join(nodes)}"
+            fired.setdefault((firing.rule, firing.gain), []).append(firing.node)
+        for (rule, gain), nodes in fired.items():
+            yield f"  fired: {rule} at {', '.join(nodes)}" + (f": {gain}" if gain else "")
         for refusal in report.refusals:
             yield f"  near miss: {refusal.rule} at {refusal.node}: {refusal.reason}"
 

@@ -105,6 +105,7 @@ def explained(captured: CapturedModel, file: ModelFile) -> tuple[Explained, ...]
         offered = set(passes.pass_names())
         options = CompileOptions(
             target=manifest.target,
+            precision=manifest.precision,
             passes=tuple(step.name for step in manifest.passes if step.name in offered),
         )
     steps = passes.selected(options)

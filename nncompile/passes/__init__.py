@@ -131,7 +131,7 @@ def selected(options: CompileOptions) -> tuple[Pass, ...]:
                     remedy=f"Compile with {what}={offered[0]!r}, or leave it out.",
                 )
     return tuple(
-        step
+        step.fitted(options)
         for step in PIPELINE
         if options.target in step.targets
         and options.precision in step.precisions

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import onnx_ir as ir
 
+from nncompile.options import CompileOptions
 from nncompile.stages import Firing, Refusal
 from nncompile_runtime.errors import PassError
 from nncompile_runtime.manifest import Precision, Target
@@ -38,6 +39,7 @@ class Pass:
         run: Changes the given graph in place.
         targets: What it may run for.
         precisions: Likewise.
+        fit: Makes `run` for a compile's options, where they matter to it.
     """
 
     name: str
@@ -45,6 +47,11 @@ class Pass:
     run: Callable[[ir.Model], Outcome]
     targets: tuple[Target, ...] = get_args(Target)
     precisions: tuple[Precision, ...] = get_args(Precision)
+    fit: Callable[[CompileOptions], Callable[[ir.Model], Outcome]] | None = None
+
+    def fitted(self, options: CompileOptions) -> Pass:
+        """The pass as a compile with these options runs it."""
+        return self if self.fit is None else replace(self, run=self.fit(options))
 
 
 class BrokenPassError(PassError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,11 @@ class Rule(RewriteRuleClassBase):
         """What to put in its place: `op.Operator(...)`, weights as `op.initializer(tensor, name=...)`."""
         raise NotImplementedError
 
+    def gain(self, match: Match) -> str:
+        """What a rewrite was measured to gain, for the report; empty where nothing was measured."""
+        del match
+        return ""
+
     def check(self, op: Any, *args: Any, **bound: Any) -> MatchResult:
         """What onnxscript calls; see `refusal`."""
         del op, args
@@ -76,6 +81,17 @@ class Rule(RewriteRuleClassBase):
         """What onnxscript calls; see `replacement`."""
         del args
         return self.replacement(op, Match(bound))
+
+
+class _Driven(NamedTuple):
+    """A rule, and what onnxscript runs of it."""
+
+    rule: Rule
+    native: RewriteRule
+
+    @classmethod
+    def of(cls, rule: Rule) -> _Driven:
+        return cls(rule, RewriteRule(rule.pattern, rule.rewrite, rule.check, name=rule.name))
 
 
 class _NearMisses(MatchingTracer):
@@ -104,9 +120,9 @@ class _NearMisses(MatchingTracer):
         self.refusals.append(Refusal(str(rule), node.name or node.op_type, reason))
 
 
-def apply_rules(*kinds: type[Rule]) -> Callable[[ir.Model], Outcome]:
+def apply_rules(*kinds: Callable[[], Rule]) -> Callable[[ir.Model], Outcome]:
     """A pass that applies rules until none fires; the first rule that matches a node wins."""
-    rules = [kind.rule() for kind in kinds]  # type: ignore[no-untyped-call]
+    rules = [_Driven.of(kind()) for kind in kinds]
 
     def run(model: ir.Model) -> Outcome:
         firings: list[Firing] = []
@@ -129,19 +145,18 @@ def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
     yield from model.graph.subgraphs()
 
 
-def _sweep(
-    model: ir.Model, graph: ir.Graph, rules: Sequence[RewriteRule], near: _NearMisses
-) -> Iterator[Firing]:
+def _sweep(model: ir.Model, graph: ir.Graph, rules: Sequence[_Driven], near: _NearMisses) -> Iterator[Firing]:
     """Go over a graph once; says of each change where it was, after making it."""
     for node in graph:
-        for rule in rules:
-            delta = rule.try_rewrite(model, graph, node, tracer=near)
+        for rule, native in rules:
+            delta = native.try_rewrite(model, graph, node, tracer=near)
             if delta is None:
                 continue
             if _reads_what_goes(delta.match.nodes, delta.new_nodes):
-                near.refusals.append(Refusal(str(rule), node.name or node.op_type, _OWN_INPUT))
+                near.refusals.append(Refusal(str(native), node.name or node.op_type, _OWN_INPUT))
                 _discard(delta.new_nodes)
                 continue
+            gain = rule.gain(Match(delta.match.bindings))
             for value in delta.new_initializers:
                 value.name = unused_name(graph, value.name or "weight")
                 graph.register_initializer(value)
@@ -149,7 +164,7 @@ def _sweep(
             replace_nodes_and_values(
                 graph, node, delta.match.nodes, delta.new_nodes, delta.match.outputs, delta.new_outputs
             )
-            yield Firing(str(rule), node.name or node.op_type)
+            yield Firing(str(native), node.name or node.op_type, gain)
             break
 
 
