@@ -11,7 +11,7 @@ from nncompile.stages import PassReport
 from nncompile_runtime.manifest import PassRecord, Precision, Verification
 
 # Passes whose operators other tools than ONNX Runtime do not know.
-FOREIGN_OPERATORS = {"fuse-conv-relu": "com.microsoft.FusedConv"}
+FOREIGN_OPERATORS = dict.fromkeys(("fuse-conv-relu", "fuse-linear-relu"), "com.microsoft.FusedConv")
 _IN_BFLOAT16 = "compute-in-bfloat16"
 _PRECISIONS = {
     "bfloat16": "bfloat16: inputs and weights are rounded to it, and computed with in float32",

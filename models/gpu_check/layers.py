@@ -1,8 +1,9 @@
 """What a layer and its activation are fastest as on ONNX Runtime's CUDA provider: figures, not verdicts.
 
-Its optimiser fuses no activation there. A linear layer may be Gemm and Relu, MatMul, Add and Relu, or a
-convolution of 1 x 1, whose kernel takes bias and Relu along (`com.microsoft.FusedConv`). Each is a graph of
-its own, replayed as a CUDA graph on tensors that lie on the GPU, all interleaved.
+Its optimiser fuses no activation there. A linear layer may be Gemm and Relu, or what the pass
+fuse-linear-relu makes of them: a convolution of 1 x 1, whose kernel takes bias and Relu along
+(`com.microsoft.FusedConv`). Each is a graph of its own, replayed as a CUDA graph on tensors that lie on the
+GPU, all interleaved.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def layers(context: Context) -> Iterator[Finding]:
     """Each way of each layer answers as the first, and takes so long."""
     for batch in _BATCHES if context.on_gpu else _BATCHES[:1]:
         for inputs, outputs in _LINEAR:
-            shape, weight = (batch, inputs), (outputs, inputs)
-            yield from _compared(context, f"Linear({inputs}, {outputs})", shape, _linear(shape, weight))
+            yield from _compared(
+                context, f"Linear({inputs}, {outputs})", (batch, inputs), _linear(inputs, outputs)
+            )
         for inputs, outputs, side in _PLANES:
             shape, weight = (batch, inputs, side, side), (outputs, inputs, _KERNEL, _KERNEL)
             yield from _compared(context, f"Conv2d({inputs}, {outputs})", shape, _convolution(shape, weight))
@@ -75,34 +77,20 @@ def _loaded(context: Context, model: onnx.ModelProto) -> Predictor:
     )
 
 
-def _linear(shape: tuple[int, ...], weight: tuple[int, ...]) -> dict[str, onnx.ModelProto]:
-    """Ways to compute `max(0, x w' + b)`."""
-    helper = _helper()
-    node, (batch, inputs), outputs = helper.make_node, shape, weight[0]
-    values = _seeded(w=weight, b=weight[:1])
-    flipped = values | {"w": np.ascontiguousarray(values["w"].T)}
-    plane = values | {
-        "w": values["w"].reshape(*weight, 1, 1),
-        "image": np.array([batch, inputs, 1, 1]),
-        "rows": np.array([batch, outputs]),
-    }
-    port = shape, (batch, outputs)
-    relu = node("Relu", ["t"], ["y"])
-    return {
-        "Gemm, Relu": _model([node("Gemm", ["x", "w", "b"], ["t"], transB=1), relu], *port, values),
-        "MatMul, Add, Relu": _model(
-            [node("MatMul", ["x", "w"], ["s"]), node("Add", ["s", "b"], ["t"]), relu], *port, flipped
-        ),
-        "FusedConv": _model(
-            [
-                node("Reshape", ["x", "image"], ["i"]),
-                node("FusedConv", ["i", "w", "b"], ["j"], domain="com.microsoft", activation="Relu"),
-                node("Reshape", ["j", "rows"], ["y"]),
-            ],
-            *port,
-            plane,
-        ),
-    }
+def _linear(inputs: int, outputs: int) -> dict[str, onnx.ModelProto]:
+    """Ways to compute `max(0, x w' + b)`, as the pass has them: behind it is a Neg, which reads it.
+
+    Raises:
+        NotRunError: onnx, onnx_ir or onnxscript is not installed.
+    """
+    try:
+        import onnx_ir as ir
+
+        from nncompile.passes.fuse_linear_relu import Linear, graphs
+    except ImportError as error:
+        raise NotRunError(str(error)) from error
+    layer = Linear(inputs, outputs, transposed=True)
+    return {name: ir.to_proto(model) for name, model in graphs(layer).items()}
 
 
 def _convolution(shape: tuple[int, ...], weight: tuple[int, ...]) -> dict[str, onnx.ModelProto]:

@@ -21,6 +21,7 @@ from nncompile.passes.fold_constants import FOLD_CONSTANTS, LIFT_CONSTANTS
 from nncompile.passes.fold_into_matmul import FOLD_INTO_MATMUL
 from nncompile.passes.fold_padding import FOLD_PADDING
 from nncompile.passes.fuse_conv_relu import FUSE_CONV_RELU
+from nncompile.passes.fuse_linear_relu import FUSE_LINEAR_RELU
 from nncompile.passes.global_average_pool import GLOBAL_AVERAGE_POOL
 from nncompile.passes.matmul_add_to_gemm import MATMUL_ADD_TO_GEMM
 from nncompile.passes.merge_branches import MERGE_BRANCHES
@@ -99,6 +100,8 @@ PIPELINE: tuple[Pass, ...] = (
     COMPUTE_IN_BFLOAT16,
     # Last: its operator is outside the ONNX standard, and no other pass knows it.
     FUSE_CONV_RELU,
+    # After the convolutions, whose FusedConv decides which plans the file can have at all.
+    FUSE_LINEAR_RELU,
     # Last: no other pass looks into a region, and its program must not go stale.
     OUTLINE_FUSED_REGIONS,
 )

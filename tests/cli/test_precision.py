@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nncompile.passes import PIPELINE
+from nncompile.passes import PIPELINE, fuse_linear_relu
+from nncompile.passes.layer_race import Verdict
 from nncompile.report import FOREIGN_OPERATORS, caveats
 from nncompile_runtime import container
 from nncompile_runtime.devices import NVIDIA_DRIVER
@@ -67,6 +68,13 @@ def test_there_is_nothing_to_know_about_a_plain_file(run):
     assert caveats("float32", [PassRecord(name="fuse-conv-relu", changes=0)]) == []
 
 
+def test_an_operator_of_two_passes_is_told_once():
+    records = [PassRecord(name=name, changes=1) for name in FOREIGN_OPERATORS]
+    assert len(records) == 2
+    (line,) = caveats("float32", records)
+    assert "com.microsoft.FusedConv" in line
+
+
 def test_every_pass_that_portable_files_do_without_is_known():
     special = {step.name for step in PIPELINE if "portable" not in step.targets}
     assert special == set(FOREIGN_OPERATORS) | {"compute-in-bfloat16"}  # whose operators are ONNX's
@@ -123,3 +131,26 @@ def test_verify_runs_the_file_where_it_is_told_to(run, exported, on_gpu):
     assert result.code == 1
     assert "cuda:0 cannot be had" in result.err
     assert run("verify", on_gpu, "nets.py:Small", "--device", "tpu").code == 1
+
+
+def test_what_a_layer_gained_is_said_at_export_and_measured_anew_by_inspect(run, folder, monkeypatch):
+    code = (
+        "from torch import nn\ndef dense(): return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))"
+    )
+    (folder / "dense.py").write_text(code)
+    asked, gain = set(), "FusedConv is 1.50 times as fast"
+
+    def measured(layer, precision, device):
+        asked.add(precision)
+        return Verdict(True, gain)
+
+    monkeypatch.setattr(fuse_linear_relu, "measured", measured)
+    options = ("--target", "cuda", "--precision", "tf32", "-o", "a.onnx")
+    result = run("export", "dense.py:dense", "-s", "1x6", *options)
+    assert any(line.endswith(f": {gain}") for line in result.out.splitlines())
+    assert asked == {"tf32"}
+    asked.clear()
+    shown = run("inspect", "a.onnx", "--module", "dense.py:dense", "--passes")
+    assert "fired: FuseLinearRelu at " in shown.out
+    assert gain in " ".join(shown.out.split())
+    assert asked == {"tf32"}

@@ -40,6 +40,11 @@ def test_a_sound_pipeline(made):
     assert check(made) == {"fuse-conv-relu"}
 
 
+def test_linear_layers_are_fused_as_on_a_gpu():
+    layers = [nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)]
+    assert "fuse-linear-relu" in check(Made(Network(layers, frozenset(), None).eval(), ((2, 3),)))
+
+
 @pytest.mark.parametrize("broken", [times(2), Pass("raises", "is broken on purpose", raises)])
 def test_a_dropped_pass(made, broken, monkeypatch):
     monkeypatch.setattr(passes, "PIPELINE", (*passes.PIPELINE, broken))

@@ -116,6 +116,7 @@ def test_names_are_unique():
         ("matmul-add-to-gemm", "fold-batch-norm"),
         ("fold-batch-norm", "remove-dead-code"),
         ("remove-dead-code", "fuse-conv-relu"),
+        ("fuse-conv-relu", "fuse-linear-relu"),
         ("fold-into-matmul", "matmul-add-to-gemm"),
         ("global-average-pool", "pool-before-linear"),
         ("pool-before-linear", "position-to-gemm"),

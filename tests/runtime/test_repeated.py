@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from nncompile.passes.fuse_linear_relu import Linear, measured
 from nncompile_runtime import container
 from nncompile_runtime.errors import DeviceError, InputError, OutOfMemoryError
 from nncompile_runtime.plan import Plan
@@ -96,3 +97,9 @@ def test_values_that_belong_on_the_host_are_refused(gpu: FakeGpu) -> None:
     file = container.parse(model.SerializeToString(), "neg.onnx")
     with pytest.raises(DeviceError, match=r"neg\.onnx takes or returns values .* on the host"):
         repeated_call(file, PLANS[1], {"x": floats(2)}, {"y": floats(2)})
+
+
+def test_a_layer_that_finds_no_memory_is_not_measured(gpu: FakeGpu) -> None:
+    gpu.cuda.limit = 1
+    found = measured.__wrapped__(Linear(8, 4, transposed=True), "float32", "cuda:0")
+    assert (found.faster, found.said) == (False, "nothing was measured: CUDA failure 2: out of memory")
