@@ -10,8 +10,10 @@ from collections.abc import Mapping
 
 from nncompile_runtime.plan import Plan
 
-# Precisions in which float32 factors may be rounded to 10 bits; bfloat16 itself has 7.
-_TF32 = ("tf32", "bfloat16")
+# Precisions in which float32 factors may be rounded to 10 bits, which is what float16 has; bfloat16 has 7.
+# float16 needs it: without use_tf32 the provider leaves no convolution, float16's included, an engine on
+# tensor cores where there is another one (core/providers/cuda/nn/conv.cc).
+_TF32 = ("tf32", "float16", "bfloat16")
 _FUSED_CONV = "FusedConv"  # fuse-conv-relu (nncompile/passes) makes it, for this provider
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 

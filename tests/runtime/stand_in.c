@@ -116,6 +116,16 @@ int cudnnCreate(Handle *handle) { return make(handle); }
 size_t cudnnGetVersion(void) { return 91300; }
 size_t cudnnGetCudartVersion(void) { return 13000; }
 const char *cudnnGetErrorString(int status) { return "CUDNN_STATUS"; }
+/* One engine for each convolution, on tensor cores: CUDNN_NUMERICAL_NOTE_TENSOR_CORE is 0. */
+int cudnnBackendGetAttribute(Handle of, int name, int type, long most, long *count, void *values) {
+  enum { FOUND = 202, ENGINE = 300, SHARED_MEMORY = 304, WORKSPACE = 402, INDEX = 1301, NOTES = 1303 };
+  if (count) *count = name == FOUND || name == ENGINE || name == INDEX || name == NOTES;
+  if (name == FOUND && most) tell("engines asked for");
+  if (values && (name == WORKSPACE || name == INDEX)) *(int64_t *)values = 0;
+  if (values && (name == SHARED_MEMORY || name == NOTES)) *(int *)values = 0;
+  return 0;
+}
+int cudnnBackendExecute(Handle handle, Handle plan, Handle memory) { return tell("convolution"), 0; }
 
 /* The driver, as far as nncompile calls it. */
 int cuInit(unsigned flags) { return 0; }

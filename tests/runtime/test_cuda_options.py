@@ -59,7 +59,7 @@ def test_a_graph_is_captured_only_by_the_session_that_is_made_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "tf32"), [("float32", "0"), ("float16", "0"), ("tf32", "1"), ("bfloat16", "1")]
+    ("precision", "tf32"), [("float32", "0"), ("float16", "1"), ("tf32", "1"), ("bfloat16", "1")]
 )
 def test_only_what_allows_tf32_gets_it(precision: str, tf32: str) -> None:
     assert provider_options(Plan(provider="cuda"), precision)["use_tf32"] == tf32

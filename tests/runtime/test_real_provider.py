@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -73,6 +74,24 @@ made.run(None, {{"x": np.ones((2, 4), np.float32)}})
         calls = stand_in.run(library, tmp_path, linear(), program).calls
         modes.add((precision, "math mode 3" in calls))  # CUBLAS_TF32_TENSOR_OP_MATH
     assert modes == {("float32", False), ("tf32", True)}
+
+
+@pytest.mark.parametrize(("precision", "plans"), [("float32", 2), ("float16", 1)])
+def test_float16_keeps_tensor_cores(library: Path, tmp_path: Path, precision: str, plans: int) -> None:
+    """All engines need them: where they were struck out, the provider asks again and takes them all."""
+    weights = {"w": floats(8, 4, 3, 3).astype(np.float16)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    specs = [spec("x", "n", 4, 8, 8, dtype="float16")], [spec("y", "n", 8, 8, 8, dtype="float16")]
+    program = f"""
+from nncompile_runtime.cuda_options import provider_options
+from nncompile_runtime.plan import Plan
+made = ort().InferenceSession(model, providers=["CUDAExecutionProvider"],
+    provider_options=[provider_options(Plan(provider="cuda"), {precision!r})], enable_fallback=0)
+made.run(None, {{"x": np.ones((2, 4, 8, 8), np.float16)}})
+"""
+    calls = stand_in.run(library, tmp_path, build([node], *specs, weights), program).calls
+    assert calls.count("engines asked for") == plans
+    assert calls.count("convolution") == 1
 
 
 def test_a_call_waits_for_its_answer_alone(library: Path, tmp_path: Path) -> None:
