@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from models.gpu_check.context import NETWORKS, PRECISIONS, Context, compiled
-from models.gpu_check.page import as_json, as_markdown, counts, summary, this_place
-from models.gpu_check.running import Result, run_all
+from models.gpu_check.page import Place, as_json, as_markdown, counts, summary, this_place
+from models.gpu_check.running import Result, log_of, run_all
 from models.gpu_check.table import CHECKS
 from nncompile_runtime import NncompileError, container, cuda
 from nncompile_runtime.session import onnxruntime
@@ -42,18 +44,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         return _wrong(missing)
     options.output.mkdir(parents=True, exist_ok=True)
+    place = this_place(options.device)
+    told: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         context = Context(
             options.device, options.prepared or Path(folder), names, precisions, options.seconds
         )
-        results = run_all([check for check in CHECKS if check.name in chosen], context, _tell)
-    place = this_place(options.device)
-    report = json.dumps(as_json(results, place), indent=2) + "\n"
-    container.write(options.output / "gpu-check.json", report.encode())
-    container.write(options.output / "gpu-check.md", as_markdown(results, place).encode())
+
+        def tell(result: Result) -> None:
+            _print(result)
+            told.append(result)
+            _write(options.output, told, place, left=[n for n in chosen if n not in {r.name for r in told}])
+            if result.status == "failed":
+                shutil.copy(log_of(result.name, context), options.output)
+
+        results = run_all([check for check in CHECKS if check.name in chosen], context, tell)
+    _write(options.output, results, place)
     print(f"{summary(results)} Report: {options.output / 'gpu-check.md'}")
     found = counts(results)
     return 0 if found["passed"] and not found["failed"] else 1
+
+
+def _write(folder: Path, results: Sequence[Result], place: Place, left: Sequence[str] = ()) -> None:
+    """Write the report, after each check: who stops the command keeps what was found."""
+    report = json.dumps(as_json(results, place, left), indent=2) + "\n"
+    container.write(folder / "gpu-check.json", report.encode())
+    container.write(folder / "gpu-check.md", as_markdown(results, place, left).encode())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +112,7 @@ def _prepare(context: Context) -> int:
     return 1 if any(finding.verdict == "failed" for finding in findings) else 0
 
 
-def _tell(result: Result) -> None:
+def _print(result: Result) -> None:
     print(f"{result.name}: {result.status} ({result.seconds:.0f} s)", flush=True)
     for finding in result.findings:
         if finding.verdict == "failed":
@@ -109,4 +125,5 @@ def _wrong(problem: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the check that runs is ended as well
     sys.exit(main())

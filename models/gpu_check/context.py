@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,8 +24,11 @@ import torch
 import nncompile
 from models.gpu_check.table import Finding, NotRunError
 from models.zoo import LARGER, ZOO
+from nncompile.bench.engines import EngineError, Subject
+from nncompile.bench.engines.cuda_onnxruntime import in_precision
+from nncompile.bench.engines.exporting import plain_graph
 from nncompile.verify.eager import as_array
-from nncompile_runtime import Predictor
+from nncompile_runtime import Predictor, container
 from nncompile_runtime.machine import this_machine
 
 NETWORKS = {**ZOO, **LARGER}
@@ -32,6 +36,8 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 NO_KERNEL = "no-kernel.onnx"
 _SOME = ("lenet5", "net", "mlp", "resnet18")
 _SMALL = ("lenet5", "net", "mlp")
+# Whose speed is compared with that of plain ONNX Runtime, on what PyTorch's exporter makes.
+_COMPARED = (*((name, "float32") for name in _SMALL), ("resnet18", "float16"))
 _SEED = 20240501
 
 
@@ -102,6 +108,10 @@ class Context:
         if not path.exists():
             raise NotRunError(f"{name} is not there in {precision}: see the check 'compile'")
         return path
+
+    def exported(self, name: str, precision: str) -> Path:
+        """Where PyTorch's own export of a network is, if it was made."""
+        return self.folder / f"{name}-{precision}-exported.onnx"
 
     def load(self, name: str, precision: str, plan: dict[str, Any] | None = None) -> Predictor:
         """A compiled network on the device.
@@ -210,7 +220,24 @@ def _compile(context: Context, name: str, precision: str) -> str:
     example = torch.from_numpy(context.inputs(name, 2))
     model = nncompile.compile(module, example, target="cuda", precision=precision)
     model.save(context.path(name, precision))
-    return f"compiled in {time.perf_counter() - start:.1f} s"
+    said = f"compiled in {time.perf_counter() - start:.1f} s"
+    return said + (_export(context, name, precision, module) if (name, precision) in _COMPARED else "")
+
+
+def _export(context: Context, name: str, precision: str, module: torch.nn.Module) -> str:
+    """What a user has without nncompile; made here, because a GPU machine may lack what it takes."""
+    file = container.read(context.file(name, precision))
+    assert file.manifest is not None  # noqa: S101 - it was compiled
+    signature = file.manifest.signature
+    example = {signature.inputs[0].name: context.inputs(name, 2)}
+    with tempfile.TemporaryDirectory() as folder:
+        subject = Subject("", signature, module, 1, example, Path(folder), "cuda", precision)
+        try:
+            graph = plain_graph(in_precision(subject))
+        except EngineError as error:
+            return f"; not exported by PyTorch: {error}"
+        container.write(context.exported(name, precision), Path(graph.path).read_bytes())
+    return f"; exported by PyTorch in {graph.seconds:.1f} s"
 
 
 def _built(name: str) -> torch.nn.Module:

@@ -63,18 +63,19 @@ def this_place(device: str) -> Place:
     return Place(device, gpu, driver, machine.cpu, machine.processors, versions)
 
 
-def as_json(results: Sequence[Result], place: Place) -> dict[str, Any]:
-    """Everything, in what JSON has."""
+def as_json(results: Sequence[Result], place: Place, left: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything, in what JSON has; `left` are the checks that were not begun yet."""
     return {
         "place": asdict(place),
         "seconds": sum(result.seconds for result in results),
         "counts": counts(results),
+        "left": list(left),
         "checks": [asdict(result) for result in results],
     }
 
 
-def as_markdown(results: Sequence[Result], place: Place) -> str:
-    """A table of the checks, what failed, and every finding."""
+def as_markdown(results: Sequence[Result], place: Place, left: Sequence[str] = ()) -> str:
+    """A table of the checks, what failed, and every finding; `left` are the checks that were not begun yet."""
     versions = ", ".join(f"{name} {version}" for name, version in place.versions.items())
     lines = ["# GPU check", ""]
     if place.device == "cpu":
@@ -86,6 +87,8 @@ def as_markdown(results: Sequence[Result], place: Place) -> str:
         summary(results),
         "",
     ]
+    if left:
+        lines += [f"This is not all yet: {', '.join(left)} were to follow.", ""]
     rows = [[r.name, r.about, r.status, f"{r.seconds:.0f}"] for r in results]
     lines += [
         markdown_table(["check", "what it proves", "result", "s"], rows, [False, False, False, True]),

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from models.gpu_check.context import Context
 
 _ROOT = Path(__file__).parents[2]
+_SECONDS = 480  # of all checks together: they fit into a session of ten minutes, with what it takes to get there
 
 
 @dataclass(frozen=True)
@@ -52,30 +54,36 @@ class Result:
 
 
 def perform(check: Check, context: Context) -> Iterator[Finding]:
-    """A check in this process: what it raises is a finding too."""
+    """A check in this process: what it raises is a finding too, and its traceback goes to the log."""
     try:
         yield from check.findings(context)
     except NotRunError as error:
         yield Finding(check.name, "not run", str(error))
     except Exception as error:
+        traceback.print_exc()
         yield Finding(check.name, "failed", f"{type(error).__name__}: {error}")
 
 
 def run_all(checks: Sequence[Check], context: Context, tell: Callable[[Result], None]) -> list[Result]:
-    """Run checks in order. Each must end by the time that it and those before it may take together."""
+    """Run checks in order. Each must leave those after it the time that they may take."""
     results = []
-    start, allowed = time.monotonic(), 0
+    start, later = time.monotonic(), sum(check.seconds for check in checks)
     for check in checks:
-        allowed += check.seconds
-        results.append(run_apart(check, context, start + allowed - time.monotonic()))
+        later -= check.seconds
+        results.append(run_apart(check, context, start + _SECONDS - later - time.monotonic()))
         tell(results[-1])
     return results
+
+
+def log_of(check: str, context: Context) -> Path:
+    """What the process of a check printed: warnings, and the traceback of what went wrong."""
+    return context.folder / f"{check}.log"
 
 
 def run_apart(check: Check, context: Context, seconds: float) -> Result:
     """A check in a process of its own, which is ended when its time is over."""
     context.folder.mkdir(parents=True, exist_ok=True)
-    file, log = (context.folder / f"{check.name}.{kind}" for kind in ("findings", "log"))
+    file, log = context.folder / f"{check.name}.findings", log_of(check.name, context)
     file.write_bytes(b"")
     entries = [str(_ROOT), str(_ROOT / "runtime"), *(os.path.abspath(entry or ".") for entry in sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}

@@ -79,6 +79,7 @@ def _reached(
     if not names:
         raise NotRunError("none of its networks was chosen")
     for name in names:
+        exported = context.exported(name, precision)
         report = run(
             context.file(name, precision),
             (batch,),
@@ -87,6 +88,7 @@ def _reached(
             schedule=Schedule(seconds=context.seconds, minimum_calls=3),
             device=context.device,
             transfers="none",
+            exported=exported if exported.exists() else None,
         )
         for target in targets:
             if target.network == name:

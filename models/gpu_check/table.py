@@ -45,7 +45,8 @@ class Check:
 
     Attributes:
         name: What it is chosen by.
-        seconds: How long it may take; what earlier checks left over is added.
+        seconds: How long it may take at least: checks before it must leave as much, and what is not needed
+            for those after it is added.
         place: Module and function, which takes a `Context` and yields findings.
         about: What it proves, in one line.
         gpu_only: Whether it means nothing on the CPU.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from nncompile.bench.ceilings import Ceilings, Rung
@@ -45,8 +45,10 @@ def measure_gpu_ceilings(
     """
     import torch
 
+    from nncompile.bench.engines.on_gpu import chosen
+
     place = torch.device(device)
-    with torch.inference_mode():
+    with torch.inference_mode(), chosen(place):
         flops, order = max((matrix_rate(place, precision, order), order) for order in orders)
         rungs = tuple(Rung(size, copy_rate(place, size)) for size in sizes)
         launch = shortest_call(place)
@@ -61,8 +63,9 @@ def matrix_rate(device: torch.device, precision: str, order: int) -> float:
     from nncompile.bench.engines.on_gpu import tf32_as_in
 
     dtype = getattr(torch, "float32" if precision == "tf32" else precision)
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(order, order, generator=generator).to(device, dtype) for _ in range(2))
+    # Made where they lie: the host takes longer for the largest than the product does.
+    make = partial(torch.randn, order, order, generator=torch.Generator(device).manual_seed(0), device=device)
+    a, b = make().to(dtype), make().to(dtype)
     c = torch.empty_like(a)
     with tf32_as_in(precision):
         return 2 * order**3 / seconds_of(lambda: torch.mm(a, b, out=c), device)

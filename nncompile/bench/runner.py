@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nncompile.bench.disturbance import load_average
 from nncompile.bench.engines import Engine, Subject, check_names, open_engine
+from nncompile.bench.engines.exporting import leave
 from nncompile.bench.inputs import check_batches, check_placement, make_feed, placed
 from nncompile.bench.measuring import Task, measured
 from nncompile.bench.results import BenchReport, EngineInfo, Method
@@ -50,6 +51,7 @@ def run(
     distance: bool = False,
     device: str = "cpu",
     transfers: str = "none",
+    exported: Path | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Benchmark a model against other engines, interleaved in this process, in several sessions.
@@ -74,6 +76,8 @@ def run(
         device: Where it runs: `cpu`, `cuda` or `cuda:1`.
         transfers: On a GPU, `none` gives the engines what lies there and leaves it there; `in-out` gives
             them numpy arrays and takes such, and counts the copies.
+        exported: What PyTorch's exporter made of the module before; None exports it here, for engines that
+            read its graph.
         progress: Told what is done next, the blocks done, and the blocks in all.
 
     Raises:
@@ -93,7 +97,9 @@ def run(
     example = make_feed(signature, 2, sizes, seed)
     roofline = measure_roofline(path, signature, batches, threads, device, precision)
     with TemporaryDirectory() as folder:
-        subject = Subject(path, signature, module, threads, example, Path(folder), device, precision)
+        subject = Subject(path, signature, module, threads, example, Path(folder), device, precision, batches)
+        if exported is not None:
+            leave(exported, subject.folder)
         task = Task(
             subject=subject,
             feeds={b: placed(make_feed(signature, b, sizes, seed), device, transfers) for b in batches},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +12,8 @@ from nncompile_runtime.errors import DeviceError
 
 _log = logging.getLogger("nncompile")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+# One of them is there where a driver is: a sandbox such as gVisor shows no /proc/driver, Windows' Linux only the last.
+_SIGNS = (NVIDIA_DRIVER, Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1"))
 
 
 class Device(NamedTuple):
@@ -27,19 +30,19 @@ class Device(NamedTuple):
 CPU = Device("cpu")
 
 
-def candidates(device: str, driver: Path = NVIDIA_DRIVER) -> tuple[Device, ...]:
+def candidates(device: str, signs: Sequence[Path] = _SIGNS) -> tuple[Device, ...]:
     """The devices to try in order; one for a strict request, perhaps two for `auto`.
 
     Args:
         device: `cpu`, `cuda`, `cuda:1` or `auto`.
-        driver: Where the NVIDIA driver shows itself.
+        signs: Files of which one is there where an NVIDIA driver is.
 
     Raises:
         DeviceError: The name is none of these.
     """
     kind, colon, index = device.partition(":") if isinstance(device, str) else ("", "", "")
     if device == "auto":
-        if driver.exists():
+        if any(sign.exists() for sign in signs):
             return Device("cuda"), CPU
         say_cpu("there is no NVIDIA driver", logging.INFO)
         return (CPU,)

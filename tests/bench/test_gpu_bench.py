@@ -1,5 +1,6 @@
 """A benchmark on a GPU: what is counted, what limits it, what memory it takes. Run here on PyTorch's CPU."""
 
+import contextlib
 import csv
 import ctypes
 import dataclasses
@@ -147,6 +148,22 @@ def test_no_call_is_shorter_than_a_launch():
 def test_the_ceilings_of_a_gpu_name_it():
     assert ceilings_line(GPU).endswith("up to 3,000 GB/s from caches; a call of A GPU takes 8.0 µs at least.")
     assert ceilings_line(Ceilings(2, 6e13, "a product", GPU.rungs)).endswith("from caches; 2 threads.")
+
+
+def test_ceilings_are_those_of_the_gpu_that_was_asked_for(monkeypatch):
+    """Events and graphs are of the current GPU, whatever the tensors are on."""
+    chosen = []
+
+    @contextlib.contextmanager
+    def choose(device):
+        chosen.append(device)
+        yield
+        chosen.append("released")
+
+    monkeypatch.setattr(on_gpu, "chosen", choose)
+    monkeypatch.setattr(gpu_ceilings, "matrix_rate", lambda *_: chosen.append("measured") or 1.0)
+    gpu_ceilings.measure_gpu_ceilings("cpu", "tf32", (16,), (1 << 10,))
+    assert chosen == [torch.device("cpu"), "measured", "released"]
 
 
 @pytest.mark.parametrize("precision", gpu_ceilings.PRECISIONS)

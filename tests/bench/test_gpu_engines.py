@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import shutil
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from nncompile.bench.engines import (
     cuda_nncompile,
     cuda_onnxruntime,
     cuda_torch_compile,
+    exporting,
     names_on,
     nncompile_tuned,
     on_gpu,
@@ -295,15 +298,49 @@ def test_an_engine_is_held_to_the_precision_that_it_computes_in():
 
 
 def test_a_file_of_float16_is_exported_in_float16(subject, lenet):
-    narrow = cuda_onnxruntime._in_precision(dataclasses.replace(subject, precision="float16"))
+    narrow = cuda_onnxruntime.in_precision(dataclasses.replace(subject, precision="float16"))
     assert {p.dtype for p in narrow.module.parameters()} == {torch.float16}
-    assert cuda_onnxruntime._in_precision(subject).module is lenet.module
+    assert cuda_onnxruntime.in_precision(subject).module is lenet.module
+
+
+def test_without_what_exports_the_engine_cannot_be_had(subject, monkeypatch):
+    """And is one that is absent, not the end of the benchmark."""
+    monkeypatch.setattr(cuda, "require", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "nncompile.capture.precision", None)
+    with pytest.raises(EngineError, match="exporter cannot be had") as caught, open_engine("onnxruntime", subject):
+        pass
+    assert "nncompile[compile]" in caught.value.remedy
+
+
+def test_what_was_exported_elsewhere_is_run_without_what_exports(subject, lenet, monkeypatch):
+    monkeypatch.setattr(cuda, "require", lambda *_: None)
+    monkeypatch.setattr(cuda, "PROVIDER", "CPUExecutionProvider")
+    feed = make_feed(subject.signature, 2)
+    elsewhere = Path(exporting.plain_graph(dataclasses.replace(subject, folder=lenet.path.parent)).path)
+    exporting.leave(elsewhere, subject.folder)
+    monkeypatch.setitem(sys.modules, "nncompile.capture.precision", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with open_engine("onnxruntime", subject) as engine, torch.no_grad():
+        expected = lenet.module.eval()(torch.from_numpy(feed["x"])).numpy()
+        np.testing.assert_allclose(engine.run(feed)[0], expected, 1e-4, 1e-5)
+        assert "torch.onnx.export's graph" in engine.description
+
+
+@pytest.mark.parametrize(("batches", "asked"), [((1, 64), (8.0, (1, 64))), ((), (4.0, None))])
+def test_a_gpu_is_tuned_for_the_batches_that_are_measured(subject, monkeypatch, batches, asked):
+    given = []
+    monkeypatch.setattr(nncompile_tuned, "load", lambda path, device: nncompile.load(path, device="cpu"))
+    monkeypatch.setattr(
+        nncompile.Predictor, "tune", lambda self, seconds, batches: given.append((seconds, batches))
+    )
+    with open_engine("nncompile-tuned", dataclasses.replace(subject, batches=batches)):
+        assert given == [asked]
 
 
 def test_plans_are_looked_for_once(subject, monkeypatch):
     tuned = []
     monkeypatch.setattr(nncompile_tuned, "load", lambda path, device: nncompile.load(path, device="cpu"))
-    monkeypatch.setattr(nncompile.Predictor, "tune", lambda self, seconds: tuned.append(seconds))
+    monkeypatch.setattr(nncompile.Predictor, "tune", lambda self, seconds, batches: tuned.append(seconds))
     for compiled in (True, False):
         with open_engine("nncompile-tuned", subject) as engine:
             assert (engine.name, engine.reopens) == ("nncompile-tuned", False)

@@ -27,11 +27,11 @@ def test_without_tuning_the_tuned_engine_is_left_out(lenet, subject_of, monkeypa
 
 def test_a_copy_of_its_own_is_tuned(lenet, subject_of, monkeypatch):
     tuned = []
-    monkeypatch.setattr(Predictor, "tune", lambda self, seconds: tuned.append((self, seconds)), raising=False)
+    monkeypatch.setattr(Predictor, "tune", lambda self, **given: tuned.append((self, given)), raising=False)
     subject = subject_of(lenet.path)
     with open_engine("nncompile-tuned", subject) as engine:
-        ((predictor, seconds),) = tuned
-        assert seconds == nncompile_tuned.SECONDS
+        ((predictor, given),) = tuned
+        assert given == {"seconds": nncompile_tuned.SECONDS, "batches": None}
         assert predictor is not subject.predictor
         assert engine.compile_seconds > 0
 

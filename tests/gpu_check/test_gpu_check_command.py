@@ -12,7 +12,7 @@ import torch
 from models.gpu_check import context
 from models.gpu_check.__main__ import main
 from models.gpu_check.context import compiled
-from models.gpu_check.running import Result
+from models.gpu_check.running import Result, log_of
 from models.gpu_check.table import CHECKS, Finding
 from nncompile_runtime import cuda
 from nncompile_runtime.session import onnxruntime
@@ -53,6 +53,25 @@ def test_a_failure_is_told_first_and_ends_with_1(here, tmp_path, capsys, monkeyp
     assert main(["--device", "cpu", "-o", str(tmp_path)]) == 1
     assert "## What failed\n\n- answers: lenet5: it is wrong | so" in (tmp_path / "gpu-check.md").read_text()
     assert "findings: 0 passed, 1 failed, 0 not run" in capsys.readouterr().out
+
+
+def test_the_report_is_there_after_each_check_and_a_failed_one_leaves_its_log(tmp_path, monkeypatch):
+    page, log = tmp_path / "gpu-check.md", "Traceback: it broke\n"
+
+    def stopped(checks, context, tell):
+        log_of("answers", context).write_text(log)
+        tell(Result("answers", "about", 1.0, (Finding.of("lenet5", False, "wrong"),)))
+        assert "This is not all yet: refusals were to follow." in page.read_text()
+        tell(Result("refusals", "about", 1.0, (Finding.of("lenet5", True, "right"),)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["models.gpu_check.__main__"], "run_all", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        main(["--device", "cpu", "-o", str(tmp_path), "--only", "answers,refusals"])
+    assert "not all yet" not in page.read_text()
+    assert len(json.loads((tmp_path / "gpu-check.json").read_text())["checks"]) == 2
+    assert (tmp_path / "answers.log").read_text() == log
+    assert not (tmp_path / "refusals.log").exists()
 
 
 def test_where_nothing_passed_nothing_is_proved(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ class Gpu:
     def __call__(self, x):
         if len(x) > 1 and self.fault != "no limit":
             self.failed = True
-            self.taken += (8 << 20) * (self.fault == "leak")
+            self.taken += (45 << 20) * (self.fault == "leak")  # the weights of a session
             raise (RuntimeError if self.fault == "untyped" else DeviceError)(
                 "It takes more memory than there is.",
                 **{} if self.fault == "untyped" else {"remedy": "Less."},

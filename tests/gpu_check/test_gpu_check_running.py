@@ -11,18 +11,19 @@ import pytest
 from models.gpu_check import answers, running
 from models.gpu_check.context import Context
 from models.gpu_check.running import Result, perform, run_all, run_apart
-from models.gpu_check.table import Check, Finding, NotRunError
+from models.gpu_check.table import CHECKS, Check, Finding, NotRunError
 
 from .breaking import BY_NAME, verdicts
 
 
-def test_what_a_check_raises_is_a_finding(here, monkeypatch):
+def test_what_a_check_raises_is_a_finding(here, monkeypatch, capfd):
     def raises(_):
         yield Finding.of("first", True, "fine")
         raise ValueError("it broke")
 
     monkeypatch.setattr(answers, "answers", raises)
     assert verdicts(perform(BY_NAME["answers"], here)) == ["passed", "failed"]
+    assert 'raise ValueError("it broke")' in capfd.readouterr().err  # the log has the whole traceback
 
     def cannot(_):
         raise NotRunError("no such thing here")
@@ -77,7 +78,7 @@ def test_what_was_found_before_a_process_ended_is_kept(child, program, verdicts_
     assert result.status == verdicts_found[-1]
 
 
-def test_time_that_is_left_over_goes_to_the_next_check(here, monkeypatch):
+def test_a_check_may_take_all_but_what_those_after_it_need(here, monkeypatch):
     given = []
 
     def apart(check, _, seconds):
@@ -90,9 +91,10 @@ def test_time_that_is_left_over_goes_to_the_next_check(here, monkeypatch):
         Check(name, seconds, "answers:answers", "") for name, seconds in (("a", 10), ("b", 5), ("c", 1))
     ]
     results = run_all(checks, here, told.append)
-    assert given == [10, 15, 16]
+    assert given == [474, 479, 480]
     assert told == results
     assert [r.status for r in results] == ["passed", "failed", "passed"]
+    assert sum(check.seconds for check in CHECKS) == 480  # so that none is left less than its own
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ import dataclasses
 import pytest
 
 from models.gpu_check import speed
+from models.gpu_check.context import Context
+from models.gpu_check.table import NotRunError
 from nncompile.bench.results import Absent
 from nncompile.bench.timing import Schedule
+from nncompile_runtime import container
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,21 @@ def test_a_target_without_its_peer_is_not_run_and_without_us_failed(report):
     rows = tuple(row for row in report.rows if row.engine != "nncompile")
     found = speed.judged(dataclasses.replace(report, rows=rows), speed.Target("lenet5", "eager", 1.0), 1)
     assert found.verdict == "failed"
+
+
+def test_what_was_exported_beforehand_is_run(here, monkeypatch):
+    """A machine with a GPU may lack what exports."""
+    given = []
+
+    def runs(*_, exported, **__):
+        given.append(exported)
+        raise NotRunError("enough")
+
+    monkeypatch.setattr(speed, "run", runs)
+    for folder, found in ((here.folder, here.exported("lenet5", "float32")), (here.folder / "empty", None)):
+        there = dataclasses.replace(here, folder=folder)
+        monkeypatch.setattr(Context, "file", lambda self, *_: here.path("lenet5", "float32"))
+        with pytest.raises(NotRunError, match="enough"):
+            list(speed.small(there))
+        assert given.pop() == found
+    assert "Conv" in container.read(here.exported("lenet5", "float32")).facts.operators

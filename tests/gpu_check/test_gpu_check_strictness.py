@@ -67,7 +67,7 @@ def test_only_arithmetic_on_shapes_may_be_elsewhere(here, monkeypatch):
     ],
 )
 def test_copies_are_believed_only_where_those_of_arrays_show(here, monkeypatch, arrays, tensors, verdict):
-    seen = iter([Counter(arrays), Counter(tensors)] * 2)
+    seen = iter([Counter(), Counter(arrays), Counter(tensors)])  # nothing is read off the first profile
     monkeypatch.setattr(strictness, "copied", lambda *_: next(seen))
     one = dataclasses.replace(here, precisions=("float32",))
     assert verdicts(strictness.copies(one)) == [verdict]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,20 @@ import pytest
 from onnx import helper
 
 from nncompile import DeviceError, load
-from nncompile_runtime.devices import NVIDIA_DRIVER, candidates, say_cpu
+from nncompile_runtime.devices import _SIGNS, candidates, say_cpu
 
 from .graphs import build, predictor, spec
 
-without_gpu = pytest.mark.skipif(NVIDIA_DRIVER.exists(), reason="this machine has an NVIDIA driver")
+without_gpu = pytest.mark.skipif(any(sign.exists() for sign in _SIGNS), reason="this machine has an NVIDIA driver")
 
 
-def names(device: str, driver: Path) -> list[str]:
-    return [str(candidate) for candidate in candidates(device, driver)]
+def names(device: str, signs: Sequence[Path]) -> list[str]:
+    return [str(candidate) for candidate in candidates(device, signs)]
 
 
 def test_requests(tmp_path: Path) -> None:
-    driver, missing = tmp_path, tmp_path / "missing"
+    missing = [tmp_path / "missing", tmp_path / "gone"]
+    driver = [missing[0], tmp_path]  # one sign is enough
     for there in (driver, missing):
         assert names("cpu", there) == ["cpu"]
         assert names("cuda", there) == ["cuda:0"]
@@ -67,7 +69,7 @@ def test_auto_takes_the_cpu_and_says_so(artifact: Path, log: pytest.LogCaptureFi
 def test_auto_takes_the_cpu_where_a_driver_cannot_be_used(
     artifact: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(candidates, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(candidates, "__defaults__", ((tmp_path,),))
     assert load(artifact, device="auto").device == "cpu"
     (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
     assert "running on the CPU, because" in warning.getMessage()

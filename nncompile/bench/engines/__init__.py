@@ -95,6 +95,7 @@ class Subject:
         folder: Where engines put the files that they make of the module, and find those made before.
         device: Where it runs: `cpu`, `cuda` or `cuda:1`.
         precision: What the file computes in; engines on a GPU that run the module compute in it too.
+        batches: What it is measured at, which on a GPU is what plans are looked for at.
     """
 
     path: str
@@ -105,6 +106,7 @@ class Subject:
     folder: Path
     device: str = "cpu"
     precision: str = "float32"
+    batches: tuple[int, ...] = ()
 
     @cached_property
     def predictor(self) -> Predictor:

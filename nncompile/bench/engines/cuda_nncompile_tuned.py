@@ -1,4 +1,8 @@
-"""nncompile on a GPU, tuned: `Predictor.predict` with the plans that `Predictor.tune` finds there."""
+"""nncompile on a GPU, tuned: `Predictor.predict` with the plans that `Predictor.tune` finds there.
+
+It tunes at the batches that are measured and at no other: each costs sessions that are slow to open, and a
+convolution is planned anew in each of them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from nncompile.bench.engines.cuda_nncompile import CompiledOnGpu
 from nncompile.bench.engines.nncompile_tuned import NAME, tuned
 from nncompile_runtime.errors import DeviceError
 
+_SECONDS = 4.0  # for each batch
+
 
 @contextmanager
 def opened(subject: Subject) -> Iterator[CompiledOnGpu]:
@@ -18,8 +24,10 @@ def opened(subject: Subject) -> Iterator[CompiledOnGpu]:
     Raises:
         EngineError: The GPU cannot be used.
     """
+    batches = subject.batches if subject.signature.batch is not None else ()
+    seconds = _SECONDS * max(1, len(batches))
     try:
-        predictor, seconds, _ = tuned(subject, subject.device)
+        predictor, seconds, _ = tuned(subject, subject.device, seconds=seconds, batches=batches or None)
     except DeviceError as error:
         raise EngineError(error.problem, remedy=error.remedy) from error
     engine = CompiledOnGpu(predictor, NAME)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from nncompile.bench.engines import Array, EngineError, Feed, Subject, first_line
-from nncompile.bench.engines.exporting import PlainGraph, plain_graph
+from nncompile.bench.engines.exporting import PlainGraph, is_exported, plain_graph
 from nncompile.calling import Calling, evaluation_mode
 from nncompile_runtime import cuda
 from nncompile_runtime.errors import DeviceError
@@ -94,7 +94,7 @@ def opened(subject: Subject) -> Iterator[PlainOnGpu]:
         cuda.require(onnxruntime(), number)
     except DeviceError as error:
         raise EngineError(error.problem, remedy=error.remedy) from error
-    graph = plain_graph(_in_precision(subject))
+    graph = plain_graph(subject if is_exported(subject) else in_precision(subject))
     inputs = tuple(spec.name for spec in subject.signature.inputs)
     try:
         engine = PlainOnGpu(graph, inputs, number, subject.precision)
@@ -103,13 +103,22 @@ def opened(subject: Subject) -> Iterator[PlainOnGpu]:
     yield engine
 
 
-def _in_precision(subject: Subject) -> Subject:
-    """The subject with its module cast to the file's precision."""
+def in_precision(subject: Subject) -> Subject:
+    """The subject with its module cast to the file's precision.
+
+    Raises:
+        EngineError: The module cannot be cast, or what captures modules is not installed.
+    """
     if subject.module is None:
         return subject
     import torch
 
-    from nncompile.capture.precision import narrowed
+    try:
+        from nncompile.capture.precision import narrowed
+    except ImportError as error:
+        raise EngineError(
+            f"PyTorch's exporter cannot be had: {error}.", remedy="Run: pip install 'nncompile[compile]'."
+        ) from error
 
     calling = Calling(subject.signature)
     args, kwargs = calling.arguments([torch.from_numpy(subject.example[name]) for name in calling.names])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nncompile.bench.engines import EngineError, Feed, Subject, first_line
@@ -13,6 +15,8 @@ from nncompile_runtime.manifest import Signature
 
 if TYPE_CHECKING:
     import torch
+
+_FILE, _STOPWATCH = "exported.onnx", "exported.seconds"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def plain_graph(subject: Subject) -> PlainGraph:
     Raises:
         EngineError: The module cannot be exported.
     """
-    file, stopwatch = subject.folder / "exported.onnx", subject.folder / "exported.seconds"
+    file, stopwatch = subject.folder / _FILE, subject.folder / _STOPWATCH
     origin = "torch.onnx.export's graph"
     if subject.module is None:
         if file.exists():
@@ -51,6 +55,17 @@ def plain_graph(subject: Subject) -> PlainGraph:
         file.write_bytes(model)
         stopwatch.write_text(repr(time.perf_counter() - start), encoding="ascii")
     return PlainGraph(str(file), origin, float(stopwatch.read_text(encoding="ascii")))
+
+
+def is_exported(subject: Subject) -> bool:
+    """Whether the subject's module was exported before, so that nothing which exports need be installed."""
+    return (subject.folder / _FILE).exists()
+
+
+def leave(exported: Path, folder: Path) -> None:
+    """Put what was exported elsewhere where a subject of this folder finds it."""
+    shutil.copyfile(exported, folder / _FILE)
+    (folder / _STOPWATCH).write_text("0.0", encoding="ascii")
 
 
 def export(module: torch.nn.Module, signature: Signature, example: Feed) -> bytes:

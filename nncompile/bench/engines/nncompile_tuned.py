@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from nncompile.bench.engines import EngineError, Subject
@@ -15,12 +15,16 @@ NAME = "nncompile-tuned"
 SECONDS = 10.0
 
 
-def tuned(subject: Subject, device: str) -> tuple[Predictor, float, bool]:
+def tuned(
+    subject: Subject, device: str, *, seconds: float | None = None, batches: Sequence[int] | None = None
+) -> tuple[Predictor, float, bool]:
     """Tune a copy of the subject's file, once: later calls find it in the subject's folder.
 
     Args:
         subject: What is benchmarked.
         device: Where to run it.
+        seconds: About how long to tune; None takes `SECONDS`.
+        batches: Rows to tune at; None takes those of `Predictor.tune`.
 
     Returns:
         The predictor, the seconds that tuning took now, and whether the copy is there to be opened again.
@@ -36,12 +40,12 @@ def tuned(subject: Subject, device: str) -> tuple[Predictor, float, bool]:
     if not hasattr(predictor, "tune"):
         raise EngineError("This version of nncompile cannot tune a model: Predictor has no tune().")
     start = time.perf_counter()
-    predictor.tune(seconds=SECONDS)
-    seconds = time.perf_counter() - start
+    predictor.tune(seconds=SECONDS if seconds is None else seconds, batches=batches)
+    taken = time.perf_counter() - start
     keeps_plans = predictor.manifest is not None
     if keeps_plans:
         container.write(copy, predictor.artifact)
-    return predictor, seconds, keeps_plans
+    return predictor, taken, keeps_plans
 
 
 @contextmanager
