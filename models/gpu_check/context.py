@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,7 @@ _SMALL = ("lenet5", "net", "mlp")
 # Whose speed is compared with that of plain ONNX Runtime, on what PyTorch's exporter makes.
 _COMPARED = (*((name, "float32") for name in _SMALL), ("resnet18", "float16"))
 _SEED = 20240501
+_PROCESSORS_EACH = 2  # of those that compile
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Context:
         precisions: Those that each is compiled in.
         seconds: Timed seconds of each engine in a check of speed.
         calls: Calls of each kind in the check of memory.
+        until: When the process of the check will be ended, in seconds since the epoch.
     """
 
     device: str
@@ -60,6 +64,7 @@ class Context:
     precisions: tuple[str, ...] = PRECISIONS
     seconds: float = 0.5
     calls: int = 1000
+    until: float = math.inf
 
     @property
     def on_gpu(self) -> bool:
@@ -184,7 +189,7 @@ def compiled(context: Context) -> Iterator[Finding]:
                 yield Finding.of(f"{name}, {precision}", True, "was there")
             else:
                 wanted.append((name, precision))
-    workers = max(1, min(len(wanted), this_machine().processors // 2))
+    workers = max(1, min(len(wanted), this_machine().processors // _PROCESSORS_EACH))
     if workers == 1:
         yield from (
             _attempt(f"{name}, {precision}", _compile, context, name, precision) for name, precision in wanted
@@ -192,13 +197,26 @@ def compiled(context: Context) -> Iterator[Finding]:
         return
     # What takes longest first; spawned, because a process with threads of torch should not be forked.
     wanted.sort(key=lambda pair: (pair[0] not in LARGER, pair[1] != "float16"))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    own = _take_processors, (spawn.Value("i", 0),)
+    with ProcessPoolExecutor(workers, spawn, *own) as pool:
         asked = [
             pool.submit(_attempt, f"{name}, {precision}", _compile, context, name, precision)
             for name, precision in wanted
         ]
         for future in as_completed(asked):
             yield future.result()
+
+
+def _take_processors(taken: Any) -> None:
+    """Give a worker processors of its own, on which PyTorch and ONNX Runtime do not crowd the others."""
+    torch.set_num_threads(_PROCESSORS_EACH)
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    with taken.get_lock():
+        first, taken.value = taken.value, taken.value + _PROCESSORS_EACH
+    there = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, there[first : first + _PROCESSORS_EACH] or there)
 
 
 def _attempt(what: str, make: Callable[..., str], *arguments: Any) -> Finding:
@@ -227,7 +245,7 @@ def _compile(context: Context, name: str, precision: str) -> str:
 def _export(context: Context, name: str, precision: str, module: torch.nn.Module) -> str:
     """What a user has without nncompile; made here, because a GPU machine may lack what it takes."""
     file = container.read(context.file(name, precision))
-    assert file.manifest is not None  # noqa: S101 - it was compiled
+    assert file.manifest is not None
     signature = file.manifest.signature
     example = {signature.inputs[0].name: context.inputs(name, 2)}
     with tempfile.TemporaryDirectory() as folder:

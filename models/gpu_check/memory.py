@@ -22,8 +22,8 @@ _GPU_MAY_GROW = 2 << 20  # the step in which the driver hands out memory
 _STATM = Path("/proc/self/statm")
 _LIMIT = 512 << 20
 _TOO_MANY = 1024
-# A session is closed and opened again after each failure. One that was kept would hold its weights, three times
-# as much; what the driver and cuDNN take on the way may differ by a few steps.
+# A session is closed and opened again after each failure. One that was kept would hold its weights, three
+# times as much; what the driver and cuDNN take on the way may differ by a few steps.
 _REOPENED_MAY_GROW = 16 << 20
 
 

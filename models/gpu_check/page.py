@@ -75,7 +75,7 @@ def as_json(results: Sequence[Result], place: Place, left: Sequence[str] = ()) -
 
 
 def as_markdown(results: Sequence[Result], place: Place, left: Sequence[str] = ()) -> str:
-    """A table of the checks, what failed, and every finding; `left` are the checks that were not begun yet."""
+    """A table of the checks, what failed, and every finding; `left` are the checks not begun yet."""
     versions = ", ".join(f"{name} {version}" for name, version in place.versions.items())
     lines = ["# GPU check", ""]
     if place.device == "cpu":

@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from models.gpu_check.context import Context
 
 _ROOT = Path(__file__).parents[2]
-_SECONDS = 480  # of all checks together: they fit into a session of ten minutes, with what it takes to get there
+_SECONDS = (
+    480  # of all checks together: they fit into a session of ten minutes, with what it takes to get there
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def run_apart(check: Check, context: Context, seconds: float) -> Result:
     file.write_bytes(b"")
     entries = [str(_ROOT), str(_ROOT / "runtime"), *(os.path.abspath(entry or ".") for entry in sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}
-    command = [sys.executable, "-m", "models.gpu_check.running", check.name, context.as_json(), str(file)]
+    told = replace(context, until=time.time() + seconds).as_json()
+    command = [sys.executable, "-m", "models.gpu_check.running", check.name, told, str(file)]
     start = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
@@ -97,7 +100,7 @@ def run_apart(check: Check, context: Context, seconds: float) -> Result:
             code = process.wait(seconds)
             ended = _how_it_ended(code, log) if code else ""
         except subprocess.TimeoutExpired:
-            ended = f"it was ended after {seconds:.0f} s, which is all it may take"
+            ended = f"it was ended after {seconds:.0f} s, which is all it may take: {_last_line(log)}"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # with the compilers that it may have started
@@ -110,9 +113,12 @@ def run_apart(check: Check, context: Context, seconds: float) -> Result:
 
 
 def _how_it_ended(code: int, log: Path) -> str:
-    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
     kind = "signal" if code < 0 else "exit code"
-    return f"its process ended with {kind} {abs(code)}: {last[:300]}"
+    return f"its process ended with {kind} {abs(code)}: {_last_line(log)}"
+
+
+def _last_line(log: Path) -> str:
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1][:300]
 
 
 def _child(name: str, context: str, file: str) -> None:

@@ -47,13 +47,16 @@ def write_request(subject: Subject, feed_of: Mapping[str, Any]) -> None:
     (subject.folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
 
 
-def measure_cold(name: str, compile_seconds: float | None, subject: Subject) -> Cold:
+def measure_cold(
+    name: str, compile_seconds: float | None, subject: Subject, patience: float = _PATIENCE
+) -> Cold:
     """Start an engine in a process of its own.
 
     Args:
         name: The engine's.
         compile_seconds: How long making its files took before; None where that is not known.
         subject: What is benchmarked, after `write_request`.
+        patience: Seconds after which the process is ended.
 
     Raises:
         EngineError: The process fails; the message says how.
@@ -61,20 +64,25 @@ def measure_cold(name: str, compile_seconds: float | None, subject: Subject) -> 
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-        "TORCHINDUCTOR_CACHE_DIR": str(subject.folder / f"inductor-{name}"),
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled_code(name, subject)),
     }
     command = [sys.executable, "-m", __name__, name, str(subject.folder)]
     try:
         done = subprocess.run(  # noqa: S603
-            command, env=environment, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            command, env=environment, capture_output=True, text=True, timeout=patience, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"A fresh process with it takes longer than {_PATIENCE} s.") from error
+        raise EngineError(f"A fresh process with it takes longer than {patience:.0f} s.") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise EngineError(f"A fresh process with it fails: {last[:400]}")
     cold = Cold(**json.loads(done.stdout.splitlines()[-1]))
     return replace(cold, compile_seconds=cold.compile_seconds or compile_seconds)
+
+
+def compiled_code(name: str, subject: Subject) -> Path:
+    """Where the process of an engine leaves what torch.compile made and measured."""
+    return subject.folder / f"inductor-{name}"
 
 
 def start(name: str, folder: Path) -> Cold:

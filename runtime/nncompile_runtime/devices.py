@@ -12,7 +12,7 @@ from nncompile_runtime.errors import DeviceError
 
 _log = logging.getLogger("nncompile")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
-# One of them is there where a driver is: a sandbox such as gVisor shows no /proc/driver, Windows' Linux only the last.
+# One of them is there where a driver is: sandboxes such as gVisor show no /proc/driver, WSL only the last.
 _SIGNS = (NVIDIA_DRIVER, Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1"))
 
 

@@ -307,7 +307,10 @@ def test_without_what_exports_the_engine_cannot_be_had(subject, monkeypatch):
     """And is one that is absent, not the end of the benchmark."""
     monkeypatch.setattr(cuda, "require", lambda *_: None)
     monkeypatch.setitem(sys.modules, "nncompile.capture.precision", None)
-    with pytest.raises(EngineError, match="exporter cannot be had") as caught, open_engine("onnxruntime", subject):
+    with (
+        pytest.raises(EngineError, match="exporter cannot be had") as caught,
+        open_engine("onnxruntime", subject),
+    ):
         pass
     assert "nncompile[compile]" in caught.value.remedy
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import sys
 
 import pytest
@@ -129,6 +131,18 @@ def test_a_network_that_cannot_be_compiled_fails_or_is_not_run(here, monkeypatch
 
         monkeypatch.setattr(context, "_built", fails)
         assert verdicts(compiled(fresh))[-1] == verdict
+
+
+def test_workers_share_the_processors(monkeypatch):
+    free, taken, threads = set(range(5)), [], []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: free, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, mine: taken.append(mine), raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    counter = multiprocessing.get_context("spawn").Value("i", 0)
+    for _ in range(4):
+        context._take_processors(counter)
+    assert taken == [[0, 1], [2, 3], [4], [0, 1, 2, 3, 4]]
+    assert threads == [2] * 4
 
 
 def test_weights_are_kept_beside_the_files_and_batch_norms_are_live(here):

@@ -62,9 +62,9 @@ FOUND = (
         (FOUND + "os.abort()", ["passed", "failed"], "ended with signal 6"),
         (FOUND + "sys.exit('all is lost')", ["passed", "failed"], "exit code 1: all is lost"),
         (
-            FOUND + "out.write('{\"what\"'); out.flush(); time.sleep(60)",
+            FOUND + "out.write('{\"what\"'); out.flush(); print('busy', flush=True); time.sleep(60)",
             ["passed", "failed"],
-            "ended after 1 s",
+            "ended after 1 s, which is all it may take: busy",
         ),
         ("", ["failed"], "found nothing"),
     ],
@@ -108,6 +108,16 @@ def test_a_check_may_take_all_but_what_those_after_it_need(here, monkeypatch):
 )
 def test_a_check_is_what_its_findings_are(found, status):
     assert Result("a", "", 0.0, tuple(Finding("x", v, "y") for v in found)).status == status
+
+
+def test_a_process_knows_when_it_will_be_ended(child):
+    program = (
+        "import json, sys, time; left = json.loads(sys.argv[2])['until'] - time.time();"
+        "found = {'what': 'a', 'verdict': 'passed', 'said': str(left)};"
+        "print(json.dumps(found), file=open(sys.argv[3], 'a'))"
+    )
+    left = float(run_apart(BY_NAME["answers"], child(program), 30.0).findings[0].said)
+    assert 0 < left <= 30
 
 
 def test_the_context_crosses_to_another_process(here):

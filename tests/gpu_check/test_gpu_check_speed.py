@@ -55,6 +55,9 @@ def test_a_target_without_its_peer_is_not_run_and_without_us_failed(report):
         1,
     )
     assert (found.verdict, "needs Triton" in found.said) == ("not run", True)
+    late = {"torch-compile-max-autotune": "It takes longer than 9 s."}
+    found = speed.judged(report, speed.Target("lenet5", "torch-compile-max-autotune", 1.0), 1, late)
+    assert (found.verdict, "longer than 9 s" in found.said) == ("not run", True)
     rows = tuple(row for row in report.rows if row.engine != "nncompile")
     found = speed.judged(dataclasses.replace(report, rows=rows), speed.Target("lenet5", "eager", 1.0), 1)
     assert found.verdict == "failed"

@@ -15,7 +15,9 @@ from nncompile_runtime.devices import _SIGNS, candidates, say_cpu
 
 from .graphs import build, predictor, spec
 
-without_gpu = pytest.mark.skipif(any(sign.exists() for sign in _SIGNS), reason="this machine has an NVIDIA driver")
+without_gpu = pytest.mark.skipif(
+    any(sign.exists() for sign in _SIGNS), reason="this machine has an NVIDIA driver"
+)
 
 
 def names(device: str, signs: Sequence[Path]) -> list[str]:
