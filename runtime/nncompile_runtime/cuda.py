@@ -75,7 +75,7 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
     names = _library_names(built_for) if built_for else ()
     if names:
         _preload(onnxruntime)
-    libraries = {name: _file(name, load) for name in names}
+    libraries = _files(names, load)
     missing = [name for name, file in libraries.items() if file is None and _FFT not in name]
     remedy = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
     if not _has_provider(onnxruntime):
@@ -215,15 +215,19 @@ def _preload(onnxruntime: Any) -> None:
         onnxruntime.preload_dlls()
 
 
-def _file(name: str, load: Load) -> str | None:
-    """The file that a library was loaded from; its name alone where the system does not tell."""
-    try:
-        load(name)
-    except OSError:
-        return None
-    with contextlib.suppress(OSError):
+def _files(names: tuple[str, ...], load: Load) -> dict[str, str | None]:
+    """The file that each library was loaded from; its name alone where the system does not tell."""
+    files: dict[str, str | None] = {}
+    for name in names:
+        try:
+            load(name)
+            files[name] = name
+        except OSError:
+            files[name] = None
+    with contextlib.suppress(OSError):  # read once: a process with CUDA has thousands of these lines
         for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-            path = line.split(maxsplit=5)[-1]
-            if Path(path).name.startswith(name):
-                return path
-    return name
+            file = line.rpartition("/")[2]
+            for name in names if file.startswith(names) else ():
+                if file.startswith(name) and files[name] == name:
+                    files[name] = line.split(maxsplit=5)[-1]
+    return files

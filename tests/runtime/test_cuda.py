@@ -122,8 +122,9 @@ def test_what_else_may_be_missing(onnxruntime: Any, machine: Machine, problem: s
 def test_a_library_that_is_here_is_shown_by_its_file() -> None:
     name = "libm.so.6"
     ctypes.CDLL(name)
-    assert str(cuda._file(name, ctypes.CDLL)).endswith(f"/{name}")
-    assert cuda._file("libnone.so.1", ctypes.CDLL) is None
+    files = cuda._files((name, "libnone.so.1"), ctypes.CDLL)
+    assert str(files[name]).endswith(f"/{name}")
+    assert files["libnone.so.1"] is None
 
 
 @pytest.fixture
