@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -9,6 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -122,9 +124,20 @@ def _cores(topology: Path) -> int:
 
 
 def installed_onnxruntime() -> dict[str, str]:
-    """The installed ONNX Runtime distributions, name -> version."""
-    versions = {name: _version(name) for name in ("onnxruntime", "onnxruntime-gpu")}
-    return {name: version for name, version in versions.items() if version is not None}
+    """The ONNX Runtime distributions in the folder that is imported from, name -> version.
+
+    One in a later folder of the path is never imported and overwrites nothing: `pip install --target` puts
+    onnxruntime-gpu in front of an onnxruntime that belongs to the system, for example.
+    """
+    folders: dict[str, str] = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            folders[name] = os.path.realpath(str(metadata.distribution(name).locate_file("")))
+    spec = find_spec("onnxruntime")
+    package = next(iter((spec and spec.submodule_search_locations) or ()), "")
+    imported = os.path.dirname(os.path.realpath(package))
+    names = [name for name in folders if folders[name] == imported] or list(folders)
+    return {name: metadata.version(name) for name in names}
 
 
 def _version(distribution: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,34 @@ def test_this_machine_is_read_once() -> None:
     assert here is this_machine()
     assert here.processors == available_processors()
     assert here.onnxruntime in installed_onnxruntime().values()
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [
+        ([["onnxruntime-gpu"], ["onnxruntime"]], ["onnxruntime-gpu"]),
+        ([["onnxruntime"], ["onnxruntime-gpu"]], ["onnxruntime"]),
+        ([["onnxruntime", "onnxruntime-gpu"], []], ["onnxruntime", "onnxruntime-gpu"]),
+        ([[], []], []),
+    ],
+)
+def test_only_what_is_imported_is_installed(
+    installed: list[list[str]], found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two distributions in one folder overwrite each other; in two folders, the first is taken."""
+    path = []
+    for number, names in enumerate(installed):
+        folder = tmp_path / str(number)
+        path.append(str(folder))
+        for name in names:
+            about = folder / f"{name.replace('-', '_')}-1.{number}.dist-info"
+            about.mkdir(parents=True)
+            (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.{number}\n")
+            (folder / "onnxruntime").mkdir(exist_ok=True)
+            (folder / "onnxruntime" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    assert list(installed_onnxruntime()) == found
 
 
 @pytest.mark.usefixtures("fresh")
