@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from models.gpu_check.context import NETWORKS, PRECISIONS, Context, compiled
 from models.gpu_check.page import Place, as_json, as_markdown, counts, summary, this_place
-from models.gpu_check.running import Result, log_of, run_all
+from models.gpu_check.running import Result, run_all
 from models.gpu_check.table import CHECKS
 from nncompile_runtime import NncompileError, container, cuda
 from nncompile_runtime.session import onnxruntime
@@ -55,10 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print(result)
             told.append(result)
             _write(options.output, told, place, left=[n for n in chosen if n not in {r.name for r in told}])
-            if result.status == "failed":
-                shutil.copy(log_of(result.name, context), options.output)
 
-        results = run_all([check for check in CHECKS if check.name in chosen], context, tell)
+        checks = [check for check in CHECKS if check.name in chosen]
+        results = run_all(checks, context, options.output / "logs", tell)
     _write(options.output, results, place)
     print(f"{summary(results)} Report: {options.output / 'gpu-check.md'}")
     found = counts(results)

@@ -66,26 +66,30 @@ def perform(check: Check, context: Context) -> Iterator[Finding]:
         yield Finding(check.name, "failed", f"{type(error).__name__}: {error}")
 
 
-def run_all(checks: Sequence[Check], context: Context, tell: Callable[[Result], None]) -> list[Result]:
-    """Run checks in order. Each must leave those after it the time that they may take."""
+def run_all(
+    checks: Sequence[Check], context: Context, folder: Path, tell: Callable[[Result], None]
+) -> list[Result]:
+    """Run checks in order. Each must leave those after it the time that they may take.
+
+    Args:
+        checks: What to run.
+        context: On what.
+        folder: Where each check's process writes its log: warnings, and the traceback of what went wrong.
+        tell: Told of each check that has ended.
+    """
     results = []
     start, later = time.monotonic(), sum(check.seconds for check in checks)
     for check in checks:
         later -= check.seconds
-        results.append(run_apart(check, context, start + _SECONDS - later - time.monotonic()))
+        results.append(run_apart(check, context, folder, start + _SECONDS - later - time.monotonic()))
         tell(results[-1])
     return results
 
 
-def log_of(check: str, context: Context) -> Path:
-    """What the process of a check printed: warnings, and the traceback of what went wrong."""
-    return context.folder / f"{check}.log"
-
-
-def run_apart(check: Check, context: Context, seconds: float) -> Result:
+def run_apart(check: Check, context: Context, folder: Path, seconds: float) -> Result:
     """A check in a process of its own, which is ended when its time is over."""
-    context.folder.mkdir(parents=True, exist_ok=True)
-    file, log = context.folder / f"{check.name}.findings", log_of(check.name, context)
+    folder.mkdir(parents=True, exist_ok=True)
+    file, log = (folder / f"{check.name}.{kind}" for kind in ("findings", "log"))
     file.write_bytes(b"")
     entries = [str(_ROOT), str(_ROOT / "runtime"), *(os.path.abspath(entry or ".") for entry in sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}

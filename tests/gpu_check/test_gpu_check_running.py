@@ -69,19 +69,20 @@ FOUND = (
         ("", ["failed"], "found nothing"),
     ],
 )
-def test_what_was_found_before_a_process_ended_is_kept(child, program, verdicts_found, said):
+def test_what_was_found_before_a_process_ended_is_kept(child, tmp_path, program, verdicts_found, said):
     start = time.monotonic()
-    result = run_apart(BY_NAME["answers"], child(program), 1.0 if "sleep" in program else 30.0)
+    result = run_apart(BY_NAME["answers"], child(program), tmp_path, 1.0 if "sleep" in program else 30.0)
     assert time.monotonic() - start < 30
     assert verdicts(result.findings) == verdicts_found
     assert said in result.findings[-1].said
     assert result.status == verdicts_found[-1]
 
 
-def test_a_check_may_take_all_but_what_those_after_it_need(here, monkeypatch):
+def test_a_check_may_take_all_but_what_those_after_it_need(here, tmp_path, monkeypatch):
     given = []
 
-    def apart(check, _, seconds):
+    def apart(check, _, folder, seconds):
+        assert folder == tmp_path
         given.append(round(seconds))
         return Result(check.name, "", 0.0, (Finding.of("a", check.name != "b", "said"),))
 
@@ -90,7 +91,7 @@ def test_a_check_may_take_all_but_what_those_after_it_need(here, monkeypatch):
     checks = [
         Check(name, seconds, "answers:answers", "") for name, seconds in (("a", 10), ("b", 5), ("c", 1))
     ]
-    results = run_all(checks, here, told.append)
+    results = run_all(checks, here, tmp_path, told.append)
     assert given == [474, 479, 480]
     assert told == results
     assert [r.status for r in results] == ["passed", "failed", "passed"]
@@ -110,13 +111,13 @@ def test_a_check_is_what_its_findings_are(found, status):
     assert Result("a", "", 0.0, tuple(Finding("x", v, "y") for v in found)).status == status
 
 
-def test_a_process_knows_when_it_will_be_ended(child):
+def test_a_process_knows_when_it_will_be_ended(child, tmp_path):
     program = (
         "import json, sys, time; left = json.loads(sys.argv[2])['until'] - time.time();"
         "found = {'what': 'a', 'verdict': 'passed', 'said': str(left)};"
         "print(json.dumps(found), file=open(sys.argv[3], 'a'))"
     )
-    left = float(run_apart(BY_NAME["answers"], child(program), 30.0).findings[0].said)
+    left = float(run_apart(BY_NAME["answers"], child(program), tmp_path, 30.0).findings[0].said)
     assert 0 < left <= 30
 
 
