@@ -116,6 +116,7 @@ int cudnnCreate(Handle *handle) { return make(handle); }
 size_t cudnnGetVersion(void) { return 91300; }
 size_t cudnnGetCudartVersion(void) { return 13000; }
 const char *cudnnGetErrorString(int status) { return "CUDNN_STATUS"; }
+int cudnnSetConvolutionMathType(Handle convolution, int mode) { return tell("convolution math %d", mode), 0; }
 /* One engine for each convolution, on tensor cores: CUDNN_NUMERICAL_NOTE_TENSOR_CORE is 0. */
 int cudnnBackendGetAttribute(Handle of, int name, int type, long most, long *count, void *values) {
   enum { FOUND = 202, ENGINE = 300, SHARED_MEMORY = 304, WORKSPACE = 402, INDEX = 1301, NOTES = 1303 };

@@ -76,6 +76,22 @@ made.run(None, {{"x": np.ones((2, 4), np.float32)}})
     assert modes == {("float32", False), ("tf32", True)}
 
 
+@pytest.mark.parametrize(("precision", "exact"), [("float32", True), ("tf32", False)])
+def test_fused_convolutions_of_float32_get_no_tf32(
+    library: Path, tmp_path: Path, precision: str, exact: bool
+) -> None:
+    program = f"""
+from nncompile_runtime.cuda_options import provider_options
+from nncompile_runtime.plan import Plan
+made = ort().InferenceSession(model, providers=["CUDAExecutionProvider"],
+    provider_options=[provider_options(Plan(provider="cuda"), {precision!r})], enable_fallback=0)
+made.run(None, {{"x": np.ones((2, 1, 8, 8), np.float32)}})
+"""
+    specs = [spec("x", "batch", 1, 8, 8)], [spec("y", "batch", 4, 6, 6)]
+    calls = stand_in.run(library, tmp_path, fused(*specs), program).calls
+    assert ("convolution math 3" in calls) is exact  # CUDNN_FMA_MATH
+
+
 @pytest.mark.parametrize(("precision", "plans"), [("float32", 2), ("float16", 1)])
 def test_float16_keeps_tensor_cores(library: Path, tmp_path: Path, precision: str, plans: int) -> None:
     """All engines need them: where they were struck out, the provider asks again and takes them all."""
