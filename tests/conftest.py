@@ -1,8 +1,10 @@
-"""How many tests run beside one another: `pytest -n auto`, as `make test` says it."""
+"""How many tests run at once, as `make test` says it (`pytest -n auto`); programs that some need."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,17 @@ def pytest_xdist_auto_num_workers() -> int:
     """A process for each processor that may be used, by affinity and quota; on one, this process alone."""
     processes = min(available_processors(topology=NO_TOPOLOGY), MOST)
     return processes if processes > 1 else 0
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[..., str]:
+    """`program(*names, package=...)`: the first there is; else the test is skipped, and under CI fails."""
+
+    def find(*names: str, package: str) -> str:
+        found = next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            stop = pytest.fail if os.environ.get("CI") else pytest.skip
+            stop(f"no {names[0]} is installed (Debian: apt-get install {package})")
+        return found
+
+    return find

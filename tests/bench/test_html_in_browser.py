@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -56,20 +54,10 @@ widths.forEach(width => {
 </script>"""
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        reason = "no Chromium is installed (Debian: apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 @pytest.fixture
-def opened(chromium, tmp_path):
+def opened(program, tmp_path):
     """`opened(html)`: what the browser found at each width."""
+    chromium = program("chromium", "chromium-browser", "google-chrome", package="chromium")
 
     def measure(html, *options):
         (tmp_path / "page.html").write_text(html, encoding="utf-8")

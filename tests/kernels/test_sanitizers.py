@@ -60,19 +60,9 @@ def test_threads(build):
     assert "0 of 100 programs failed" in run(*unmoved(), stress(build, "thread"), 100)
 
 
-@pytest.fixture(scope="module")
-def valgrind():
-    found = shutil.which("valgrind")
-    if found is None:
-        reason = "no valgrind is installed (Debian: apt-get install valgrind)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 @pytest.mark.parametrize("build", ["avx2"], indirect=True)  # valgrind does not know AVX-512
-def test_memory_that_nobody_wrote(build, valgrind):
+def test_memory_that_nobody_wrote(build, program):
     """What no sanitizer sees: an answer that depends on memory nobody wrote. And what is left behind."""
+    valgrind = program("valgrind", package="valgrind")
     memcheck = [valgrind, "--quiet", "--error-exitcode=1", "--leak-check=full", "--errors-for-leak-kinds=all"]
     assert "0 of 60 programs failed" in run(*memcheck, stress(build), 60)
