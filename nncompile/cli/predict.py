@@ -91,8 +91,7 @@ def _expand(inputs: Sequence[Path]) -> Iterator[Path]:
 
 def _step(predictor: Predictor, batch_size: int | None) -> int | None:
     """Rows to predict at once: as asked for, else what changes no answer; None for all."""
-    about = predictor.manifest
-    return batch_size or (_ROWS if about is not None and about.verification.rows_independent else None)
+    return batch_size or (_ROWS if predictor.rows_independent else None)
 
 
 def _predict_arrays(
@@ -116,16 +115,14 @@ def _predict_arrays(
                 markup=False,
             )
         columns = dict(zip(tensors, positional, strict=False)) | named
-        cut = [columns[name] for name in batched if name in columns and columns[name].ndim]
-        rows = max(map(len, cut or [array for array in columns.values() if array.ndim]), default=1)
-        if asked is None or asked >= rows or any(len(array) != rows for array in cut):
+        cut = {name: columns[name] for name in batched if name in columns and columns[name].ndim}
+        rows = max(map(len, cut.values() or [array for array in columns.values() if array.ndim]), default=1)
+        fit = cut and all(len(array) == rows for array in cut.values())  # else `predict` says which does not
+        step = min(asked or rows, rows) if fit else rows
+        for start in range(0, rows or 1, step or 1):
+            piece = {name: array[start : start + step] for name, array in cut.items()}
             with _naming(path):
-                results.append(predictor.predict(**columns))  # or says which array does not fit
-        else:
-            for start in range(0, rows, asked):
-                rest = {name: columns[name][start : start + asked] for name in batched if name in columns}
-                with _naming(path):
-                    results.append(predictor.predict(**{**columns, **rest}))
+                results.append(predictor.predict(**{**columns, **piece}))
         names += [str(path)] * rows
     return names, results
 

@@ -241,6 +241,11 @@ class Predictor:
         return self._file.manifest
 
     @property
+    def rows_independent(self) -> bool:
+        """Whether verification saw that a row's answer depends on no other row: then batches may be cut."""
+        return self._file.rows_independent
+
+    @property
     def artifact(self) -> bytes:
         """The file, with the plans that `tune` found."""
         return self._file.data

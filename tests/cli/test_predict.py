@@ -124,6 +124,22 @@ def test_an_input_without_a_batch_is_not_cut(run, folder, foreign, sizes):
     np.testing.assert_array_equal(np.load(folder / "y.npy"), x @ z.T)
 
 
+def test_a_fixed_batch_is_not_cut(run, folder, foreign, sizes):
+    x = np.arange(10, dtype="f4").reshape(5, 2)
+    np.save(folder / "x.npy", x)
+    model = foreign("g (float[5, 2] x) => (float[5, 2] y) { y = Neg(x) }")
+    assert run("predict", model, "x.npy", "-o", "y.npy", "-b", "2").code == 0
+    assert sizes == [5]
+    np.testing.assert_array_equal(np.load(folder / "y.npy"), -x)
+
+
+def test_a_scalar_beside_rows_is_refused_by_name(run, folder, foreign):
+    np.savez(folder / "x.npz", x=np.ones((5, 2), "f4"), z=np.float32(1))
+    result = run("predict", foreign(PAIR.format("n")), "x.npz", "-b", "2")
+    assert result.code == 1
+    assert "x.npz: Input 'z' expects" in result.err
+
+
 def test_rows_that_another_input_lacks_are_not_dropped(run, folder, foreign):
     np.savez(folder / "x.npz", x=np.ones((4, 2), "f4"), z=np.ones((5, 2), "f4"))
     result = run("predict", foreign(PAIR.format("n")), "x.npz", "-o", "y.npy", "-b", "2")
