@@ -37,8 +37,7 @@ class LanePool {
       window_.kh = in_.h;
       window_.kw = in_.w;
     }
-    fours_ = op_ == Opcode::kMaxPool && window_.kh == 2 && window_.kw == 2 && window_.sh == 2 && window_.sw == 2 &&
-             window_.top == 0 && window_.left == 0 && 2 * out_.h <= in_.h && 2 * out_.w <= in_.w;
+    fours_ = op_ == Opcode::kMaxPool && window_.fours(in_, out_);
   }
 
   // Whether each output is the largest of 2 x 2 inputs: then one may find it by oneself, and `finish` the row.
@@ -67,8 +66,7 @@ class LanePool {
  private:
   void largest_of_four(const float* x, ptrdiff_t pitch, float* y) const {
     for (const float* end = y + ptrdiff_t(out_.w) * V; y < end; y += V, x += 2 * V)
-      store<V>(y, larger<V>(larger<V>(load<V>(x), load<V>(x + V)),
-                            larger<V>(load<V>(x + pitch), load<V>(x + pitch + V))));
+      store<V>(y, largest<V>(load<V>(x), load<V>(x + V), load<V>(x + pitch), load<V>(x + pitch + V)));
   }
 
   void any_window(const float* x, ptrdiff_t pitch, int row, float* y) const {

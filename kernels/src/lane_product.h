@@ -93,8 +93,7 @@ void pooled_row(const LaneJob& job, int columns) {
     for (int k = 0; k < KR; ++k) {
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) sum[k][p] = bounded<V>(job.bounds, sum[k][p]);
-      store<V>(job.y + k * job.y_plane + column * V,
-               larger<V>(larger<V>(sum[k][0], sum[k][1]), larger<V>(sum[k][2], sum[k][3])));
+      store<V>(job.y + k * job.y_plane + column * V, largest<V>(sum[k][0], sum[k][1], sum[k][2], sum[k][3]));
     }
   }
 }

@@ -25,8 +25,7 @@ class Pool : public Step {
         activation_(activation),
         in_(program.shapes[size_t(x_)]),
         out_(program.shapes[size_t(y)]),
-        fours_(maximum_ && window_.kh == 2 && window_.kw == 2 && window_.sw == 2 && window_.left == 0 &&
-               2 * out_.w <= in_.w) {}
+        fours_(maximum_ && window_.fours(in_, out_)) {}
 
   int units() const override { return out_.h; }
   RowWise row_wise() const override { return {out_.h, 1, 1, x_, window_, 0}; }
@@ -42,7 +41,7 @@ class Pool : public Step {
     for (int row = begin; row < end; ++row) {
       const int y0 = row * window_.sh - window_.top;
       const int top = std::max(y0, 0), bottom = std::min(y0 + window_.kh, in_.h);
-      if (fours_ && bottom - top == 2) {
+      if (fours_) {
         const float* corner = x + from.at(top, 0);
         for (int column = 0; column < out_.w; ++column, corner += 2 * in_.c)
           vectors(column, y + to.at(row, column), [&](int c, auto width) {
@@ -103,8 +102,7 @@ class Pool : public Step {
   template <int N>
   Vec<N> largest_of_four(const float* x, size_t pitch) const {
     const float *right = x + in_.c, *below = x + pitch, *corner = right + pitch;
-    const Vec<N> above = larger<N>(load<N>(x), load<N>(right));
-    return activate<N>(activation_, larger<N>(above, larger<N>(load<N>(below), load<N>(corner))));
+    return activate<N>(activation_, largest<N>(load<N>(x), load<N>(right), load<N>(below), load<N>(corner)));
   }
 
   int x_, y_;
@@ -112,7 +110,7 @@ class Pool : public Step {
   Window window_;
   Activation activation_;
   Shape in_, out_;
-  bool fours_;  // columns in pairs, none left out
+  bool fours_;
 };
 
 class GlobalAverage : public Step {

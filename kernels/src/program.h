@@ -65,6 +65,11 @@ struct Window {
   // How many rows and columns so many outputs read, padding included.
   int rows(int outputs) const { return (outputs - 1) * sh + (kh - 1) * dh + 1; }
   int columns(int outputs) const { return (outputs - 1) * sw + (kw - 1) * dw + 1; }
+  // Whether each output reads 2 x 2 inputs that are its alone and none of them padding.
+  bool fours(const Shape& in, const Shape& out) const {
+    return kh == 2 && kw == 2 && sh == 2 && sw == 2 && !dilated() && top == 0 && left == 0 && 2 * out.h <= in.h &&
+           2 * out.w <= in.w;
+  }
 };
 
 // A weight of the graph: its dimensions and its values, which live as long as the session.

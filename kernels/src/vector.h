@@ -131,6 +131,11 @@ inline Vec<N> larger(Vec<N> a, Vec<N> b) {
   return (b != b) ? b : greater<N>(b, a);
 }
 
+template <int N>
+inline Vec<N> largest(Vec<N> a, Vec<N> b, Vec<N> c, Vec<N> d) {
+  return larger<N>(larger<N>(a, b), larger<N>(c, d));
+}
+
 // The larger of `low` and x, and x where that is NaN.
 template <int N>
 inline Vec<N> at_least(Vec<N> x, float low) {
