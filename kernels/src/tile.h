@@ -137,10 +137,8 @@ class Panels {
       const double across = double(pixels) / ((pixels + most - 1) / most);
       return double(count) / vectors + 1 / across;
     };
-    const int widest = kMaxVectors;
-    const int fewest = (vectors + widest - 1) / widest;
-    int best = fewest;
-    for (int narrower = widest - 1; narrower > 1; --narrower) {
+    int best = (vectors + kMaxVectors - 1) / kMaxVectors;
+    for (int narrower = kMaxVectors - 1; narrower > 1; --narrower) {
       const int count = (vectors + narrower - 1) / narrower;
       if (loads(count) < loads(best)) best = count;
     }
