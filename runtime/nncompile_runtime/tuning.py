@@ -60,24 +60,26 @@ def tune(
         InputError: An argument makes no sense, a free dimension has no size, or the yardstick cannot run
             a batch.
     """
-    asked = _checked(seconds, batches, subject.signature)
+    every = _checked(seconds, batches, subject.signature)
     timing = partial(race, clock=clock, sleep=sleep)
     begin = clock()
     trial = Trial(subject, sizes or {})
     kernels = trial.sessions.get(subject.default).kernels
     algorithms = _ALGORITHMS if choices(kernels, exact=subject.default.exact) else 0.0
+    measured = every
+    if batches is None:
+        measured = _affordable(trial, every, seconds * (1 - _BETWEEN - algorithms) / len(every), clock)
+    left_out = every[len(measured) :]
+    if left_out:  # one choice serves all batches, so it must be measured at large ones too
+        algorithms = 0.0
     end = begin + seconds * (1 - _BETWEEN - algorithms)
     regimes: list[Regime] = []
-    left_out: list[int] = []
-    for number, batch in enumerate(asked):
-        share = max(0.0, end - clock()) / (len(asked) - number)
-        if batches is None and regimes and _one_call(trial, batch, clock) * _AFFORDABLE > share:
-            left_out = list(asked[number:])
-            break
-        span = (0.95 - algorithms) / len(asked)
+    for number, batch in enumerate(measured):
+        share = max(0.0, end - clock()) / (len(measured) - number)
+        span = (0.95 - algorithms) / len(measured)
         tell = _teller(progress, batch, span * number, span)
         regimes.append(_tuned(trial, batch, clock() + share, timing, tell, clock))
-    if algorithms and not left_out:  # one choice serves all batches, so it must be measured at large ones too
+    if algorithms:
         if progress is not None:
             progress("algorithms of the native kernels", 0.95 - algorithms)
         regimes = settle(trial, regimes, kernels, seconds * algorithms, timing)
@@ -86,7 +88,7 @@ def tune(
     plans = _between(trial, regimes, seconds * _BETWEEN, timing)
     if left_out and regimes[-1].chosen != _untuned(trial):
         plans[_halfway(regimes[-1].batch, left_out[0]) + 1] = _untuned(trial)
-    return Tuning(plans, subject.yardstick, tuple(regimes), tuple(left_out), clock() - begin)
+    return Tuning(plans, subject.yardstick, tuple(regimes), left_out, clock() - begin)
 
 
 def _tuned(
@@ -213,6 +215,16 @@ def _checked(seconds: float, batches: Sequence[int] | None, signature: Signature
             f"batches is {list(chosen)}.", remedy=f"Give one or more whole numbers from 1 to {MAX_BATCH}."
         )
     return tuple(sorted(set(chosen)))
+
+
+def _affordable(
+    trial: Trial, batches: tuple[int, ...], share: float, clock: Callable[[], float]
+) -> tuple[int, ...]:
+    """The smallest batch, and others up to the first of which too few calls fit into `share` seconds."""
+    for number, batch in enumerate(batches[1:], 1):
+        if _one_call(trial, batch, clock) * _AFFORDABLE > share:
+            return batches[:number]
+    return batches
 
 
 def _one_call(trial: Trial, batch: int, clock: Callable[[], float]) -> float:

@@ -332,6 +332,7 @@ class TestForReal:
         found = tune(subject, 8, batches, clock=lambda: now["seconds"], sleep=lambda _: None)
         tries = not exact and batches is not None
         assert bool(found.left_out) is (batches is None)
+        assert 6 < found.seconds < 9  # of 8: the time of what is left out is that of what is measured
         tried = {one.plan.winograd for one in found.regimes[0].tried}
         assert {plan.winograd for plan in found.plans.values()} == {other if tries else "auto"}
         assert (other in tried) is tries
