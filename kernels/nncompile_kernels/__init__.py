@@ -69,8 +69,9 @@ def report(session: int, instruction_set: str | None = None) -> list[str]:
 
     Returns:
         `lanes W` for samples in W lanes; then for each convolution that Winograd's algorithm applies to
-        its weight's shape and output plane, 1 where that algorithm runs it and 0 where not, and its cost over
-        that of the definition: `16x6x5x5@10x10 1 0.412`.
+        its weight's shape and output plane, 1 where that algorithm runs it and 0 where not, its cost over
+        that of the definition, and where it runs `tiles` or, along the rows alone, `rows`:
+        `16x6x5x5@10x10 1 0.412 rows`.
     """
     path = library_path(instruction_set)
     if path is None:

@@ -35,7 +35,10 @@ std::string report(const Program& program, const std::vector<Algorithm>& algorit
     if (std::isinf(ratio)) continue;
     char cost[32];
     std::snprintf(cost, sizeof cost, "%.3f", ratio);
-    lines += layer_name(program, conv, y) + (algorithms[i] == Algorithm::kDirect ? " 0 " : " 1 ") + cost + "\n";
+    const Algorithm chosen = algorithms[i];
+    lines += layer_name(program, conv, y) + (chosen == Algorithm::kDirect ? " 0 " : " 1 ") + cost;
+    if (chosen != Algorithm::kDirect) lines += chosen == Algorithm::kRows ? " rows" : " tiles";
+    lines += "\n";
   }
   return lines;
 }

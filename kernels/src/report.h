@@ -10,8 +10,9 @@
 
 namespace nncompile {
 
-// One line for each convolution that Winograd's algorithm applies to: its name, 1 where that runs and 0 where not,
-// and its cost over that of the definition. Before them, "lanes" and how many samples those hold.
+// One line for each convolution that Winograd's algorithm applies to: its name, 1 where that runs and 0 where not, its
+// cost over that of the definition, and where it runs "tiles" or, along the rows alone, "rows". Before them, "lanes"
+// and how many samples those hold.
 std::string report(const Program& program, const std::vector<Algorithm>& algorithms,
                    const std::vector<int>& lane_widths);
 

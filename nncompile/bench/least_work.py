@@ -1,14 +1,15 @@
 """The fewest operations that each node of a graph can be computed with, Winograd's algorithm where it runs.
 
 That algorithm takes (r + 3)^2 products for 4 x 4 results of an r x r convolution, F(4 x 4, r x r), where the
-definition takes 16 r^2; its transforms count nothing (A. Lavin, S. Gray, "Fast Algorithms for Convolutional
-Neural Networks", 2016).
+definition takes 16 r^2. Along the rows alone, F(4, r) for each row of the kernel, it takes r (r + 3) for 4
+results, where the definition takes 4 r^2. Its transforms count nothing (A. Lavin, S. Gray, "Fast Algorithms
+for Convolutional Neural Networks", 2016).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 import onnx_ir as ir
@@ -41,22 +42,23 @@ def fewest_flops(
         symbol: Name of the batch.
         layers: What the native kernels chose.
     """
-    chosen = {layer.name for layer in layers if layer.winograd}
+    chosen = {layer.name: layer for layer in layers if layer.winograd}
     costs = graph_cost(model, batch, symbol).nodes
     return tuple(
         (cost.flops or 0) - _spared(node, cost, chosen) for node, cost in zip(model.graph, costs, strict=True)
     )
 
 
-def _spared(node: ir.Node, cost: NodeCost, chosen: Collection[str]) -> int:
+def _spared(node: ir.Node, cost: NodeCost, chosen: Mapping[str, Layer]) -> int:
     """Operations of a node that Winograd's algorithm does without."""
     weight = node.inputs[1] if node.op_type == "Conv" else None
     if weight is None or weight.shape is None or len(weight.shape) != 4 or cost.shape is None:
         return 0
     outputs, channels, kernel, _ = (int(size) for size in weight.shape if isinstance(size, int))
     samples, _, height, width = (size or 0 for size in cost.shape)
-    if f"{'x'.join(map(str, weight.shape))}@{height}x{width}" not in chosen:
+    layer = chosen.get(f"{'x'.join(map(str, weight.shape))}@{height}x{width}")
+    if layer is None:
         return 0
-    tiles = math.ceil(height / _TILE) * math.ceil(width / _TILE)
-    products = height * width * kernel**2 - tiles * (kernel + _TILE - 1) ** 2
-    return 2 * samples * outputs * channels * max(0, products)
+    points, across, down = kernel + _TILE - 1, math.ceil(width / _TILE), math.ceil(height / _TILE)
+    products = across * points * (height * kernel if layer.rows else down * points)
+    return 2 * samples * outputs * channels * max(0, height * width * kernel**2 - products)

@@ -170,8 +170,14 @@ def _kernels_as_dict(kernels: Kernels) -> dict[str, Any]:
 
 def _choices(kernels: Kernels) -> Iterator[str]:
     """What the native kernels chose where they had a choice, by the shapes of convolutions."""
-    for algorithm, chosen in (("by Winograd's algorithm", True), ("not by Winograd's algorithm", False)):
-        layers = [f"{layer.name} {layer.cost:.2f}" for layer in kernels.layers if layer.winograd is chosen]
+    algorithms = (
+        ("by Winograd's algorithm", (True, False)),
+        ("by Winograd's algorithm along the rows", (True, True)),
+        ("not by Winograd's algorithm", (False, False)),
+    )
+    for algorithm, chosen in algorithms:
+        shown = (layer for layer in kernels.layers if (layer.winograd, layer.rows) == chosen)
+        layers = [f"{layer.name} {layer.cost:.2f}" for layer in shown]
         if layers:
             yield f"  {algorithm}, with its cost over the definition's: {', '.join(layers)}"
     if kernels.lanes:

@@ -31,11 +31,13 @@ class Layer(NamedTuple):
         name: The shape of the weight and the output's plane: `16x6x5x5@10x10`.
         winograd: Whether that algorithm runs them.
         cost: What the kernels reckon that it costs, over what the definition does.
+        rows: Whether it runs along the rows alone (F(4, r)), not in tiles (F(4 x 4, r x r)).
     """
 
     name: str
     winograd: bool
     cost: float
+    rows: bool = False
 
 
 class Kernels(NamedTuple):
@@ -146,7 +148,10 @@ def with_choices(kernels: Kernels, plan: Plan, model: str) -> Kernels:
         return kernels
     lines = [line.split() for line in import_module(_PACKAGE).report(kernels.session)]
     lanes = min((int(line[1]) for line in lines if line[0] == "lanes"), default=0)
-    layers = {line[0]: Layer(line[0], line[1] == "1", float(line[2])) for line in lines if line[0] != "lanes"}
+    layers = {
+        name: Layer(name, runs == "1", float(cost), form == ["rows"])  # the oldest kernels tell no form
+        for name, runs, cost, *form in (line for line in lines if line[0] != "lanes")
+    }
     if "@" in plan.winograd and not plan.exact:
         missing = [name for name in plan.winograd.split(",") if name not in layers]
         if missing:

@@ -67,6 +67,27 @@ def test_a_convolution_by_winograd_counts_with_its_products():
         assert fewest_flops(model, 5, "n", (other,)) == (as_defined,)
 
 
+def test_along_the_rows_it_takes_more_products():
+    """9 rows of 2 tiles, in each 6 products for each of the kernel's 3 rows; as defined 9 x 8 of 9."""
+    model, rows = graph("y = Conv(x, w)"), WINOGRAD._replace(rows=True)
+    assert fewest_flops(model, 5, "n", (rows,)) == (2 * 5 * 8 * 3 * (9 * 2 * 6 * 3),)
+    assert fewest_flops(model, 5, "n", (rows._replace(winograd=False),)) == (2 * 5 * 8 * 3 * (9 * 8 * 9),)
+
+
+@pytest.mark.parametrize(
+    ("rows", "second"), [(False, 3 * 3 * 8 * 8), (True, 10 * 3 * 8 * 5)], ids=["tiles", "rows"]
+)
+def test_lenet5_by_hand(rows, second):
+    """5 x 5: 8 products where 4 results take 20. 10 rows of 3 tiles, the last of 2 columns; 3 x 3 tiles."""
+    ports, weights = "(float[n, 6, 14, 14] x) => (float[n, 16, h, v] y)", "float[16, 6, 5, 5] w"
+    text = f'<ir_version: 10, opset_import: ["": 20]> g {ports} <{weights}> {{ y = Conv(x, w) }}'
+    model = onnx.parser.parse_model(text)
+    zeros = np.zeros((16, 6, 5, 5), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, "w"))
+    layer = Layer("16x6x5x5@10x10", winograd=True, cost=0.4, rows=rows)
+    assert fewest_flops(plain_graph(model.SerializeToString()), 1, "n", (layer,)) == (2 * 6 * 16 * second,)
+
+
 def test_every_convolution_of_a_shape_counts_so_and_nothing_else():
     model = graph("a = Conv(x, w) b = Conv(x, w) c = Add(a, b) y = Relu(c)")
     products = 2 * 8 * 3 * 36 * 6

@@ -44,12 +44,13 @@ def test_the_choices_of_the_native_kernels(run, exported):
         assert (told["lanes"], told["layers"]) == (0, [])
         pytest.skip(told["note"])
     (layer,) = told["layers"]
-    assert layer.keys() == {"name", "winograd", "cost"}
+    assert layer.keys() == {"name", "winograd", "cost", "rows"}
     assert layer["winograd"] is (layer["cost"] < 1)
-    which = "by" if layer["winograd"] else "not by"
+    which = "by Winograd's algorithm" if layer["winograd"] else "not by Winograd's algorithm"
+    which += " along the rows" if layer["rows"] else ""
     shown = run("inspect", exported.model).out
     cost = f"with its cost over the definition's: {layer['name']} {layer['cost']:.2f}"
-    assert f"  {which} Winograd's algorithm, {cost}" in shown
+    assert f"  {which}, {cost}" in shown
     assert (f"from {told['lanes']} on" in shown) is (told["lanes"] > 0)
 
 

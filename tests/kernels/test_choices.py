@@ -97,6 +97,17 @@ def test_the_costs_are_reported(build):
     assert cost[WIDE] < 1 < cost[NARROW]
 
 
+@pytest.mark.parametrize(("options", "form"), [({}, "rows"), ({"lanes": "off"}, "tiles")])
+def test_the_form_is_reported(build, options, form):
+    """Samples in lanes have it along the rows alone; the portable build has none."""
+    lines = [line.split() for line in reported(small(), build, winograd="always", **options)]
+    told = {line[0]: line[3] for line in lines if line[0] != "lanes"}
+    form = "tiles" if build == "portable" else form
+    assert told == {"6x1x3x3@10x10": form, "10x6x3x3@3x3": form}
+    defined = [line.split() for line in reported(small(), build, winograd="never", **options)]
+    assert {len(line) for line in defined if line[0] != "lanes"} == {3}
+
+
 @examples(25)
 @given(region=layers())
 def test_winograd_wherever_it_applies(build, region):

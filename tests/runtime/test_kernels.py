@@ -16,7 +16,7 @@ from onnx import helper
 
 from nncompile import ModelLoadError, Predictor
 from nncompile_runtime import kernels
-from nncompile_runtime.kernels import Kernels, installed_library, register
+from nncompile_runtime.kernels import Kernels, Layer, installed_library, register, with_choices
 from nncompile_runtime.machine import Machine
 from nncompile_runtime.plan import Plan, choose
 
@@ -238,6 +238,18 @@ def test_choices_reach_a_library_that_knows_them_and_no_other(
         assert [kernels.note in record.getMessage() for record in log.records] == [True]
 
 
+@pytest.mark.parametrize("form", ["", " tiles", " rows"])
+def test_which_form_of_winograds_algorithm_runs(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Older kernels do not tell."""
+    told = ["lanes 16", "lanes 8", f"4x1x3x3@6x6 1 0.5{form}", "8x4x3x3@1x1 0 1.5"]
+    module = package(monkeypatch, "/kernels.so", (*CHOICES, "session"))
+    module.report = lambda number: told  # type: ignore[attr-defined]
+    found = with_choices(Kernels(True, "", session=1), Plan(), "net.onnx")
+    winograd = Layer("4x1x3x3@6x6", winograd=True, cost=0.5, rows=form == " rows")
+    assert found.layers == (winograd, Layer("8x4x3x3@1x1", winograd=False, cost=1.5))
+    assert found.lanes == 8
+
+
 def test_an_old_library_with_a_new_plan_runs_plain(
     monkeypatch: pytest.MonkeyPatch, expected: np.ndarray
 ) -> None:
@@ -313,7 +325,8 @@ class TestWithKernels:
         assert layer.cost > 1
         for winograd in ("always", "4x1x3x3@6x6"):
             (told,) = predictor(region_net(), plan={"winograd": winograd}).session.kernels.layers
-            assert told == layer._replace(winograd=True)
+            assert told == layer._replace(winograd=True, rows=told.rows)
+            assert not told.rows or predictor(region_net()).session.kernels.lanes
         assert log.records == []
 
     def test_samples_in_lanes(self) -> None:
