@@ -43,11 +43,13 @@ class GraphFacts:
         has_graph: Whether the file holds a graph at all.
         external_data: Whether any tensor keeps its data outside the file.
         operators: How often each operator is used, subgraphs and functions included.
+        outermost: Those of the graph itself, which is run where functions have kernels of their own.
     """
 
     has_graph: bool
     external_data: bool
     operators: Mapping[str, int]
+    outermost: frozenset[str]
 
 
 def scan(data: bytes) -> GraphFacts:
@@ -58,23 +60,29 @@ def scan(data: bytes) -> GraphFacts:
     """
     has_graph = external = False
     operators: Counter[str] = Counter()
-    pending = [("ModelProto", 0, len(data), 0)]
+    outermost: set[str] = set()
+    pending = [("ModelProto", 0, len(data), 0, False)]
     while pending:
-        message, start, end, depth = pending.pop()
+        message, start, end, depth, outer = pending.pop()
         if depth > _MAX_DEPTH:
             raise WireError(f"messages nested deeper than {_MAX_DEPTH}")
         children = _CHILDREN[message]
         for field in fields(data, start, end):
             child = children.get(field.number)
             if child is not None and field.wire_type == LENGTH_DELIMITED:
-                has_graph = has_graph or (message == "ModelProto" and child == "GraphProto")
-                pending.append((child, field.value_start, field.end, depth + 1))
+                graph = message == "ModelProto" and child == "GraphProto"
+                has_graph = has_graph or graph
+                node = outer and child == "NodeProto"
+                pending.append((child, field.value_start, field.end, depth + 1, graph or node))
             elif message == "NodeProto" and field.number == _NODE_OP_TYPE:
-                operators[data[field.value_start : field.end].decode("utf-8", "replace")] += 1
+                operator = data[field.value_start : field.end].decode("utf-8", "replace")
+                operators[operator] += 1
+                if outer:
+                    outermost.add(operator)
             elif message == "TensorProto":
                 if field.number == _TENSOR_EXTERNAL_DATA:
                     external = True
                 elif field.number == _TENSOR_DATA_LOCATION and field.wire_type == VARINT:
                     location, _ = read_varint(data, field.value_start, field.end)
                     external = external or location & _ENUM_BITS == _LOCATION_EXTERNAL
-    return GraphFacts(has_graph, external, operators)
+    return GraphFacts(has_graph, external, operators, frozenset(outermost))

@@ -54,7 +54,8 @@ class Plan(BaseModel):
         pointwise_channels: Input channels that a blocked 1 x 1 convolution sums at once; None leaves it to
             ONNX Runtime. Only these values: others end the process (abort) instead of raising.
         micro_batch: Rows run at once; a larger batch is cut into pieces whose outputs are written
-            straight into the result. None runs any batch whole.
+            straight into the result. None runs a batch whole, but for large ones on ONNX Runtime's own
+            kernels for the CPU, which would keep what lies between layers for all rows (docs/plans.md).
         workers: Threads of the process's pool that run pieces at the same time, the caller's included;
             needs `micro_batch`. Each runs the session on `threads` threads. On a GPU: sessions, each with a
             stream, that calling threads are spread over.

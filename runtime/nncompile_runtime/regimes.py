@@ -102,6 +102,8 @@ class Regimes:
         cut = plan.micro_batch if self._rows_independent else None
         if isinstance(session, CudaSession):
             return self._device_calls(number, session)
+        if cut is None and batch > batching.FEWEST_ROWS and self._rows_independent and session.plain:
+            return partial(_run_bounded, session, self._signature)
         if batch > 0 and (cut is None or (batch <= cut and plan.workers == 1)):
             return session.run
         return partial(_run_cut, session, self._signature, cut, plan.workers)
@@ -134,6 +136,12 @@ def _run_cut(
     session: Session, signature: Signature, piece: int | None, at_once: int, feed: dict[str, Array]
 ) -> list[Array]:
     return batching.run(session, signature, feed, piece, at_once)
+
+
+def _run_bounded(session: Session, signature: Signature, feed: dict[str, Array]) -> list[Array]:
+    """Where no plan cuts a batch that is large."""
+    piece = batching.default_piece(signature, feed, session.plan.threads)
+    return batching.run(session, signature, feed, piece)
 
 
 def opened(

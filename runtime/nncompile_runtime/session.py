@@ -97,6 +97,7 @@ class Session:
         plan: How it runs.
         native: ONNX Runtime's `InferenceSession`.
         kernels: Whether fused regions run on the native kernels, or why not.
+        plain: Whether ONNX Runtime's own kernels run any of the graph.
         inputs: Of the graph, as ONNX Runtime describes them.
         outputs: Likewise.
     """
@@ -154,6 +155,7 @@ class Session:
             )
         if plan.provider == "cuda":
             cuda.refuse_nodes_on_the_cpu(self.native, model.name)
+        self.plain = not self.kernels.active or model.facts.outermost != {REGION}
         # A failed run must not be repeated on the CPU behind the caller's back.
         self.native.disable_fallback()
         self.inputs = tuple(Port(v.name, v.type, tuple(v.shape)) for v in self.native.get_inputs())

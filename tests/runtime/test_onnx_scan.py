@@ -147,8 +147,12 @@ def test_external_data_cannot_hide_behind_an_overlong_tag(field: int) -> None:
 def test_operators_are_found_in_subgraphs_and_functions() -> None:
     pad = branch("then", helper.make_node("Pad", ["x"], ["out"]))
     inner = helper.make_node("If", ["c"], ["out"], then_branch=pad, else_branch=branch("else"))
-    assert scan(with_if(inner).SerializeToString()).operators == {"If": 2, "Pad": 1, "Identity": 1}
-    assert scan(with_function(tensor(), default=True).SerializeToString()).operators == {"F": 1, "Relu": 1}
+    nested, function = (
+        scan(model.SerializeToString()) for model in (with_if(inner), with_function(tensor(), default=True))
+    )
+    assert nested.operators == {"If": 2, "Pad": 1, "Identity": 1}
+    assert function.operators == {"F": 1, "Relu": 1}
+    assert (nested.outermost, function.outermost) == ({"If"}, {"F"})
 
 
 def test_an_operator_name_that_is_no_text_is_survived() -> None:
