@@ -114,24 +114,27 @@ struct Bounds {
   bool any() const { return low > -__builtin_inff() || high < __builtin_inff(); }
 };
 
-// A job's activation as `bounds`, or as `curve` where it is more than that.
-template <class Job>
-inline void set_activation(Job& job, const Activation& activation) {
-  job.curve = nullptr;
-  job.bounds = {};
-  switch (activation.kind) {
-    case Kind::kNone:
-      break;
-    case Kind::kRelu:
-      job.bounds.low = 0.0f;
-      break;
-    case Kind::kClip:
-      job.bounds = {activation.first, activation.second};
-      break;
-    default:
-      job.curve = &activation;
+// An activation as `bounds`, or as `curve` where it is more than that.
+struct Finish {
+  const Activation* curve = nullptr;  // the activation itself, not a copy
+  Bounds bounds;
+
+  Finish() = default;
+  explicit Finish(const Activation& activation) {
+    switch (activation.kind) {
+      case Kind::kNone:
+        break;
+      case Kind::kRelu:
+        bounds.low = 0.0f;
+        break;
+      case Kind::kClip:
+        bounds = {activation.first, activation.second};
+        break;
+      default:
+        curve = &activation;
+    }
   }
-}
+};
 
 template <int N>
 inline Vec<N> bounded(const Bounds& bounds, Vec<N> x) {

@@ -52,7 +52,7 @@ class Conv : public Step {
       job.run = inputs_;
     }
     job.y_pixel = out_.c;
-    set_activation(job, epilogue_.activation);
+    job.finish = Finish(epilogue_.activation);
     job.residual_pixel = out_.c;
     // Blocks of channels outermost: their weights stay in cache for all rows of all samples.
     const auto run_rows = [&](const Block& block, int first, int rows) {
@@ -122,7 +122,7 @@ class Linear : public Step {
     job.y_pixel = ptrdiff_t(to.size());
     const Residual residual(frame, epilogue_, sample);
     job.residual_pixel = ptrdiff_t(residual.size());
-    set_activation(job, epilogue_.activation);
+    job.finish = Finish(epilogue_.activation);
     for (int b = begin; b < end; ++b)
       panels_.row(panels_.blocks()[size_t(b)], job, frame.data(x_, sample) + from.at(0, 0),
                   frame.data(y_, sample) + to.at(0, 0), residual.at(0, 0), samples);

@@ -34,8 +34,7 @@ struct RowJob {
   ptrdiff_t pixel;         // of y, in floats: how many channels it has
   const float* residual;   // null, or laid out as y
   int columns;             // of y, from here to the end of the row
-  const Activation* curve;  // null where `bounds` is all
-  Bounds bounds;
+  Finish finish;
   float* spoilt;           // where outputs are not all finite: [T][V], not 0 in a tile's lane
 };
 
@@ -90,7 +89,7 @@ bool tiles_of_row(const RowJob& job) {
         value += load<V>(residual);
         residual += job.pixel;
       }
-      value = job.curve ? curve<V>(*job.curve, value) : bounded<V>(job.bounds, value);
+      value = job.finish.curve ? curve<V>(*job.finish.curve, value) : bounded<V>(job.finish.bounds, value);
       // What a vector wider than the channels stores behind them the next pixel overwrites, where one follows.
       if (left * job.pixel < V)
         store_some<V>(y, value, int(job.pixel));
@@ -242,7 +241,7 @@ class Rows : public Step {
     job.channels = in_.c;
     job.pixel = out_.c;
     job.columns = out_.w - at.column;
-    set_activation(job, epilogue_.activation);
+    job.finish = Finish(epilogue_.activation);
     for (int v = 0; v < vectors(); ++v) {
       job.weights = packed_.data() + size_t(v) * size_t(R * in_.c) * size_t(N * width_);
       job.bias = bias_.data() + start(v);

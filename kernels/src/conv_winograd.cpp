@@ -127,7 +127,6 @@ class Winograd : public Step {
 
   void multiply(const Band& band, const float* input, float* product) const {
     TileJob job{};
-    set_activation(job, {});
     job.pixel = in_.c;
     job.rows = 1;
     job.run = in_.c;
@@ -152,8 +151,7 @@ class Winograd : public Step {
     const Place& to = frame.place(y_);
     const size_t step = plane(band.tiles, out_.c);
     const auto [begin, end] = channels(band.block, band.block_end);
-    TileJob finish{};
-    set_activation(finish, epilogue_.activation);
+    const Finish finish(epilogue_.activation);
     for (int t = 0; t < band.tiles; ++t) {
       const Tile at = tile(band.first + t);
       const int height = std::min(kTileOutputs, out_.h - at.row), width = std::min(kTileOutputs, out_.w - at.column);

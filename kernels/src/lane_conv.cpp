@@ -45,7 +45,7 @@ class LaneConv : public LaneStep<V> {
     job.kh = window_.kh;
     job.kw = window_.kw;
     job.channels = channels_;
-    set_activation(job, epilogue_.activation);
+    job.finish = Finish(epilogue_.activation);
     for (int unit = begin; unit < end; ++unit) {
       const int g = unit / height(), line = unit % height();
       const int first = depthwise_ ? g : weights_[0].start(g);
@@ -83,7 +83,7 @@ class LaneConv : public LaneStep<V> {
   int height() const { return pool_ ? pool_->shape().h : out_.h; }
   // Whether the pool finds its outputs before the layer's are stored.
   bool in_registers(const LaneJob& job) const {
-    return pool_ && pool_->fours() && !depthwise_ && !job.curve && epilogue_.residual < 0;
+    return pool_ && pool_->fours() && !depthwise_ && !job.finish.curve && epilogue_.residual < 0;
   }
   int groups() const { return depthwise_ ? out_.c : weights_[0].groups(); }
 

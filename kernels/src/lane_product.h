@@ -22,8 +22,7 @@ struct LaneJob {
   ptrdiff_t y_plane;
   const float* residual;   // null, or as y with planes of its own
   ptrdiff_t residual_plane;
-  const Activation* curve;  // null where `bounds` is all
-  Bounds bounds;
+  Finish finish;
 };
 
 using LaneFunction = void (*)(const LaneJob&);
@@ -73,13 +72,13 @@ void lane_tile(const LaneJob& job) {
     for (int p = 0; p < P; ++p) {
       Vec<V> value = sum[k][p];
       if (job.residual) value += load<V>(job.residual + k * job.residual_plane + p * V);
-      store<V>(job.y + k * job.y_plane + p * V, bounded<V>(job.bounds, value));
+      store<V>(job.y + k * job.y_plane + p * V, bounded<V>(job.finish.bounds, value));
     }
-  if (job.curve)
+  if (job.finish.curve)
     for (int k = 0; k < KR; ++k)
       for (int p = 0; p < P; ++p) {
         float* y = job.y + k * job.y_plane + p * V;
-        store<V>(y, activate<V>(*job.curve, load<V>(y)));
+        store<V>(y, activate<V>(*job.finish.curve, load<V>(y)));
       }
 }
 
@@ -92,7 +91,7 @@ void pooled_row(const LaneJob& job, int columns) {
 #pragma GCC unroll 4
     for (int k = 0; k < KR; ++k) {
 #pragma GCC unroll 4
-      for (int p = 0; p < 4; ++p) sum[k][p] = bounded<V>(job.bounds, sum[k][p]);
+      for (int p = 0; p < 4; ++p) sum[k][p] = bounded<V>(job.finish.bounds, sum[k][p]);
       store<V>(job.y + k * job.y_plane + column * V, largest<V>(sum[k][0], sum[k][1], sum[k][2], sum[k][3]));
     }
   }

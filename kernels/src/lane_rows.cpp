@@ -30,8 +30,7 @@ struct RowJob {
   int columns;            // of y, over all tiles
   const float* residual;  // null, or as y with planes of its own
   ptrdiff_t residual_plane;
-  const Activation* curve;  // null where `bounds` is all
-  Bounds bounds;
+  Finish finish;
   float* spoilt;          // where a sample's outputs are not all finite: [T][KR], not 0 in its lane
 };
 
@@ -53,16 +52,16 @@ inline bool outputs_of_tile(const RowJob& job, int t, const Vec<V> (&products)[K
       Vec<V> value = values[j] + bias;
       check += value * 0.0f;
       if (residual) value += load<V>(residual + k * job.residual_plane + j * V);
-      store<V>(y + k * job.y_plane + j * V, bounded<V>(job.bounds, value));
+      store<V>(y + k * job.y_plane + j * V, bounded<V>(job.finish.bounds, value));
     }
     spoilt[k] = check;
     any += check;
   }
-  if (job.curve)
+  if (job.finish.curve)
     for (int k = 0; k < KR; ++k)
       for (int j = 0; j < columns; ++j) {
         float* its = y + k * job.y_plane + j * V;
-        store<V>(its, activate<V>(*job.curve, load<V>(its)));
+        store<V>(its, activate<V>(*job.finish.curve, load<V>(its)));
       }
   if (all_zero<V>(any)) return true;
   for (int k = 0; k < KR; ++k) store<V>(job.spoilt + (t * KR + k) * V, spoilt[k]);
@@ -161,7 +160,7 @@ class LaneRows : public LaneStep<V> {
     RowJob job{};
     job.channels = channels_;
     job.spoilt = spoilt;
-    set_activation(job, epilogue_.activation);
+    job.finish = Finish(epilogue_.activation);
     int ready = 0;  // so many rows were transformed, or are not needed
     for (int unit = begin; unit < end; ++unit) {
       const int first = pool_ ? pool_->first_row(unit) : unit, last = pool_ ? pool_->end_row(unit) : unit + 1;

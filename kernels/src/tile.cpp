@@ -42,12 +42,12 @@ void tile(const TileJob& job, const TileData& data) {
         const float* from = data.residual + p * job.residual_pixel + data.start[k];
         sum[p][k] += data.channels ? load_some<V>(from, data.channels) : load<V>(from);
       }
-  if (job.curve) curve<V, KV, P>(*job.curve, sum);
-  if (job.bounds.any())
+  if (job.finish.curve) curve<V, KV, P>(*job.finish.curve, sum);
+  if (job.finish.bounds.any())
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
-      for (int k = 0; k < KV; ++k) sum[p][k] = bounded<V>(job.bounds, sum[p][k]);
+      for (int k = 0; k < KV; ++k) sum[p][k] = bounded<V>(job.finish.bounds, sum[p][k]);
   if constexpr (KV == 1)
     if (data.channels && (data.row_end || data.alone)) {
       // One vector, wider than the channels: what it stores behind them the next pixel overwrites, where one follows.

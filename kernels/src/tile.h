@@ -18,8 +18,7 @@ struct TileJob {
   int bands = 1;       // so many times the rows,
   ptrdiff_t band = 0;  // so many floats apart
   ptrdiff_t y_pixel, residual_pixel;
-  const Activation* curve;  // null where `bounds` is all
-  Bounds bounds;
+  Finish finish;
 };
 
 struct TileData {
