@@ -107,6 +107,12 @@ inline Vec<N> activate(const Activation& activation, Vec<N> x) {
   return x;
 }
 
+// Of `count` vectors. Out of line: in every tile it would be most of the code.
+template <int N>
+[[gnu::noinline]] void activate_all(const Activation& activation, float* values, int count) {
+  for (int i = 0; i < count; ++i, values += N) store<N>(values, activate<N>(activation, load<N>(values)));
+}
+
 // The activations that are bounds, as such: a layer applies them in registers.
 struct Bounds {
   float low = -__builtin_inff(), high = __builtin_inff();

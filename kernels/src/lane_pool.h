@@ -43,8 +43,7 @@ class LanePool {
   // Whether each output is the largest of 2 x 2 inputs: then one may find it by oneself, and `finish` the row.
   bool fours() const { return fours_; }
   void finish(float* y) const {
-    if (activation_.kind == Kind::kNone) return;
-    for (int column = 0; column < out_.w; ++column, y += V) store<V>(y, activate<V>(activation_, load<V>(y)));
+    if (activation_.kind != Kind::kNone) activate_all<V>(activation_, y, out_.w);
   }
 
   const Shape& shape() const { return out_; }

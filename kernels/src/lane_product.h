@@ -75,11 +75,7 @@ void lane_tile(const LaneJob& job) {
       store<V>(job.y + k * job.y_plane + p * V, bounded<V>(job.finish.bounds, value));
     }
   if (job.finish.curve)
-    for (int k = 0; k < KR; ++k)
-      for (int p = 0; p < P; ++p) {
-        float* y = job.y + k * job.y_plane + p * V;
-        store<V>(y, activate<V>(*job.finish.curve, load<V>(y)));
-      }
+    for (int k = 0; k < KR; ++k) activate_all<V>(*job.finish.curve, job.y + k * job.y_plane, P);
 }
 
 // A row of `columns` outputs of the pool of 2 x 2 behind the layer, whose own outputs are never stored.

@@ -58,11 +58,7 @@ inline bool outputs_of_tile(const RowJob& job, int t, const Vec<V> (&products)[K
     any += check;
   }
   if (job.finish.curve)
-    for (int k = 0; k < KR; ++k)
-      for (int j = 0; j < columns; ++j) {
-        float* its = y + k * job.y_plane + j * V;
-        store<V>(its, activate<V>(*job.finish.curve, load<V>(its)));
-      }
+    for (int k = 0; k < KR; ++k) activate_all<V>(*job.finish.curve, y + k * job.y_plane, columns);
   if (all_zero<V>(any)) return true;
   for (int k = 0; k < KR; ++k) store<V>(job.spoilt + (t * KR + k) * V, spoilt[k]);
   return false;
