@@ -131,7 +131,7 @@ def stream(
     iterable: Iterable[Any],
     batch_size: int | None,
     *,
-    ahead: bool = False,
+    ahead: int = 0,
 ) -> Iterator[Any]:
     """Yield the answers to one batch after another; see `Predictor.predict_batches`.
 
@@ -140,7 +140,7 @@ def stream(
         signature: The model's.
         iterable: Of samples or batches.
         batch_size: Rows of a batch; None keeps them as they come.
-        ahead: Whether a batch is begun before the answer to the one before it is asked for.
+        ahead: How many batches behind one are begun before its answer is asked for.
     """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise InputError(f"batch_size is {batch_size!r}.", remedy="Give a whole number from 1 on, or None.")
@@ -167,17 +167,37 @@ def _predictions(
     signature: Signature,
     batches: Iterator[tuple[int, tuple[Any, ...]]],
     *,
-    ahead: bool,
+    ahead: int,
 ) -> Iterator[Any]:
+    calls = _begun(begin, signature, batches)
+    waiting: deque[tuple[int, Callable[[], Any]]] = deque()
+    failure: Exception | None = None
+    while True:
+        try:
+            waiting.append(next(calls))
+        except StopIteration:
+            break
+        except Exception as error:
+            failure = error  # which comes behind the answers to the batches before it
+            break
+        if len(waiting) > ahead:
+            yield _ended(*waiting.popleft())
+    while waiting:
+        yield _ended(*waiting.popleft())
+    if failure is not None:
+        raise failure
+
+
+def _begun(
+    begin: Callable[..., Callable[[], Any]],
+    signature: Signature,
+    batches: Iterator[tuple[int, tuple[Any, ...]]],
+) -> Iterator[tuple[int, Callable[[], Any]]]:
     names = [argument.name for argument in signature.arguments]
-    begun: deque[tuple[int, Callable[[], Any]]] = deque()
     for number, batch in batches:
         with _blaming(number):
-            begun.append((number, begin(**dict(zip(names, batch, strict=True)))))
-        if len(begun) > ahead:
-            yield _ended(*begun.popleft())
-    while begun:
-        yield _ended(*begun.popleft())
+            started = begin(**dict(zip(names, batch, strict=True)))
+        yield number, started
 
 
 def _ended(number: int, end: Callable[[], Any]) -> Any:

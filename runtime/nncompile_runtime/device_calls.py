@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import deque
 from typing import Any
 
 from nncompile_runtime import device_arrays
 from nncompile_runtime.batching import batch_of
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.cuda_session import CudaSession
-from nncompile_runtime.device_runner import DeviceRunner, Feed, Finish
+from nncompile_runtime.device_runner import AT_ONCE, DeviceRunner, Feed, Finish
 from nncompile_runtime.graphs import Graphs
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.plan import Plan
@@ -78,16 +79,14 @@ class DeviceCalls:
             return self._runners[number]
 
     def _run_in_pieces(self, feed: Feed, rows: int, piece: int) -> list[Any]:
-        """Each piece is begun before the one before it is waited for."""
+        """Further pieces are begun before one is waited for."""
         runner = self._mine()
-        waiting: Finish | None = None
+        waiting: deque[Finish] = deque()
         parts: list[list[Any]] = []
         for at in range(0, rows, piece):
             cut = {n: v[at : at + piece] if n in self._batched else v for n, v in feed.items()}
-            started = runner.start(cut)
-            if waiting is not None:
-                parts.append(waiting())
-            waiting = started
-        if waiting is not None:
-            parts.append(waiting())
+            waiting.append(runner.start(cut))
+            if len(waiting) == AT_ONCE:
+                parts.append(waiting.popleft()())
+        parts += [finish() for finish in waiting]
         return [device_arrays.joined(column) for column in zip(*parts, strict=True)]

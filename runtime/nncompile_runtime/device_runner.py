@@ -6,8 +6,9 @@ were made and the outputs' memory was freed before; then the caller's stream wai
 to the caller an operation on the current stream like any of torch's: it returns before the work is done,
 and what comes later on that stream, copying to the host included, comes after it. No thread waits.
 
-For arrays, inputs cross on a second stream, so that they may while an earlier call still runs; `start`
-returns when all is queued, and what it returns waits for the answer.
+For arrays, inputs cross on a second stream and outputs on a third, so that what one call copies in, the one
+before computes, and the one before that copies back goes on at the same time: a GPU has an engine for each.
+`start` returns when all is queued, and what it returns waits for the answer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from nncompile_runtime.shapes import output_shapes
 from nncompile_runtime.staging import Port, Staging, bytes_of
 
 _MOST_STAGED = 2**28  # bytes of a call; larger ones are not worth the pinned memory, which the system loses
-_MOST_IDLE = 2  # one call copies while another runs
+AT_ONCE = 3
+"""Calls under way for which copies and kernels overlap: one copies in, one runs, one copies back."""
 
 Feed = Mapping[str, Any]
 Finish = Callable[[], list[Any]]
@@ -63,7 +65,7 @@ class DeviceRunner:
         self._dtypes = {spec.name: spec.array_dtype for spec in (*signature.inputs, *signature.outputs)}
         self._output_shapes = lru_cache(maxsize=256)(partial(output_shapes, signature))
         with session.current():
-            self._copies = Stream(session.gpu)
+            self._inward, self._outward = Stream(session.gpu), Stream(session.gpu)
 
     @property
     def binds(self) -> bool:
@@ -169,9 +171,9 @@ class DeviceRunner:
                 staging.prepare(inputs, outputs)
                 staging.fill(feed)
                 with session.lock:
-                    staging.send(self._copies, session.stream)
+                    staging.send(self._inward, session.stream)
                     self._run_at(staging.inputs, staging.outputs)
-                    staging.fetch(session.stream)
+                    staging.fetch(self._outward, session.stream)
         except CudaError as error:
             raise session.failure(error) from None
         return lambda: self._finished(staging)
@@ -187,7 +189,7 @@ class DeviceRunner:
                 results = staging.results()
         except CudaError as error:
             raise self._session.failure(error) from None
-        if len(self._idle) < _MOST_IDLE:
+        if len(self._idle) < AT_ONCE:
             self._idle.append(staging)
         return results
 

@@ -13,6 +13,7 @@ import numpy as np
 from nncompile_runtime import batching, container, tuning
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.device_calls import DeviceCalls
+from nncompile_runtime.device_runner import AT_ONCE
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
 from nncompile_runtime.inputs import InputBinder, is_tensor, memory_of
@@ -119,10 +120,10 @@ class Predictor:
         return end
 
     def predict_batches(self, iterable: Iterable[Any], *, batch_size: int | None = 256) -> Iterator[Any]:
-        """Predict over a stream, in order, holding one batch at a time; on a GPU two.
+        """Predict over a stream, in order, holding one batch at a time; on a GPU three.
 
-        There the next batch is taken from the stream and sent to the GPU before the result of one is
-        yielded, so that copying and computing overlap.
+        There the next two batches are taken from the stream and sent to the GPU before the result of one is
+        yielded, so that copying in, computing and copying back overlap.
 
         Args:
             iterable: Yields samples (an array without the batch dimension), or batches of any
@@ -137,7 +138,7 @@ class Predictor:
         Raises:
             InputError: An element does not fit, or the model's batch is fixed to another size.
         """
-        ahead = self.plan.provider == "cuda"
+        ahead = AT_ONCE - 1 if self.plan.provider == "cuda" else 0
         return batching.stream(self._begin, self._signature, iterable, batch_size, ahead=ahead)
 
     def tune(

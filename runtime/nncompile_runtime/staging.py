@@ -90,10 +90,11 @@ class Staging:
             self._gpu.call("cuMemcpyHtoDAsync_v2", *self._to_gpu, copies.handle)
             work.wait_for(copies.handle)
 
-    def fetch(self, work: Stream) -> None:
-        """Queue the outputs' copy back, behind the work that makes them."""
-        self._gpu.call("cuMemcpyDtoHAsync_v2", *self._to_host, work.handle)
-        self._done.record(work.handle)
+    def fetch(self, copies: Stream, work: Stream) -> None:
+        """Queue the outputs' copy back on one stream, behind the work of the other, which makes them."""
+        work.hold_back(copies.handle)
+        self._gpu.call("cuMemcpyDtoHAsync_v2", *self._to_host, copies.handle)
+        self._done.record(copies.handle)
 
     def results(self) -> list[Array]:
         """Wait for the outputs and copy them into arrays of the caller's own."""

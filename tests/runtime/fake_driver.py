@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 import torch
@@ -55,6 +56,8 @@ class FakeCuda:
         self.calls: list[str] = []
         self.limit: int | None = None  # bytes of an allocation
         self.eager = False  # whether all streams but the default one do their work at once
+        self.streams: dict[str, set[int]] = defaultdict(set)  # that kinds of copies were queued on
+        self._waiting: Counter[str] = Counter()
         self.callers_captures: dict[int, int] = {}  # streams that the caller captures -> what is said of them
         self.capturing: int | None = None  # the thread that captures
         self.broken: list[str] = []  # what broke a capture
@@ -198,7 +201,19 @@ class FakeCuda:
     def _cuMemsetD8Async(self, address: int, value: int, size: int, stream: int) -> None:
         self.queue(stream, lambda: ctypes.memset(address, value, size))
 
-    def _copy(self, to: int, source: int, size: int, stream: int) -> None:
-        self.queue(stream, lambda: ctypes.memmove(to, source, size))
+    def _copy(self, name: str, to: int, source: int, size: int, stream: int) -> None:
+        def work() -> None:
+            self._waiting[name] -= 1
+            ctypes.memmove(to, source, size)
 
-    _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy
+        self.streams[name].add(stream)
+        self._waiting[name] += 1
+        self.queue(stream, work)
+
+    def waiting(self, name: str) -> int:
+        """How many copies of a kind were queued and are not done."""
+        return self._waiting[name]
+
+    _cuMemcpyHtoDAsync = partialmethod(_copy, "cuMemcpyHtoDAsync")
+    _cuMemcpyDtoHAsync = partialmethod(_copy, "cuMemcpyDtoHAsync")
+    _cuMemcpyDtoDAsync = partialmethod(_copy, "cuMemcpyDtoDAsync")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nncompile import InputError
+from nncompile_runtime.device_runner import AT_ONCE
 
 from .fake_driver import CAPTURE_IMPLICIT, Queue
 from .fake_gpu import FakeGpu, GpuTensor, gpu, on_gpu, values
@@ -89,7 +90,54 @@ def test_inside_a_capture_of_the_callers(gpu: FakeGpu, plan: dict[str, Any], sai
     np.testing.assert_array_equal(values(model.predict(on_gpu(x))), reference(x))
 
 
-def test_streams_of_batches_are_one_ahead(gpu: FakeGpu) -> None:
+PLANS = [{}, {"cuda_graph": True}]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_kernels_do_not_wait_for_the_copies_back_of_calls_before(gpu: FakeGpu, plan: dict[str, Any]) -> None:
+    """Nor do the copies of the two directions wait for one another."""
+    model, x = net(**plan), floats(3, 1, 8, 8)
+    model.predict(x)
+    first, second = model._begin(x), model._begin(-x)
+    for stream, queue in gpu.cuda.queues.items():
+        if stream not in gpu.cuda.streams["cuMemcpyDtoHAsync"]:
+            queue.run(len(queue.work))
+    computing = {int(options["user_compute_stream"]) for options in gpu.created}
+    assert not computing & gpu.cuda.streams["cuMemcpyDtoHAsync"]
+    assert gpu.cuda.waiting("cuMemcpyDtoHAsync") == 2
+    assert gpu.cuda.waiting("cuMemcpyHtoDAsync") == gpu.cuda.waiting("cuMemcpyDtoDAsync") == 0
+    assert len(gpu.runs) == 3
+    for end, sent in ((first, x), (second, -x)):
+        np.testing.assert_allclose(end(), reference(sent), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_copy_back_waits_for_what_it_copies(gpu: FakeGpu, plan: dict[str, Any]) -> None:
+    """And not for the calls after it, whose inputs may not even have crossed."""
+    model, x = net(**plan), floats(3, 1, 8, 8)
+    model.predict(x)
+    first, second = model._begin(x), model._begin(-x)
+    np.testing.assert_allclose(first(), reference(x), rtol=1e-6, atol=1e-6)
+    assert gpu.cuda.waiting("cuMemcpyHtoDAsync") == gpu.cuda.waiting("cuMemcpyDtoHAsync") == 1
+    np.testing.assert_allclose(second(), reference(-x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", [*PLANS, {"micro_batch": 2}])
+def test_answers_in_memory_that_is_used_again(gpu: FakeGpu, plan: dict[str, Any]) -> None:
+    """More calls under way than memory is kept for, ended out of order, and new ones begun between."""
+    model, begun, answers = net(**plan), [], []
+    for seed in range(12):
+        x = floats(3, 1, 8, 8, seed=seed)
+        begun.append((x, model._begin(x)))
+        if len(begun) > AT_ONCE + 1:
+            x, end = begun.pop(1)
+            answers.append((x, end()))
+    answers += [(x, end()) for x, end in begun]
+    for x, answer in answers:
+        np.testing.assert_allclose(answer, reference(x), rtol=1e-6, atol=1e-6)
+
+
+def test_streams_of_batches_are_two_ahead(gpu: FakeGpu) -> None:
     x = floats(10, 1, 8, 8)
     taken: list[int] = []
 
@@ -100,8 +148,8 @@ def test_streams_of_batches_are_one_ahead(gpu: FakeGpu) -> None:
 
     stream = net().predict_batches(source(), batch_size=2)
     first = next(stream)
-    assert taken == [0, 2]
-    assert len(gpu.runs) == 2
+    assert taken == [0, 2, 4]  # one copies in, one is computed, one copies back
+    assert len(gpu.runs) == 3
     np.testing.assert_array_equal(np.concatenate([first, *stream]), reference(x))
 
 
@@ -112,9 +160,24 @@ def test_two_streams_at_once_do_not_wait_for_one_another(gpu: FakeGpu) -> None:
     found = [[next(stream) for stream in streams] for _ in range(4)]
     for column in zip(*found, strict=True):
         np.testing.assert_array_equal(np.concatenate(column), reference(x))
-    assert len(gpu.cuda.blocks) == 4  # of two calls, on the host and on the GPU; the others' were given back
+    assert len(gpu.cuda.blocks) == 6  # of three calls, here and on the GPU; the others' were given back
 
 
-def test_an_error_in_a_stream_names_the_element(gpu: FakeGpu) -> None:
-    with pytest.raises(InputError, match="element 1 of the stream"):
-        list(net().predict_batches([floats(2, 1, 8, 8), floats(2, 1, 8, 9)], batch_size=2))
+def test_an_error_in_a_stream_names_the_element_and_comes_behind_the_answers_before_it(gpu: FakeGpu) -> None:
+    x, answers = floats(4, 1, 8, 8), []
+    with pytest.raises(InputError, match="element 2 of the stream"):
+        answers.extend(net().predict_batches([x[:2], x[2:], floats(2, 1, 8, 9)], batch_size=2))
+    np.testing.assert_array_equal(np.concatenate(answers), reference(x))
+
+
+def test_a_source_that_fails_does_so_behind_the_answers_before_it(gpu: FakeGpu) -> None:
+    x = floats(2, 1, 8, 8)
+
+    def source() -> Any:
+        yield x
+        raise OSError("the disk is gone")
+
+    stream = net().predict_batches(source(), batch_size=2)
+    np.testing.assert_array_equal(next(stream), reference(x))
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(stream)
