@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from nncompile_runtime import device_arrays, torch_arrays
+from nncompile_runtime.device_arrays import library_of
 from nncompile_runtime.errors import InputError
-from nncompile_runtime.inputs import Array, is_tensor
+from nncompile_runtime.inputs import Array
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.session import Session
 from nncompile_runtime.shapes import carries_batch, output_shapes
 from nncompile_runtime.structure import TensorLeaf
+from nncompile_runtime.torch_arrays import is_tensor
 from nncompile_runtime.workers import workers
 
 FEWEST_ROWS = 256
@@ -155,7 +157,7 @@ def stream(
             f"Input {single[0]!r} has no batch dimension, so batches cannot be cut and joined.",
             remedy="Give batch_size=None, which keeps the batches as they come.",
         )
-    if not isinstance(iterable, Iterable) or (isinstance(iterable, np.ndarray) and not iterable.ndim):
+    if not isinstance(iterable, Iterable) or getattr(iterable, "ndim", 1) == 0:
         raise InputError(
             f"An object of type {type(iterable).__name__} is no stream.", remedy="Give an iterable."
         )
@@ -220,11 +222,7 @@ def _blaming(number: int) -> Iterator[None]:
 def _batches(
     signature: Signature, iterable: Iterable[Any], batch_size: int | None
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    if (
-        batch_size
-        and len(signature.inputs) == 1
-        and (isinstance(iterable, np.ndarray) or is_tensor(iterable))
-    ):
+    if batch_size and len(signature.inputs) == 1 and (isinstance(iterable, np.ndarray) or _keeps(iterable)):
         rows: Any = iterable
         for start in range(0, len(rows), batch_size):
             yield start, (rows[start : start + batch_size],)
@@ -258,8 +256,12 @@ def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...
     columns = element if isinstance(element, (tuple, list)) else (element,)
     if len(columns) != len(names):
         raise _bad(number, f"holds {len(columns)} inputs", f"The model takes {len(names)}: {names}.")
+    for column in columns:
+        code = None if _keeps(column) else device_arrays.to_take_over(column)
+        if code is not None:
+            raise _bad(number, "is not on the host", f"Make it a tensor or a CuPy array: {code}.")
     try:
-        columns = tuple(c if is_tensor(c) else np.asarray(c) for c in columns)
+        columns = tuple(c if _keeps(c) else np.asarray(c) for c in columns)
     except ValueError as error:
         raise _bad(number, f"is no array: {error}", "Give numpy arrays or torch tensors.") from None
     specs = [
@@ -287,12 +289,24 @@ def _join(parts: list[tuple[Any, ...]], number: int) -> tuple[Any, ...]:
         return parts[0]
     joined = []
     for column in zip(*parts, strict=True):
-        if len({(c.shape[1:], c.dtype, is_tensor(c)) for c in column}) != 1:
+        if len({(c.shape[1:], c.dtype, is_tensor(c), _place(c)) for c in column}) != 1:
             raise _bad(
-                number, "or one shortly before differs in shape or dtype", "Give rows of one shape and dtype."
+                number,
+                "or one shortly before differs in shape, dtype or device",
+                "Give rows of one shape and dtype, in one place.",
             )
-        joined.append(sys.modules["torch"].cat(column) if is_tensor(column[0]) else np.concatenate(column))
+        joined.append((torch_arrays if is_tensor(column[0]) else device_arrays).joined(column))
     return tuple(joined)
+
+
+def _keeps(value: Any) -> bool:
+    """Whether a tensor or a CuPy array, which stays one."""
+    return is_tensor(value) or library_of(value) is not None
+
+
+def _place(value: Any) -> str | None:
+    library = library_of(value)
+    return None if library is None else library.device(value)
 
 
 def _bad(number: int, what: str, remedy: str) -> InputError:

@@ -1,69 +1,97 @@
-"""torch tensors on a GPU, without importing torch: what one is, and results beside it.
+"""Arrays of other libraries on a GPU: torch's and CuPy's, one module each, and what refuses all others.
 
-Who gives such a tensor has imported torch. Only torch's tensors are taken: the memory of a result must not
-be used again before the caller's stream is done with it, which torch's allocator sees to and DLPack cannot
-express. An array of another library becomes a tensor without a copy by `torch.from_dlpack`.
+The memory of a result must not be used again before the caller's stream is done with it. The allocators of
+torch and CuPy see to that, and DLPack has no way to ask for it: another library's array becomes one of
+theirs, without a copy, by `torch.from_dlpack` or `cupy.from_dlpack`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from nncompile_runtime import cupy_arrays, torch_arrays
 
-def is_on_gpu(value: Any) -> bool:
-    """Whether a value of a feed is a tensor on a GPU; else it is an array of the host."""
-    return not isinstance(value, np.ndarray)
-
-
-@lru_cache(maxsize=64)
-def numpy_dtype(dtype: Any) -> np.dtype[Any] | None:
-    """Torch's dtype as numpy's; None where numpy has none."""
-    try:
-        return np.dtype(str(dtype).removeprefix("torch."))
-    except TypeError:
-        return None
+_DLPACK_HOST = (1, 3)  # kDLCPU, and kDLCUDAHost: pinned (https://dmlc.github.io/dlpack/latest/c_api.html)
 
 
-@lru_cache(maxsize=64)
-def torch_dtype(dtype: np.dtype[Any]) -> Any:
-    """Numpy's dtype as torch's."""
-    return getattr(_torch(), dtype.name)
+class Library(Protocol):
+    """The functions of the modules `torch_arrays` and `cupy_arrays`."""
+
+    def owns(self, value: Any) -> bool:
+        """Whether `value` is one of the library's that is not on the host."""
+
+    def memory_of(self, array: Any, dtype: np.dtype[Any] | None, device: str, /) -> Any:
+        """What is fed for an array of the right dtype and place; None for one that needs a closer look."""
+
+    def device(self, array: Any, /) -> str:
+        """Where it lies, `cuda:0` say."""
+
+    def described(self, array: Any, /) -> str:
+        """What it is, for a message."""
+
+    def moving(self, device: str) -> str:
+        """Code that moves an array `x` to a device."""
+
+    def casting(self, dtype: str) -> str:
+        """Code that casts an array `x` to a dtype of that name."""
+
+    def plain(self, array: Any, dtype: np.dtype[Any], /) -> Any:
+        """The array as values in memory, to be cast to a dtype; None where it is something else."""
+
+    def numpy_dtype(self, array: Any, /) -> np.dtype[Any] | None:
+        """Its dtype as numpy's; None where numpy has none."""
+
+    def cast(self, array: Any, dtype: np.dtype[Any], /) -> Any:
+        """The array in another dtype, on its device."""
+
+    def contiguous(self, array: Any, /) -> Any:
+        """The array, or a copy, whose elements lie row by row without gaps."""
+
+    def address(self, array: Any, /) -> int:
+        """Of its first element."""
+
+    def empty(self, dtype: np.dtype[Any], shape: Sequence[int], like: Any) -> Any:
+        """Memory on the device of the array `like`, tied to the current stream."""
+
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """Pieces of a batch as one array."""
+
+    def to_host(self, array: Any, /) -> Any:
+        """Its values as an array of numpy; waits for them."""
+
+    def to_gpu(self, array: Any, like: Any) -> Any:
+        """The values of an array of numpy on the device of `like`."""
+
+    def callers_stream(self, array: Any, /) -> int:
+        """Handle of the calling thread's current stream on the array's GPU; 0 is the default one."""
 
 
-def cast(tensor: Any, dtype: np.dtype[Any]) -> Any:
-    """The tensor in another dtype, on its device."""
-    return tensor.to(torch_dtype(dtype))
+_LIBRARIES: tuple[Library, ...] = (torch_arrays, cupy_arrays)
 
 
-def empty(dtype: np.dtype[Any], shape: Sequence[int], like: Any) -> Any:
-    """Memory on the device of the tensor `like`, tied to the current stream."""
-    return _torch().empty(tuple(shape), dtype=torch_dtype(dtype), device=like.device)
+def library_of(value: Any) -> Library | None:
+    """Whose a value on a GPU is; None for what is on the host, and for what no library here knows."""
+    return next((library for library in _LIBRARIES if library.owns(value)), None)
+
+
+def to_take_over(value: Any) -> str | None:
+    """Code that makes a tensor or a CuPy array of another library's array on a device, without a copy.
+
+    Returns:
+        None for what is on the host. `__array__` of any other might copy it there unasked.
+    """
+    where = getattr(value, "__dlpack_device__", None)
+    if callable(where) and where()[0] not in _DLPACK_HOST:
+        return "torch.from_dlpack(value) or cupy.from_dlpack(value)"
+    if hasattr(value, "__cuda_array_interface__"):
+        return "torch.as_tensor(value, device='cuda') or cupy.asarray(value)"
+    return None
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Pieces of a batch as one tensor, or one array."""
-    return _torch().cat(tuple(parts)) if is_on_gpu(parts[0]) else np.concatenate(parts)
-
-
-def to_host(tensor: Any) -> Any:
-    """A tensor's values as an array; waits for them."""
-    return tensor.cpu().numpy()
-
-
-def to_gpu(array: Any, like: Any) -> Any:
-    """An array's values as a tensor on the device of `like`."""
-    return empty(array.dtype, array.shape, like).copy_(_torch().from_numpy(array))
-
-
-def callers_stream(tensor: Any) -> int:
-    """Handle of the calling thread's current stream on the tensor's GPU; 0 is the default one."""
-    return int(_torch().cuda.current_stream(tensor.device).cuda_stream)
-
-
-def _torch() -> Any:
-    return sys.modules["torch"]
+    """Pieces of a batch as one array, tensor or CuPy array."""
+    library = library_of(parts[0])
+    return np.concatenate(parts) if library is None else library.joined(parts)

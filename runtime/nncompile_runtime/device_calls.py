@@ -50,7 +50,7 @@ class DeviceCalls:
         self._batched = [s.name for s in signature.inputs if carries_batch(s, signature.batch)]
 
     def __call__(self, feed: Feed) -> list[Any]:
-        """Run and return the outputs: arrays for arrays, tensors for tensors."""
+        """Run and return the outputs: arrays for arrays, tensors for tensors, CuPy's arrays for those."""
         return self.start(feed)()
 
     def start(self, feed: Feed) -> Finish:

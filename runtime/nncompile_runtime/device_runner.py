@@ -1,10 +1,10 @@
-"""Calls of a model on a GPU: arrays by way of pinned memory, torch tensors on the GPU where they lie.
+"""Calls of a model on a GPU: arrays by way of pinned memory, tensors and CuPy arrays where they lie.
 
 Streams. A session runs on a stream of its own (`user_compute_stream`), so that nothing of the caller's
 waits for it unasked. For tensors, that stream first waits for the caller's current one, on which the inputs
 were made and the outputs' memory was freed before; then the caller's stream waits for it. So `predict` is
-to the caller an operation on the current stream like any of torch's: it returns before the work is done,
-and what comes later on that stream, copying to the host included, comes after it. No thread waits.
+to the caller an operation on the current stream like any of torch's or CuPy's: it returns before the work is
+done, and what comes later on that stream, copying to the host included, comes after it. No thread waits.
 
 For arrays, inputs cross on a second stream and outputs on a third, so that what one call copies in, the one
 before computes, and the one before that copies back goes on at the same time: a GPU has an engine for each.
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from nncompile_runtime import batching, cuda, device_arrays
 from nncompile_runtime.cuda_session import CudaSession, Memory
+from nncompile_runtime.device_arrays import Library
 from nncompile_runtime.driver import CudaError, Stream
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.manifest import Signature
@@ -77,27 +78,28 @@ class DeviceRunner:
         return DeviceRunner(self._plain, self._signature, execution)
 
     def __call__(self, feed: Feed) -> list[Any]:
-        """Run and return the outputs: arrays for arrays, tensors for tensors."""
+        """Run and return the outputs: arrays for arrays, tensors for tensors, CuPy's arrays for those."""
         return self.start(feed)()
 
     def start(self, feed: Feed) -> Finish:
         """Begin a call; what this returns waits for its end and gives the outputs.
 
         Args:
-            feed: By graph input name, either arrays, or contiguous tensors on the session's GPU.
+            feed: By graph input name, either arrays, or contiguous ones of one library on the session's GPU.
 
         Raises:
             InputError: ONNX Runtime could not run these inputs.
             OutOfMemoryError: The GPU's memory does not suffice.
             DeviceError: The GPU failed.
         """
-        tensors = [value for value in feed.values() if device_arrays.is_on_gpu(value)]
+        like = next(iter(feed.values()), None)
+        library = device_arrays.library_of(like)
         given = tuple(tuple(feed[spec.name].shape) for spec in self._signature.inputs)
         shapes = self._output_shapes(given)
         if not self.binds or any(0 in shape for shape in (*given, *(shapes or ()))):
-            outputs = self._run_by_way_of_the_host(feed, tensors)
-        elif tensors:
-            outputs = self._run_tensors(feed, tensors[0], shapes)
+            outputs = self._run_by_way_of_the_host(feed, library)
+        elif library is not None:
+            outputs = self._run_on_the_gpu(feed, library, like, shapes)
         else:
             return self._start_arrays(feed, shapes)
         return lambda: outputs
@@ -109,17 +111,20 @@ class DeviceRunner:
     def _run_at(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
         (self._execution or self._plain).run_at(inputs, outputs)
 
-    def _run_by_way_of_the_host(self, feed: Feed, tensors: Sequence[Any]) -> list[Any]:
+    def _run_by_way_of_the_host(self, feed: Feed, library: Library | None) -> list[Any]:
         """What has no bytes has no address to bind: ONNX Runtime takes the arrays itself."""
-        if not tensors:
+        if library is None:
             return batching.run(self._plain, self._signature, dict(feed), None)
-        arrays = {name: device_arrays.to_host(tensor) for name, tensor in feed.items()}
+        arrays = {name: library.to_host(value) for name, value in feed.items()}
         outputs = batching.run(self._plain, self._signature, arrays, None)
-        return [device_arrays.to_gpu(output, like=tensors[0]) for output in outputs]
+        like = next(iter(feed.values()))
+        return [library.to_gpu(output, like) for output in outputs]
 
-    def _run_tensors(self, feed: Feed, like: Any, shapes: Sequence[tuple[int, ...]] | None) -> list[Any]:
-        caller = device_arrays.callers_stream(like)
-        inputs = [self._memory(name, tensor) for name, tensor in feed.items()]
+    def _run_on_the_gpu(
+        self, feed: Feed, library: Library, like: Any, shapes: Sequence[tuple[int, ...]] | None
+    ) -> list[Any]:
+        caller = library.callers_stream(like)
+        inputs = [self._memory(name, value, library) for name, value in feed.items()]
         session = self._session if shapes is not None else self._plain
         with session.lock, session.current():
             if session.gpu.is_capturing(caller):
@@ -129,29 +134,32 @@ class DeviceRunner:
                 )
             try:
                 if shapes is None:
-                    return self._run_to_unknown_shapes(inputs, like, caller)
+                    return self._run_to_unknown_shapes(inputs, library, like, caller)
                 results = {
-                    name: device_arrays.empty(dtype, shape, like)
+                    name: library.empty(dtype, shape, like)
                     for (name, dtype), shape in zip(self._outputs, shapes, strict=True)
                 }
                 session.stream.wait_for(caller)
-                self._run_at(inputs, [self._memory(name, result) for name, result in results.items()])
+                outputs = [self._memory(name, result, library) for name, result in results.items()]
+                self._run_at(inputs, outputs)
                 session.stream.hold_back(caller)
-            except (RuntimeError, CudaError) as error:  # torch's, or the driver's
+            except (RuntimeError, MemoryError, CudaError) as error:  # torch's, CuPy's, or the driver's
                 if isinstance(error, CudaError) or cuda.missing_memory(error) is not None:
                     raise session.failure(error) from None
                 raise
         return list(results.values())
 
-    def _run_to_unknown_shapes(self, inputs: Sequence[Memory], like: Any, caller: int) -> list[Any]:
+    def _run_to_unknown_shapes(
+        self, inputs: Sequence[Memory], library: Library, like: Any, caller: int
+    ) -> list[Any]:
         """ONNX Runtime allocates; its memory is copied on the GPU, because the next run uses it again."""
         self._plain.stream.wait_for(caller)
         values = self._plain.run_to(inputs)
         results = []
         for (name, dtype), value in zip(self._outputs, values, strict=True):
-            result = device_arrays.empty(dtype, value.shape(), like)
+            result = library.empty(dtype, value.shape(), like)
             self._plain.stream.wait_for(caller)
-            memory = self._memory(name, result)
+            memory = self._memory(name, result, library)
             if memory.size:
                 self._plain.copy(memory, value.data_ptr())
             results.append(result)
@@ -193,5 +201,5 @@ class DeviceRunner:
             self._idle.append(staging)
         return results
 
-    def _memory(self, name: str, tensor: Any) -> Memory:
-        return Memory(name, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
+    def _memory(self, name: str, value: Any, library: Library) -> Memory:
+        return Memory(name, self._dtypes[name], tuple(value.shape), library.address(value))

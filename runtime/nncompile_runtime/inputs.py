@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nncompile_runtime import device_arrays
+from nncompile_runtime import device_arrays, torch_arrays
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.manifest import Signature, TensorSpec
 from nncompile_runtime.structure import StructureMismatchError, TensorLeaf, flatten
+from nncompile_runtime.torch_arrays import is_tensor
 
 Array = npt.NDArray[Any]
-_DLPACK_HOST = (1, 3)  # kDLCPU, and kDLCUDAHost: pinned (https://dmlc.github.io/dlpack/latest/c_api.html)
-_ON_HOST = ("cpu", "meta")  # a meta tensor has no values, which is found where they are asked for
 
 # Integers that a floating-point significand holds exactly, by significand size (IEEE 754).
 _EXACT_INTEGER_BYTES = {"float16": 1, "float32": 2, "float64": 4}
@@ -45,7 +44,7 @@ class TensorCheck:
         self.fixed = tuple((i, size) for i, size in enumerate(spec.shape) if isinstance(size, int))
 
     def __call__(self, value: Any, symbols: dict[str, tuple[int, str]]) -> Array:
-        """The array to feed; a tensor that is on the model's GPU stays one, and there.
+        """The array to feed; a tensor or a CuPy array that is on the model's GPU stays one, and there.
 
         Args:
             value: What the caller gave.
@@ -55,8 +54,9 @@ class TensorCheck:
             InputError: It is no array, has another dtype, rank or shape, or is on another device.
         """
         array: Array
-        if is_tensor(value) and value.device.type not in _ON_HOST:
-            array = self._on_gpu(value)
+        library = device_arrays.library_of(value)
+        if library is not None:
+            array = self._on_gpu(value, library)
         else:
             array = self._as_array(value)
             if array.dtype != self.dtype or not array.dtype.isnative:
@@ -76,25 +76,21 @@ class TensorCheck:
                 )
         return array
 
-    def _on_gpu(self, tensor: Any) -> Any:
-        if str(tensor.device) != self.device:
-            move = "x.cpu()" if self.device == "cpu" else f"x.to('{self.device}')"
+    def _on_gpu(self, value: Any, library: device_arrays.Library) -> Any:
+        device = library.device(value)
+        if device != self.device:
             raise InputError(
-                f"Input {self.spec.name!r} is on {tensor.device}, and the model runs on {self.device}.",
-                remedy=f"Move it first, {move}, or load the model with device='{tensor.device}'.",
+                f"Input {self.spec.name!r} is on {device}, and the model runs on {self.device}.",
+                remedy=f"Move it first, {library.moving(self.device)}, "
+                f"or load the model with device='{device}'.",
             )
-        got = f"a torch tensor of {tensor.dtype}, layout {tensor.layout}, device {tensor.device}"
-        if tensor.layout is not sys.modules["torch"].strided or tensor.is_quantized:
-            raise self._refused(got, self._cast_hint(tensor))
-        plain = tensor.detach().resolve_conj().resolve_neg()
-        if plain.dtype is sys.modules["torch"].bfloat16 and self.dtype in (np.float32, np.float64):
-            plain = plain.float()
-        source = device_arrays.numpy_dtype(plain.dtype)
+        plain = library.plain(value, self.dtype)
+        source = None if plain is None else library.numpy_dtype(plain)
         if source != self.dtype:
             if source is None or not holds_every_value(source, self.dtype):
-                raise self._refused(got, self._cast_hint(tensor))
-            plain = device_arrays.cast(plain, self.dtype)
-        return plain.contiguous()
+                raise self._refused(library.described(value), self._cast_hint(library))
+            plain = library.cast(plain, self.dtype)
+        return library.contiguous(plain)
 
     def _as_array(self, value: Any) -> Array:
         if type(value) is np.ndarray:
@@ -106,14 +102,14 @@ class TensorCheck:
             try:
                 array: Array = plain.cpu().resolve_conj().resolve_neg().numpy()
             except (TypeError, RuntimeError):  # a dtype that numpy lacks; sparse, quantised or meta
-                got = f"a torch tensor of {value.dtype}, layout {value.layout}, device {value.device}"
-                raise self._refused(got, self._host_hint(value)) from None
+                raise self._refused(torch_arrays.described(value), self._host_hint(value)) from None
             if array.dtype != self.dtype and not holds_every_value(array.dtype, self.dtype):
-                raise self._refused(f"a torch tensor of {value.dtype}", self._cast_hint(value))
+                raise self._refused(f"a torch tensor of {value.dtype}", self._cast_hint(torch_arrays))
             return array
-        if not isinstance(value, (np.ndarray, np.generic)) and _is_elsewhere(value):
+        code = None if isinstance(value, np.ndarray) else device_arrays.to_take_over(value)
+        if code is not None:
             got = f"a {type(value).__module__}.{type(value).__name__} that is not on the host"
-            raise self._refused(got, "Make it a tensor without a copy: torch.from_dlpack(value).")
+            raise self._refused(got, f"Make it a tensor or a CuPy array without a copy: {code}.")
         if np.ma.is_masked(value):
             raise self._refused("a masked array with masked values", "Fill them first: x.filled(0), say.")
         if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
@@ -133,10 +129,9 @@ class TensorCheck:
     def _refused(self, got: str, remedy: str) -> InputError:
         return InputError(f"Input {self.spec.name!r} expects {self.spec}, got {got}.", remedy=remedy)
 
-    def _cast_hint(self, tensor: Any = None) -> str:
-        if tensor is not None:
-            return f"Convert it first, for example x.to(torch.{self.spec.dtype})."
-        return f"Convert it first, for example x.astype(numpy.{self.dtype})."
+    def _cast_hint(self, library: device_arrays.Library | None = None) -> str:
+        code = f"x.astype(numpy.{self.dtype})" if library is None else library.casting(self.spec.dtype)
+        return f"Convert it first, for example {code}."
 
     def _host_hint(self, tensor: Any) -> str:
         """What makes an array of a tensor that numpy refuses."""
@@ -144,7 +139,7 @@ class TensorCheck:
             return "Give a tensor that holds values."
         if tensor.layout is not sys.modules["torch"].strided:
             return "Make it dense first: x.to_dense()."
-        return self._cast_hint(tensor)
+        return self._cast_hint(torch_arrays)
 
     def _shape_hint(self, shape: tuple[int, ...]) -> str:
         if len(shape) == self.rank - 1 and isinstance(self.spec.shape[0], str):
@@ -217,48 +212,24 @@ class InputBinder:
         return f"{name} (a {structure.kind})"
 
 
-def _is_elsewhere(value: Any) -> bool:
-    """Whether an array of another library (CuPy, JAX) lies on a device; `__array__` might copy it unasked."""
-    where = getattr(value, "__dlpack_device__", None)
-    return callable(where) and where()[0] not in _DLPACK_HOST
-
-
-def memory_of(tensor: Any, dtype: np.dtype[Any] | None, device: str) -> Any:
-    """What is fed for a plain tensor of the right dtype and place; None for one that needs a closer look.
-
-    Args:
-        tensor: A torch tensor.
-        dtype: What the graph takes.
-        device: Where the model runs: `cpu`, `cuda:0` and so on.
-
-    Returns:
-        An array on the memory of a tensor of the host, or the tensor on the GPU.
-    """
-    if tensor.is_cpu:
-        try:
-            array: Array = tensor.numpy(force=True)
-        except (TypeError, RuntimeError):
-            return None
-        return array if array.dtype == dtype else None
-    if str(tensor.device) != device or tensor.layout is not sys.modules["torch"].strided:
-        return None
-    plain = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
-    return tensor.detach() if plain and device_arrays.numpy_dtype(tensor.dtype) == dtype else None
-
-
 def _refuse_two_places(feed: Mapping[str, Any]) -> None:
     """What is on the host would have to be copied to the GPU unasked, or the other way round."""
-    on_gpu = {name: device_arrays.is_on_gpu(value) for name, value in feed.items()}
-    if len(set(on_gpu.values())) > 1:
-        here = next(name for name, there in on_gpu.items() if not there)
-        gone = next(name for name, there in on_gpu.items() if there)
+    if len(feed) < 2:
+        return
+    libraries = {name: device_arrays.library_of(value) for name, value in feed.items()}
+    first, its = next(iter(libraries.items()))
+    other = next((name for name, library in libraries.items() if library is not its), None)
+    if other is None:
+        return
+    others = libraries[other]
+    if its is None or others is None:
+        here, gone = (first, other) if its is None else (other, first)
         raise InputError(
             f"Input {here!r} is on the host, and {gone!r} on the GPU.",
             remedy="Give all inputs on the GPU, or all on the host.",
         )
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether `value` is a torch tensor; never imports torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    raise InputError(
+        f"Input {first!r} is {its.described(feed[first])}, and {other!r} {others.described(feed[other])}: "
+        "each library computes on streams of its own.",
+        remedy="Give all of one: torch.from_dlpack(x) and cupy.from_dlpack(x) convert without a copy.",
+    )

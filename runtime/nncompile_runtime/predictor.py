@@ -16,7 +16,7 @@ from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.device_runner import AT_ONCE
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
-from nncompile_runtime.inputs import InputBinder, is_tensor, memory_of
+from nncompile_runtime.inputs import InputBinder
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
 from nncompile_runtime.outputs import as_tensors
@@ -25,6 +25,7 @@ from nncompile_runtime.regimes import Regimes, Sessions, opened
 from nncompile_runtime.session import Runner, Session
 from nncompile_runtime.signature import check_against, signature_of
 from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
+from nncompile_runtime.torch_arrays import is_tensor, memory_of
 from nncompile_runtime.trial import Subject
 
 _MOST_SHAPES = 256
@@ -73,14 +74,15 @@ class Predictor:
         """Run the model.
 
         Args:
-            *args: Inputs in the order of `forward`: numpy arrays or torch tensors of the shapes
-                and dtypes that `inputs` lists. The batch may have any size, 0 included.
+            *args: Inputs in the order of `forward`: numpy arrays or torch tensors, on a GPU also CuPy
+                arrays, of the shapes and dtypes that `inputs` lists. The batch may have any size, 0 included.
             **kwargs: Inputs by name.
 
         Returns:
             What `forward` returns, nested as `forward` nests it: torch tensors where an input was
-            one (on that input's device), numpy arrays otherwise (float32 for bfloat16). Tensors on
-            a GPU may still be computed, on the current stream, as torch's own are.
+            one (on that input's device), CuPy arrays for CuPy arrays, numpy arrays otherwise (both float32
+            for bfloat16). Those on a GPU may still be computed, on their library's current stream, as its
+            own results are.
 
         Raises:
             InputError: An input does not fit; the message says which, what it expects, what it got.

@@ -225,9 +225,10 @@ def test_what_is_no_stream_is_refused(source: Any) -> None:
         stream(source, 4)
 
 
-def test_a_scalar_array_is_no_stream() -> None:
-    with pytest.raises(InputError):
-        stream(np.array(1, np.float32), 4)
+@pytest.mark.parametrize("scalar", [np.array(1, np.float32), torch.tensor(1.0)])
+def test_a_scalar_array_is_no_stream(scalar: Any) -> None:
+    with pytest.raises(InputError, match="is no stream"):
+        stream(scalar, 4)
 
 
 def test_a_fixed_batch() -> None:

@@ -77,6 +77,14 @@ def test_several_inputs(gpu: FakeGpu) -> None:
     np.testing.assert_array_equal(values(model.predict(on_gpu(a), b=on_gpu(b))), a + b)
 
 
+@pytest.mark.parametrize("plan", [{}, {"cuda_graph": True}])
+def test_no_inputs(gpu: FakeGpu, plan: dict[str, Any]) -> None:
+    node = helper.make_node("Constant", [], ["y"], value_floats=[1.0, 2.0])
+    model = on_cuda([node], [], [spec("y", 2)], plan=plan, batch=None)
+    for _ in range(2):
+        np.testing.assert_array_equal(model.predict(), [1, 2])
+
+
 def test_inputs_in_two_places_are_refused(gpu: FakeGpu) -> None:
     a = floats(2, 3)
     with pytest.raises(InputError, match="'b' is on the host, and 'a' on the GPU") as caught:
@@ -104,7 +112,7 @@ def test_a_tensor_on_a_gpu_for_a_model_on_the_cpu_is_refused(gpu: FakeGpu) -> No
 
 
 class ElsewhereArray:
-    """An array of a library that is not torch, on a device of DLPack's number `kind`."""
+    """An array of a library that is neither torch nor CuPy, on a device of DLPack's number `kind`."""
 
     def __init__(self, kind: int) -> None:
         self.kind = kind
@@ -119,8 +127,27 @@ class ElsewhereArray:
 def test_an_array_of_another_library_is_not_copied_from_its_gpu_unasked() -> None:
     with pytest.raises(InputError, match=r"a .*ElsewhereArray that is not on the host") as caught:
         doubling().predict(ElsewhereArray(2))
-    assert "torch.from_dlpack" in caught.value.remedy
+    assert "torch.from_dlpack(value) or cupy.from_dlpack(value)" in caught.value.remedy
     np.testing.assert_array_equal(doubling().predict(ElsewhereArray(1)), 2 * floats(2, 4))
+    with pytest.raises(InputError, match="Element 0 of the stream is not on the host") as caught:
+        list(doubling().predict_batches([ElsewhereArray(2)], batch_size=2))
+    assert "torch.from_dlpack(value) or cupy.from_dlpack(value)" in caught.value.remedy
+
+
+def test_an_array_without_dlpack_is_not_copied_from_its_gpu_unasked() -> None:
+    """As numba's are."""
+
+    class Array:
+        @property
+        def __cuda_array_interface__(self) -> dict[str, Any]:
+            return {}
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return floats(2, 4)
+
+    with pytest.raises(InputError, match="Array that is not on the host") as caught:
+        doubling().predict(Array())
+    assert "cupy.asarray(value)" in caught.value.remedy
 
 
 def test_tensors_of_the_host_come_back_on_the_host(gpu: FakeGpu) -> None:
