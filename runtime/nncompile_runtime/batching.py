@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nncompile_runtime import device_arrays, torch_arrays
-from nncompile_runtime.device_arrays import library_of
+from nncompile_runtime.device_arrays import library_of, taker_of
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.manifest import Signature
@@ -85,7 +85,8 @@ def batch_of(signature: Signature, feed: Mapping[str, Array]) -> int:
     """Rows in a checked feed; 1 where the model has no free batch."""
     for spec in signature.inputs:
         if carries_batch(spec, signature.batch):
-            return len(feed[spec.name])
+            rows: int = feed[spec.name].shape[0]  # len() of a torch tensor is slow
+            return rows
     return 1
 
 
@@ -222,7 +223,7 @@ def _blaming(number: int) -> Iterator[None]:
 def _batches(
     signature: Signature, iterable: Iterable[Any], batch_size: int | None
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    if batch_size and len(signature.inputs) == 1 and (isinstance(iterable, np.ndarray) or _keeps(iterable)):
+    if batch_size and len(signature.inputs) == 1 and (isinstance(iterable, np.ndarray) or taker_of(iterable)):
         rows: Any = iterable
         for start in range(0, len(rows), batch_size):
             yield start, (rows[start : start + batch_size],)
@@ -257,11 +258,11 @@ def _as_batch(signature: Signature, element: Any, number: int) -> tuple[Any, ...
     if len(columns) != len(names):
         raise _bad(number, f"holds {len(columns)} inputs", f"The model takes {len(names)}: {names}.")
     for column in columns:
-        code = None if _keeps(column) else device_arrays.to_take_over(column)
+        code = None if taker_of(column) else device_arrays.to_take_over(column)
         if code is not None:
             raise _bad(number, "is not on the host", f"Make it a tensor or a CuPy array: {code}.")
     try:
-        columns = tuple(c if _keeps(c) else np.asarray(c) for c in columns)
+        columns = tuple(c if taker_of(c) else np.asarray(c) for c in columns)
     except ValueError as error:
         raise _bad(number, f"is no array: {error}", "Give numpy arrays or torch tensors.") from None
     specs = [
@@ -297,11 +298,6 @@ def _join(parts: list[tuple[Any, ...]], number: int) -> tuple[Any, ...]:
             )
         joined.append((torch_arrays if is_tensor(column[0]) else device_arrays).joined(column))
     return tuple(joined)
-
-
-def _keeps(value: Any) -> bool:
-    """Whether a tensor or a CuPy array, which stays one."""
-    return is_tensor(value) or library_of(value) is not None
 
 
 def _place(value: Any) -> str | None:

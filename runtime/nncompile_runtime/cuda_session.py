@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from nncompile_runtime import cuda, cuda_options, driver
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import DeviceError, NncompileError, OutOfMemoryError
 from nncompile_runtime.plan import Plan
 from nncompile_runtime.session import Array, Session, onnxruntime
+from nncompile_runtime.shapes import Port
 
 # Where ONNX Runtime wants a value that the CPU reads (a shape, say), or has one that it wrote.
 _ON_THE_HOST = ("Cpu", "CudaPinned")
+_MOST_BOUND = 16  # places whose bindings are kept: callers come back with the same few
 
 
 class Memory(NamedTuple):
-    """An input or output of the graph that lies on the GPU, row by row without gaps.
+    """Where an input or output of a call lies, row by row without gaps.
 
     Attributes:
-        name: Of the graph's input or output.
-        dtype: Of its elements.
-        shape: Its sizes.
+        port: Which, of what dtype and shape.
         address: Of its first element.
     """
 
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+    port: Port
     address: int
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class CudaSession(Session):
@@ -76,7 +67,7 @@ class CudaSession(Session):
         """
         self._model, self._capture = model, capture
         self.lock = threading.RLock()
-        self._bound: tuple[Sequence[Memory], Sequence[Memory], Any] | None = None
+        self._bound: dict[tuple[tuple[Memory, ...], tuple[Memory, ...]], Callable[[], None]] = {}
         self._captured = threading.local()
         super().__init__(model, plan)
         # Return when the work is queued: who waits for it is decided outside.
@@ -131,7 +122,7 @@ class CudaSession(Session):
         """Queue a run on memory of the GPU, on `stream`; returns before it is done. The GPU must be current.
 
         Args:
-            inputs: All of the graph's; they may not be empty. The same object stands for the same memory.
+            inputs: All of the graph's; they may not be empty.
             outputs: All of the graph's; likewise.
 
         Raises:
@@ -200,30 +191,33 @@ class CudaSession(Session):
             )
         return super().failure(error)
 
-    def copy(self, memory: Memory, source: int) -> None:
-        """Queue a copy on the GPU, from an address to `memory`.
-
-        Raises:
-            CudaError: The GPU failed.
-        """
-        self.gpu.call("cuMemcpyDtoDAsync_v2", memory.address, source, memory.size, self.stream.handle)
-
     def _run_bound(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
-        if self._bound is None or self._bound[0] is not inputs or self._bound[1] is not outputs:
+        places = tuple(inputs), tuple(outputs)
+        run = self._bound.get(places)
+        if run is None:
             binding = self._bind(inputs)
-            for name, dtype, shape, address in outputs:
+            for (name, dtype, shape, _), address in outputs:
                 binding.bind_output(name, "cuda", self.gpu.number, dtype, shape, address)
-            self._bound = inputs, outputs, binding
+            if len(self._bound) >= _MOST_BOUND:
+                self._bound.clear()
+            run = self._bound[places] = self._direct_run(binding)
         if self._capture and not hasattr(self._captured, "by_this_thread"):
             with driver.alone():
-                self.native.run_with_iobinding(self._bound[2], self._queue_only)
+                run()
             self._captured.by_this_thread = True
         else:
-            self.native.run_with_iobinding(self._bound[2], self._queue_only)
+            run()
+
+    def _direct_run(self, binding: Any) -> Callable[[], None]:
+        """ONNX Runtime's compiled run, as `_direct_call`: the wrapper asks what only WebGPU needs."""
+        compiled, bound = getattr(self.native, "_sess", None), getattr(binding, "_iobinding", None)
+        if compiled is None or bound is None:
+            return partial(self.native.run_with_iobinding, binding, self._queue_only)
+        return partial(compiled.run_with_iobinding, bound, self._queue_only)
 
     def _bind(self, inputs: Sequence[Memory]) -> Any:
         binding = self.native.io_binding()
-        for name, dtype, shape, address in inputs:
+        for (name, dtype, shape, _), address in inputs:
             binding.bind_input(name, "cuda", self.gpu.number, dtype, shape, address)
         return binding
 
@@ -234,7 +228,8 @@ class CudaSession(Session):
 
     def _close(self) -> None:
         self._settle()
-        self.native = self.call = self._bound = None
+        self._bound.clear()
+        self.native = self.call = None
 
     def _reopen(self) -> None:
         if self.native is None:

@@ -74,7 +74,17 @@ _LIBRARIES: tuple[Library, ...] = (torch_arrays, cupy_arrays)
 
 def library_of(value: Any) -> Library | None:
     """Whose a value on a GPU is; None for what is on the host, and for what no library here knows."""
-    return next((library for library in _LIBRARIES if library.owns(value)), None)
+    for library in _LIBRARIES:
+        if library.owns(value):
+            return library
+    return None
+
+
+def taker_of(value: Any) -> Library | None:
+    """The same, but also for torch's tensors on the host."""
+    if torch_arrays.is_tensor(value):
+        return torch_arrays
+    return cupy_arrays if cupy_arrays.owns(value) else None
 
 
 def to_take_over(value: Any) -> str | None:

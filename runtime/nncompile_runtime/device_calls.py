@@ -55,8 +55,10 @@ class DeviceCalls:
 
     def start(self, feed: Feed) -> Finish:
         """Begin a call, as `DeviceRunner.start` does; one in pieces ends before this returns."""
+        if self._piece is None or not self._batched:
+            return self._mine().start(feed)
         rows = batch_of(self._signature, feed)
-        if self._piece is None or not self._batched or rows <= self._piece:
+        if rows <= self._piece:
             return self._mine().start(feed)
         outputs = self._run_in_pieces(feed, rows, self._piece)
         return lambda: outputs
@@ -69,6 +71,9 @@ class DeviceCalls:
 
     def _mine(self) -> DeviceRunner | Graphs:
         """The calling thread's own, as long as there are as many workers as threads that call."""
+        found: DeviceRunner | Graphs | None = getattr(self._caller, "runner", None)
+        if found is not None:
+            return found
         if not hasattr(self._caller, "number"):
             self._caller.number = next(self._callers) % self._plan.workers
         number = self._caller.number
@@ -76,7 +81,8 @@ class DeviceCalls:
             if number not in self._runners:
                 session = CudaSession(self._model, self._plan.session)
                 self._runners[number] = self._made(session, self._signature)
-            return self._runners[number]
+            found = self._caller.runner = self._runners[number]
+        return found
 
     def _run_in_pieces(self, feed: Feed, rows: int, piece: int) -> list[Any]:
         """Further pieces are begun before one is waited for."""

@@ -8,25 +8,30 @@ done, and what comes later on that stream, copying to the host included, comes a
 
 For arrays, inputs cross on a second stream and outputs on a third, so that what one call copies in, the one
 before computes, and the one before that copies back goes on at the same time: a GPU has an engine for each.
-`start` returns when all is queued, and what it returns waits for the answer.
+Small ones on a CUDA graph cross on its own stream, straight into its memory and out of it. `start` returns
+when all is queued, and what it returns waits for the answer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
-from nncompile_runtime import batching, cuda, device_arrays
+from nncompile_runtime import batching, cuda
 from nncompile_runtime.cuda_session import CudaSession, Memory
-from nncompile_runtime.device_arrays import Library
+from nncompile_runtime.device_arrays import Library, taker_of
 from nncompile_runtime.driver import CudaError, Stream
 from nncompile_runtime.errors import InputError
+from nncompile_runtime.inputs import Array
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.shapes import output_shapes
-from nncompile_runtime.staging import Port, Staging, bytes_of
+from nncompile_runtime.shapes import Ports, ports_of
+from nncompile_runtime.staging import Staging
 
+# Bytes of a call that should cross in less time than this saves: copies on the GPU, and waits.
+_MOST_DIRECT = 2**16
 _MOST_STAGED = 2**28  # bytes of a call; larger ones are not worth the pinned memory, which the system loses
 AT_ONCE = 3
 """Calls under way for which copies and kernels overlap: one copies in, one runs, one copies back."""
@@ -36,14 +41,14 @@ Finish = Callable[[], list[Any]]
 
 
 class Execution(Protocol):
-    """What queues the work of a call between inputs and outputs that lie on the GPU."""
+    """What queues the work of a call that copies its inputs from, and its outputs to, wherever they lie."""
 
     @property
     def session(self) -> CudaSession:
         """Whose stream the work is queued on."""
 
     def run_at(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
-        """Queue it."""
+        """Queue it; all lie on the GPU, or in pinned memory."""
 
 
 class DeviceRunner:
@@ -60,11 +65,11 @@ class DeviceRunner:
             execution: Runs the others, in the session's place.
         """
         self._plain, self._signature = session, signature
-        self._execution = execution
+        self._session = execution.session if execution else session
+        self._run_at = (execution or session).run_at
+        self._most_direct = _MOST_DIRECT if execution else -1
         self._idle: list[Staging] = []
-        self._outputs = [(spec.name, spec.array_dtype) for spec in signature.outputs]
-        self._dtypes = {spec.name: spec.array_dtype for spec in (*signature.inputs, *signature.outputs)}
-        self._output_shapes = lru_cache(maxsize=256)(partial(output_shapes, signature))
+        self._ports = lru_cache(maxsize=256)(partial(ports_of, signature))
         with session.current():
             self._inward, self._outward = Stream(session.gpu), Stream(session.gpu)
 
@@ -85,31 +90,24 @@ class DeviceRunner:
         """Begin a call; what this returns waits for its end and gives the outputs.
 
         Args:
-            feed: By graph input name, either arrays, or contiguous ones of one library on the session's GPU.
+            feed: By graph input name, in the graph's order, either arrays, or contiguous ones of one library
+                on the session's GPU.
 
         Raises:
             InputError: ONNX Runtime could not run these inputs.
             OutOfMemoryError: The GPU's memory does not suffice.
             DeviceError: The GPU failed.
         """
-        like = next(iter(feed.values()), None)
-        library = device_arrays.library_of(like)
-        given = tuple(tuple(feed[spec.name].shape) for spec in self._signature.inputs)
-        shapes = self._output_shapes(given)
-        if not self.binds or any(0 in shape for shape in (*given, *(shapes or ()))):
+        values = list(feed.values())
+        ports = self._ports(tuple([value.shape for value in values]))
+        library = taker_of(values[0]) if values else None
+        if ports.empty or not self._plain.binds:
             outputs = self._run_by_way_of_the_host(feed, library)
         elif library is not None:
-            outputs = self._run_on_the_gpu(feed, library, like, shapes)
+            outputs = self._run_on_the_gpu(values, library, ports)
         else:
-            return self._start_arrays(feed, shapes)
+            return self._start_arrays(feed, values, ports)
         return lambda: outputs
-
-    @property
-    def _session(self) -> CudaSession:
-        return self._execution.session if self._execution else self._plain
-
-    def _run_at(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
-        (self._execution or self._plain).run_at(inputs, outputs)
 
     def _run_by_way_of_the_host(self, feed: Feed, library: Library | None) -> list[Any]:
         """What has no bytes has no address to bind: ONNX Runtime takes the arrays itself."""
@@ -120,12 +118,11 @@ class DeviceRunner:
         like = next(iter(feed.values()))
         return [library.to_gpu(output, like) for output in outputs]
 
-    def _run_on_the_gpu(
-        self, feed: Feed, library: Library, like: Any, shapes: Sequence[tuple[int, ...]] | None
-    ) -> list[Any]:
+    def _run_on_the_gpu(self, values: Sequence[Any], library: Library, ports: Ports) -> list[Any]:
+        like, address = values[0], library.address
         caller = library.callers_stream(like)
-        inputs = [self._memory(name, value, library) for name, value in feed.items()]
-        session = self._session if shapes is not None else self._plain
+        inputs = [Memory(port, address(value)) for port, value in zip(ports.inputs, values, strict=True)]
+        session = self._session if ports.outputs is not None else self._plain
         with session.lock, session.current():
             if session.gpu.is_capturing(caller):
                 raise InputError(
@@ -133,21 +130,18 @@ class DeviceRunner:
                     remedy="Call predict outside of the capture.",
                 )
             try:
-                if shapes is None:
+                if ports.outputs is None:
                     return self._run_to_unknown_shapes(inputs, library, like, caller)
-                results = {
-                    name: library.empty(dtype, shape, like)
-                    for (name, dtype), shape in zip(self._outputs, shapes, strict=True)
-                }
+                results = [library.empty(port.dtype, port.shape, like) for port in ports.outputs]
                 session.stream.wait_for(caller)
-                outputs = [self._memory(name, result, library) for name, result in results.items()]
-                self._run_at(inputs, outputs)
+                places = zip(ports.outputs, results, strict=True)
+                self._run_at(inputs, [Memory(port, address(result)) for port, result in places])
                 session.stream.hold_back(caller)
             except (RuntimeError, MemoryError, CudaError) as error:  # torch's, CuPy's, or the driver's
                 if isinstance(error, CudaError) or cuda.missing_memory(error) is not None:
                     raise session.failure(error) from None
                 raise
-        return list(results.values())
+        return results
 
     def _run_to_unknown_shapes(
         self, inputs: Sequence[Memory], library: Library, like: Any, caller: int
@@ -156,32 +150,35 @@ class DeviceRunner:
         self._plain.stream.wait_for(caller)
         values = self._plain.run_to(inputs)
         results = []
-        for (name, dtype), value in zip(self._outputs, values, strict=True):
-            result = library.empty(dtype, value.shape(), like)
+        for spec, value in zip(self._signature.outputs, values, strict=True):
+            result = library.empty(spec.array_dtype, value.shape(), like)
             self._plain.stream.wait_for(caller)
-            memory = self._memory(name, result, library)
-            if memory.size:
-                self._plain.copy(memory, value.data_ptr())
+            size = math.prod(value.shape()) * spec.array_dtype.itemsize
+            if size:
+                stream = self._plain.stream
+                stream.gpu.copy(library.address(result), value.data_ptr(), size, stream.handle)
             results.append(result)
         self._plain.stream.hold_back(caller)
         return results
 
-    def _start_arrays(self, feed: Feed, shapes: Sequence[tuple[int, ...]] | None) -> Finish:
-        inputs: list[Port] = [(name, array.dtype, array.shape) for name, array in feed.items()]
-        outputs = [(*port, shape) for port, shape in zip(self._outputs, shapes or (), strict=False)]
-        if shapes is None or bytes_of([*inputs, *outputs]) > _MOST_STAGED:
+    def _start_arrays(self, feed: Feed, arrays: Sequence[Array], ports: Ports) -> Finish:
+        if ports.outputs is None or ports.size > _MOST_STAGED:
             done = self._plain.run(feed)
             return lambda: done
         session = self._session
         try:
             with session.current():
                 staging = self._staging()
-                staging.prepare(inputs, outputs)
-                staging.fill(feed)
+                staging.prepare(ports)
+                staging.fill(arrays)
                 with session.lock:
-                    staging.send(self._inward, session.stream)
-                    self._run_at(staging.inputs, staging.outputs)
-                    staging.fetch(self._outward, session.stream)
+                    if ports.size <= self._most_direct:
+                        self._run_at(staging.pinned_inputs, staging.pinned_outputs)
+                        staging.end_on(session.stream)
+                    else:
+                        staging.send(self._inward, session.stream)
+                        self._run_at(staging.inputs, staging.outputs)
+                        staging.fetch(self._outward, session.stream)
         except CudaError as error:
             raise session.failure(error) from None
         return lambda: self._finished(staging)
@@ -200,6 +197,3 @@ class DeviceRunner:
         if len(self._idle) < AT_ONCE:
             self._idle.append(staging)
         return results
-
-    def _memory(self, name: str, value: Any, library: Library) -> Memory:
-        return Memory(name, self._dtypes[name], tuple(value.shape), library.address(value))

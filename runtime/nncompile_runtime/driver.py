@@ -49,9 +49,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cuMemHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
     "cuMemFreeHost": (c_void_p,),
     "cuMemsetD8Async": (c_uint64, c_ubyte, c_size_t, c_void_p),
-    "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
-    "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
-    "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
+    "cuMemcpyAsync": (c_uint64, c_uint64, c_size_t, c_void_p),  # from and to pinned memory, too
 }
 
 _alone = threading.RLock()
@@ -85,6 +83,12 @@ class Gpu:
         self._calls = {name: getattr(library, name) for name in _ARGUMENTS}
         for name, types in _ARGUMENTS.items():
             self._calls[name].argtypes = types
+        self._push, self._pop = self._calls["cuCtxPushCurrent_v2"], self._calls["cuCtxPopCurrent_v2"]
+        self._exchange = self._calls["cuThreadExchangeStreamCaptureMode"]
+        self._popped = ctypes.byref(c_void_p())  # nobody reads it
+        self._is_capturing = self._calls["cuStreamIsCapturing"]
+        self._record, self._wait = self._calls["cuEventRecord"], self._calls["cuStreamWaitEvent"]
+        self._copy = self._calls["cuMemcpyAsync"]
         device, context = c_int(), c_void_p()
         self.call("cuInit", 0)
         self.call("cuDeviceGet", ctypes.byref(device), number)
@@ -99,8 +103,7 @@ class Gpu:
         """
         status = self._calls[name](*arguments)
         if status:
-            what = "out of memory" if status == _OUT_OF_MEMORY else f"in {name}"
-            raise CudaError(f"CUDA failure {status}: {what}")
+            raise _failure(status, name)
 
     def current(self, *, capturing: bool = False) -> AbstractContextManager[Any]:
         """Make this GPU the thread's; afterwards it is the caller's again, whatever ONNX Runtime chose.
@@ -113,26 +116,61 @@ class Gpu:
         Args:
             capturing: Whether ONNX Runtime may capture a graph meanwhile; in that, what is unsafe is refused.
         """
-        return _Current(self, self._context, _THREAD_LOCAL if capturing else _RELAXED)
+        return _Current(self, _THREAD_LOCAL if capturing else _RELAXED)
+
+    def enter(self, mode: Any) -> None:
+        """Push the context, and exchange the thread's capture mode with that at an address."""
+        status = self._push(self._context) or self._exchange(mode)
+        if status:
+            raise _failure(status, "cuCtxPushCurrent or cuThreadExchangeStreamCaptureMode")
+
+    def leave(self, mode: Any) -> None:
+        """Take that back."""
+        status = self._exchange(mode) or self._pop(self._popped)
+        if status:
+            raise _failure(status, "cuThreadExchangeStreamCaptureMode or cuCtxPopCurrent")
 
     def is_capturing(self, stream: int) -> bool:
         """Whether what a stream (a handle) is given goes into a CUDA graph; the GPU must be current."""
         found = c_int()
-        status = self._calls["cuStreamIsCapturing"](stream, ctypes.byref(found))
+        status = self._is_capturing(stream, ctypes.byref(found))
         return bool(found.value) or status == _CAPTURE_IMPLICIT
+
+    def order(self, first: int, second: int, event: int) -> None:
+        """Let a stream begin later work only when what the first has been given by now is done.
+
+        Args:
+            first: Handle of a stream.
+            second: Likewise.
+            event: Handle of an event, which may be used again at once.
+        """
+        status = self._record(event, first) or self._wait(second, event, 0)
+        if status:
+            raise _failure(status, "cuEventRecord or cuStreamWaitEvent")
+
+    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        """Queue a copy of some bytes on a stream, between addresses on the GPU or in pinned memory."""
+        status = self._copy(to, source, size, stream)
+        if status:
+            raise _failure(status, "cuMemcpyAsync")
+
+
+def _failure(status: int, name: str) -> CudaError:
+    what = "out of memory" if status == _OUT_OF_MEMORY else f"in {name}"
+    return CudaError(f"CUDA failure {status}: {what}")
 
 
 class _Current:
-    def __init__(self, gpu: Gpu, context: c_void_p, mode: int) -> None:
-        self._gpu, self._context, self._mode = gpu, context, c_int(mode)
+    __slots__ = ("_gpu", "_mode")
+
+    def __init__(self, gpu: Gpu, mode: int) -> None:
+        self._gpu, self._mode = gpu, ctypes.byref(c_int(mode))
 
     def __enter__(self) -> None:
-        self._gpu.call("cuCtxPushCurrent_v2", self._context)
-        self._gpu.call("cuThreadExchangeStreamCaptureMode", ctypes.byref(self._mode))
+        self._gpu.enter(self._mode)
 
     def __exit__(self, *_: object) -> None:
-        self._gpu.call("cuThreadExchangeStreamCaptureMode", ctypes.byref(self._mode))
-        self._gpu.call("cuCtxPopCurrent_v2", ctypes.byref(c_void_p()))
+        self._gpu.leave(self._mode)
 
 
 @contextlib.contextmanager
@@ -173,13 +211,11 @@ class Stream:
 
     def wait_for(self, other: int) -> None:
         """Begin later work only when what stream `other` (a handle) has been given by now is done."""
-        self._mark.record(other)
-        self._mark.hold_back(self.handle)
+        self.gpu.order(other, self.handle, self._mark.handle)
 
     def hold_back(self, other: int) -> None:
         """Let stream `other` begin later work only when what this one has been given by now is done."""
-        self._mark.record(self.handle)
-        self._mark.hold_back(other)
+        self.gpu.order(self.handle, other, self._mark.handle)
 
     def synchronize(self) -> None:
         """Wait until all is done."""
@@ -187,27 +223,27 @@ class Stream:
 
 
 class Event:
-    """A place in a stream."""
+    """A place in a stream.
+
+    Attributes:
+        handle: `CUevent`.
+    """
 
     def __init__(self, gpu: Gpu) -> None:
         """Make an event; the GPU must be current."""
         self._gpu = gpu
         made = c_void_p()
         gpu.call("cuEventCreate", ctypes.byref(made), _NO_TIMING)
-        self._handle = int(made.value or 0)
-        _give_back_with(self, gpu, "cuEventDestroy_v2", self._handle)
+        self.handle = int(made.value or 0)
+        _give_back_with(self, gpu, "cuEventDestroy_v2", self.handle)
 
     def record(self, stream: int) -> None:
         """Stand behind all that the stream has been given by now."""
-        self._gpu.call("cuEventRecord", self._handle, stream)
-
-    def hold_back(self, stream: int) -> None:
-        """Let the stream begin later work only when this place is reached; a later record changes nothing."""
-        self._gpu.call("cuStreamWaitEvent", stream, self._handle, 0)
+        self._gpu.call("cuEventRecord", self.handle, stream)
 
     def wait(self) -> None:
         """Wait until the place is reached."""
-        self._gpu.call("cuEventSynchronize", self._handle)
+        self._gpu.call("cuEventSynchronize", self.handle)
 
 
 class Block:

@@ -12,7 +12,6 @@ import logging
 import threading
 from typing import NamedTuple
 
-from nncompile_runtime.batching import batch_of
 from nncompile_runtime.buckets import bucket_of
 from nncompile_runtime.captured import Captured
 from nncompile_runtime.container import ModelFile
@@ -52,6 +51,8 @@ class Graphs:
         self._model, self._plan, self._signature, self._plain = model, plan, signature, plain
         every_output_batched = all(carries_batch(spec, signature.batch) for spec in signature.outputs)
         self._padding = padding and every_output_batched
+        batched = (spec.name for spec in signature.inputs if carries_batch(spec, signature.batch))
+        self._batched = next(batched, None)
         self._fits = plain.binds and fixed_but_for_the_batch(signature)
         if not plain.binds:
             _log.warning(
@@ -70,12 +71,14 @@ class Graphs:
 
     def start(self, feed: Feed) -> Finish:
         """Begin a call, as `DeviceRunner.start` does."""
-        rows = batch_of(self._signature, feed)
+        rows = feed[self._batched].shape[0] if self._batched is not None else 1
         bucket = bucket_of(rows, padding=self._padding) if self._fits else None
         if bucket is None:
             return self._start_plainly(feed)
         try:
-            opened = self._opened(bucket)
+            # Who is limited in memory counts the calls of each graph.
+            opened = self._open.get(bucket) if self._plan.gpu_memory_limit is None else None
+            opened = opened or self._opened(bucket)
             if opened is not None and opened.captured.admits():
                 return opened.runner.start(feed)
         except (NncompileError, CudaError) as error:

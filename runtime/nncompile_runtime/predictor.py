@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nncompile_runtime import batching, container, tuning
+from nncompile_runtime import batching, container, torch_arrays, tuning
 from nncompile_runtime.container import ModelFile
+from nncompile_runtime.device_arrays import taker_of
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.device_runner import AT_ONCE
 from nncompile_runtime.errors import PlanError
@@ -25,7 +26,6 @@ from nncompile_runtime.regimes import Regimes, Sessions, opened
 from nncompile_runtime.session import Runner, Session
 from nncompile_runtime.signature import check_against, signature_of
 from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
-from nncompile_runtime.torch_arrays import is_tensor, memory_of
 from nncompile_runtime.trial import Subject
 
 _MOST_SHAPES = 256
@@ -79,10 +79,9 @@ class Predictor:
             **kwargs: Inputs by name.
 
         Returns:
-            What `forward` returns, nested as `forward` nests it: torch tensors where an input was
-            one (on that input's device), CuPy arrays for CuPy arrays, numpy arrays otherwise (both float32
-            for bfloat16). Those on a GPU may still be computed, on their library's current stream, as its
-            own results are.
+            What `forward` returns, nested as `forward` nests it: torch tensors where an input was one (on its
+            device), CuPy arrays for CuPy's, numpy arrays otherwise (these two float32 for bfloat16). Those on
+            a GPU may still be computed, on their library's current stream, as its own results are.
 
         Raises:
             InputError: An input does not fit; the message says which, what it expects, what it got.
@@ -93,11 +92,11 @@ class Predictor:
                 run = self._accepted.get(x.shape)
                 if run is not None and x.dtype == self._dtype:
                     return self._nest(run({self._name: x}))
-            elif is_tensor(x):
-                run = self._accepted.get(x.shape)
-                array = memory_of(x, self._dtype, self._bind.device) if run is not None else None
-                if run is not None and array is not None:
-                    return self._nest(as_tensors(run({self._name: array}), self._narrow))
+            elif (taker := taker_of(x)) is not None and (run := self._accepted.get(x.shape)) is not None:
+                array = taker.memory_of(x, self._dtype, self._bind.device)
+                if array is not None:
+                    y = run({self._name: array})
+                    return self._nest(as_tensors(y, self._narrow) if taker is torch_arrays else y)
         return self._begin(*args, **kwargs)()
 
     __call__ = predict

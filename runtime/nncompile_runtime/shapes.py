@@ -1,10 +1,60 @@
-"""The shapes of a call's outputs before it is run, as far as the signature tells."""
+"""What a call takes and returns, as far as the signature tells before it is run: shapes, dtypes, bytes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from nncompile_runtime.manifest import Signature, TensorSpec
+
+
+class Port(NamedTuple):
+    """One input or output of a call.
+
+    Attributes:
+        name: Of the graph's input or output.
+        dtype: Of its elements.
+        shape: Its sizes.
+        size: Bytes.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    size: int
+
+
+class Ports(NamedTuple):
+    """Inputs and outputs of a call, in the graph's order.
+
+    Attributes:
+        inputs: All of the graph's.
+        outputs: Likewise; None where an output has a size that no input has.
+        empty: Whether one of them has no bytes.
+        size: Bytes of all.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...] | None
+    empty: bool
+    size: int
+
+
+def ports_of(signature: Signature, given: Sequence[tuple[int, ...]]) -> Ports:
+    """The ports of calls on inputs of checked shapes, which are given in the graph's order."""
+    shapes = output_shapes(signature, given)
+    inputs = tuple(map(_port, signature.inputs, given))
+    outputs = None if shapes is None else tuple(map(_port, signature.outputs, shapes))
+    ports = (*inputs, *(outputs or ()))
+    return Ports(inputs, outputs, not all(port.size for port in ports), sum(port.size for port in ports))
+
+
+def _port(spec: TensorSpec, shape: tuple[int, ...]) -> Port:
+    dtype = spec.array_dtype
+    return Port(spec.name, dtype, tuple(shape), math.prod(shape) * dtype.itemsize)
 
 
 def output_shapes(

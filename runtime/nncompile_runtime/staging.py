@@ -8,8 +8,7 @@ one copy each that the caller need not wait for. ONNX Runtime's Python API has n
 from __future__ import annotations
 
 import ctypes
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,18 @@ import numpy as np
 from nncompile_runtime.cuda_session import Memory
 from nncompile_runtime.driver import Block, Event, Gpu, Stream
 from nncompile_runtime.inputs import Array
+from nncompile_runtime.shapes import Port, Ports
 
 _ALIGNMENT = 256  # cudaMalloc's
-Port = tuple[str, np.dtype[Any], tuple[int, ...]]
-"""Name, dtype and shape of an input or output."""
 
 
-def packed(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Offsets of pieces of `sizes` bytes one behind another, each aligned, and the bytes of all."""
+def packed(ports: Sequence[Port]) -> tuple[list[int], int]:
+    """Offsets of inputs and outputs one behind another, each aligned, and the bytes of all."""
     offsets, end = [], 0
-    for size in sizes:
+    for port in ports:
         offsets.append(end)
-        end += -(-size // _ALIGNMENT) * _ALIGNMENT
+        end += -(-port.size // _ALIGNMENT) * _ALIGNMENT
     return offsets, end
-
-
-def bytes_of(ports: Sequence[Port]) -> int:
-    """Bytes that inputs or outputs take."""
-    return packed([_size(port) for port in ports])[1]
 
 
 class Staging:
@@ -43,6 +36,8 @@ class Staging:
     Attributes:
         inputs: Where the call's inputs lie on the GPU.
         outputs: Where its outputs do.
+        pinned_inputs: Where its inputs lie on the host.
+        pinned_outputs: Where its outputs do.
     """
 
     def __init__(self, gpu: Gpu) -> None:
@@ -51,50 +46,57 @@ class Staging:
         self._pinned: Block | None = None
         self._device: Block | None = None
         self._done = Event(gpu)
-        self._ports: tuple[Port, ...] = ()
+        self._ports: Ports | None = None
 
-    def prepare(self, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def prepare(self, call: Ports) -> None:
         """Make room for a call; the GPU must be current, and the call before must have been finished.
+
+        Args:
+            call: Its inputs and outputs, of which there is one at least.
 
         Raises:
             CudaError: There is not enough memory.
         """
-        ports = (*inputs, *outputs)
-        if ports == self._ports:
+        if call is self._ports:
             return
-        self._ports = ()
-        offsets, size = packed([_size(port) for port in ports])
+        self._ports = None
+        ports, count = (*call.inputs, *(call.outputs or ())), len(call.inputs)
+        offsets, size = packed(ports)
         if self._pinned is None or self._device is None or self._pinned.size < size:
             self._pinned = self._device = None
             self._device = Block(self._gpu, size)
             self._pinned = Block(self._gpu, size, pinned=True)
         device, host = self._device.address, self._pinned.address
-        placed = [Memory(*port, device + at) for port, at in zip(ports, offsets, strict=True)]
-        views = [_view(port, host + at) for port, at in zip(ports, offsets, strict=True)]
-        count = len(inputs)
-        self.inputs, self.outputs = placed[:count], placed[count:]
-        self._in, self._out = views[:count], views[count:]
-        middle = offsets[count]  # there is at least one output
+        there = [Memory(port, device + at) for port, at in zip(ports, offsets, strict=True)]
+        here = [Memory(port, host + at) for port, at in zip(ports, offsets, strict=True)]
+        self.inputs, self.outputs = there[:count], there[count:]
+        self.pinned_inputs, self.pinned_outputs = here[:count], here[count:]
+        self._in, self._out = [_view(m) for m in here[:count]], [_view(m) for m in here[count:]]
+        middle = offsets[count]
         self._to_gpu = (device, host, middle)
         self._to_host = (host + middle, device + middle, size - middle)
-        self._ports = ports
+        self._ports = call
 
-    def fill(self, feed: Mapping[str, Array]) -> None:
+    def fill(self, inputs: Sequence[Array]) -> None:
         """Copy the inputs into pinned memory."""
-        for memory, view in zip(self.inputs, self._in, strict=True):
-            view[...] = feed[memory.name]
+        for array, view in zip(inputs, self._in, strict=True):
+            view[...] = array
 
     def send(self, copies: Stream, work: Stream) -> None:
         """Queue the inputs' copy to the GPU on one stream; the work of the other comes after it."""
         if self._to_gpu[2]:
-            self._gpu.call("cuMemcpyHtoDAsync_v2", *self._to_gpu, copies.handle)
+            self._gpu.copy(*self._to_gpu, copies.handle)
             work.wait_for(copies.handle)
 
     def fetch(self, copies: Stream, work: Stream) -> None:
         """Queue the outputs' copy back on one stream, behind the work of the other, which makes them."""
         work.hold_back(copies.handle)
-        self._gpu.call("cuMemcpyDtoHAsync_v2", *self._to_host, copies.handle)
-        self._done.record(copies.handle)
+        self._gpu.copy(*self._to_host, copies.handle)
+        self.end_on(copies)
+
+    def end_on(self, stream: Stream) -> None:
+        """Say that the outputs are there when what the stream has been given by now is done."""
+        self._done.record(stream.handle)
 
     def results(self) -> list[Array]:
         """Wait for the outputs and copy them into arrays of the caller's own."""
@@ -102,12 +104,6 @@ class Staging:
         return [view.copy() for view in self._out]
 
 
-def _size(port: Port) -> int:
-    _, dtype, shape = port
-    return math.prod(shape) * dtype.itemsize
-
-
-def _view(port: Port, address: int) -> Array:
-    _, dtype, shape = port
-    raw: Any = (ctypes.c_ubyte * _size(port)).from_address(address)
-    return np.ndarray(shape, dtype, raw)
+def _view(memory: Memory) -> Array:
+    raw: Any = (ctypes.c_ubyte * memory.port.size).from_address(memory.address)
+    return np.ndarray(memory.port.shape, memory.port.dtype, raw)

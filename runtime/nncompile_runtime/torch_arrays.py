@@ -44,10 +44,10 @@ def memory_of(tensor: Any, dtype: np.dtype[Any] | None, device: str) -> Any:
         except (TypeError, RuntimeError):
             return None
         return array if array.dtype == dtype else None
-    if str(tensor.device) != device or tensor.layout is not _torch().strided:
-        return None
-    fit = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg() or tensor.is_quantized)
-    return tensor.detach() if fit and numpy_dtype(tensor) == dtype else None
+    # Of a dtype that a graph takes none is conjugated or quantised.
+    fit = _numpy_dtype(tensor.dtype) == dtype and tensor.layout is _torch().strided
+    fit = fit and tensor.is_contiguous() and not tensor.is_neg()
+    return tensor if fit and str(tensor.device) == device else None
 
 
 def device(tensor: Any) -> str:
@@ -114,7 +114,7 @@ def joined(parts: Sequence[Any]) -> Any:
 
 def to_host(tensor: Any) -> Any:
     """A tensor's values as an array; waits for them."""
-    return tensor.cpu().numpy()
+    return tensor.detach().cpu().numpy()
 
 
 def to_gpu(array: Any, like: Any) -> Any:
@@ -124,7 +124,11 @@ def to_gpu(array: Any, like: Any) -> Any:
 
 def callers_stream(tensor: Any) -> int:
     """Handle of the calling thread's current stream on the tensor's GPU; 0 is the default one."""
-    return int(_torch().cuda.current_stream(tensor.device).cuda_stream)
+    torch = _torch()
+    ask = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # as the code that torch.compile writes does
+    if ask is not None:
+        return int(ask(tensor.device.index))
+    return int(torch.cuda.current_stream(tensor.device).cuda_stream)
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ import ctypes
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from functools import partial, partialmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,13 +51,14 @@ class FakeCuda:
         self.queues: dict[int, Queue] = {0: Queue()}
         self.events: dict[int, tuple[Queue, int]] = {}
         self.blocks: dict[int, Any] = {}
+        self.pinned: set[int] = set()
         self.freed: list[str] = []
         self.kept: list[torch.Tensor] = []
         self.calls: list[str] = []
         self.limit: int | None = None  # bytes of an allocation
         self.eager = False  # whether all streams but the default one do their work at once
-        self.streams: dict[str, set[int]] = defaultdict(set)  # that kinds of copies were queued on
-        self._waiting: Counter[str] = Counter()
+        self.streams: dict[str, set[int]] = defaultdict(set)  # "host to gpu", say -> where copies were queued
+        self.waiting: Counter[str] = Counter()  # the same -> copies that are not done
         self.callers_captures: dict[int, int] = {}  # streams that the caller captures -> what is said of them
         self.capturing: int | None = None  # the thread that captures
         self.broken: list[str] = []  # what broke a capture
@@ -186,7 +187,9 @@ class FakeCuda:
         return 0
 
     def _cuMemHostAlloc(self, out: Any, size: int, flags: int) -> int:
-        return self._cuMemAlloc(out, size)
+        status = self._cuMemAlloc(out, size)
+        self.pinned.add(out._obj.value)
+        return status
 
     def _cuMemFree(self, address: int) -> None:
         self._cuCtxSynchronize()
@@ -196,24 +199,23 @@ class FakeCuda:
     def _cuMemFreeHost(self, address: int) -> None:
         self._cuCtxSynchronize()
         self.freed.append("pinned")
+        self.pinned.remove(address)
         del self.blocks[address]
 
     def _cuMemsetD8Async(self, address: int, value: int, size: int, stream: int) -> None:
         self.queue(stream, lambda: ctypes.memset(address, value, size))
 
-    def _copy(self, name: str, to: int, source: int, size: int, stream: int) -> None:
+    def _cuMemcpyAsync(self, to: int, source: int, size: int, stream: int) -> None:
+        kind = f"{self._place(source)} to {self._place(to)}"
+
         def work() -> None:
-            self._waiting[name] -= 1
+            self.waiting[kind] -= 1
             ctypes.memmove(to, source, size)
 
-        self.streams[name].add(stream)
-        self._waiting[name] += 1
+        self.streams[kind].add(stream)
+        self.waiting[kind] += 1
         self.queue(stream, work)
 
-    def waiting(self, name: str) -> int:
-        """How many copies of a kind were queued and are not done."""
-        return self._waiting[name]
-
-    _cuMemcpyHtoDAsync = partialmethod(_copy, "cuMemcpyHtoDAsync")
-    _cuMemcpyDtoHAsync = partialmethod(_copy, "cuMemcpyDtoHAsync")
-    _cuMemcpyDtoDAsync = partialmethod(_copy, "cuMemcpyDtoDAsync")
+    def _place(self, address: int) -> str:
+        inside = any(0 <= address - at < len(self.blocks[at]) for at in self.pinned)
+        return "host" if inside else "gpu"

@@ -62,6 +62,15 @@ def on_gpu(array: Any) -> GpuTensor:
     return torch.as_tensor(array).clone().as_subclass(GpuTensor)
 
 
+def _raw_stream(number: int) -> int:
+    assert number == GpuTensor.number
+    return GpuTensor.stream
+
+
+def _current_stream(device: torch.device) -> Any:
+    return SimpleNamespace(cuda_stream=_raw_stream(device.index))
+
+
 class FakeGpu:
     """All of it, for the tests to look at.
 
@@ -104,9 +113,8 @@ class FakeGpu:
             return made.as_subclass(GpuTensor)
 
         monkeypatch.setattr(torch, "empty", empty_on_gpu)
-        monkeypatch.setattr(
-            torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=GpuTensor.stream)
-        )
+        monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", _raw_stream, raising=False)
+        monkeypatch.setattr(torch.cuda, "current_stream", _current_stream)
         real = session.onnxruntime()
         fake = SimpleNamespace(**{name: getattr(real, name) for name in dir(real) if name[0] != "_"})
         fake.__version__, provider = real.__version__, _provider(self, real)

@@ -158,6 +158,4 @@ int cuMemsetD8Async(void *memory, unsigned char value, size_t size, Handle strea
   return memset(memory, value, size), 0;
 }
 static int copied(void *to, void *from, size_t size) { return tell("driver copy %zu", size), memcpy(to, from, size), 0; }
-int cuMemcpyHtoDAsync_v2(void *to, void *from, size_t size, Handle stream) { return copied(to, from, size); }
-int cuMemcpyDtoHAsync_v2(void *to, void *from, size_t size, Handle stream) { return copied(to, from, size); }
-int cuMemcpyDtoDAsync_v2(void *to, void *from, size_t size, Handle stream) { return copied(to, from, size); }
+int cuMemcpyAsync(void *to, void *from, size_t size, Handle stream) { return copied(to, from, size); }

@@ -10,6 +10,8 @@ import torch
 from onnx import helper
 
 from nncompile import InputError
+from nncompile_runtime import cuda_session
+from nncompile_runtime.cuda_session import CudaSession
 
 from .fake_gpu import FakeGpu, GpuTensor, gpu, on_gpu, values
 from .gpu_nets import CUDA, adding, net, nonzero, on_cuda, reference
@@ -40,6 +42,17 @@ def test_tensors_are_run_where_they_lie(gpu: FakeGpu) -> None:
     assert gpu.runs == [{"x": x.data_ptr(), "y": y.data_ptr()}]
 
 
+def test_bindings_are_kept_for_places_that_come_back(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_session, "_MOST_BOUND", 4)
+    model, given = net(), [on_gpu(floats(n, 1, 8, 8, seed=n)) for n in (1, 2, 3, 4, 5, 6)]
+    given += [given[5][:2], given[5][:3]]  # which begin at one address
+    for number in [0, 6, 7, 1, 6, 2, 3, 4, 0, 5, 6, 7, 0]:
+        x = given[number]
+        np.testing.assert_array_equal(values(model.predict(x)), reference(values(x)))
+        assert isinstance(model.session, CudaSession)
+        assert len(model.session._bound) <= 4
+
+
 def test_tensors_call_after_call_the_short_way(gpu: FakeGpu) -> None:
     model = net()
     for seed in range(4):
@@ -57,6 +70,29 @@ def test_a_tensor_with_gaps_or_of_another_dtype_is_made_fit_on_the_gpu(gpu: Fake
     np.testing.assert_array_equal(values(model.predict(on_gpu(half))), reference(half.astype(np.float32)))
     with pytest.raises(InputError, match="float64"):
         model.predict(on_gpu(x[:3].astype(np.float64)))
+
+
+def test_a_negated_view_is_not_taken_for_what_lies_in_its_memory(gpu: FakeGpu) -> None:
+    model, x = net(), floats(2, 1, 8, 8)
+    for _ in range(2):
+        given = torch._neg_view(torch.from_numpy(x)).as_subclass(GpuTensor)
+        assert given.is_neg()
+        assert given.is_contiguous()
+        np.testing.assert_array_equal(values(model.predict(given)), reference(-x))
+
+
+@pytest.mark.parametrize("plan", [{}, {"cuda_graph": True}, {"micro_batch": 2}])
+@pytest.mark.parametrize("on_host", [{}, {"x": "Cpu"}])
+def test_a_tensor_that_requires_grad_gives_one_that_does_not(
+    gpu: FakeGpu, plan: dict[str, Any], on_host: dict[str, str]
+) -> None:
+    gpu.on_host = on_host
+    model, x = net(**plan), floats(3, 1, 8, 8)
+    for _ in range(2):
+        y = model.predict(on_gpu(x).requires_grad_())
+        assert not y.requires_grad
+        np.testing.assert_allclose(values(y), reference(x), rtol=1e-6, atol=1e-6)
+    assert model.predict(on_gpu(x[:0]).requires_grad_()).shape == (0, 5)
 
 
 def test_bfloat16_comes_and_goes_as_such(gpu: FakeGpu) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nncompile import InputError
+from nncompile_runtime import device_runner
 from nncompile_runtime.device_runner import AT_ONCE
 
 from .fake_driver import CAPTURE_IMPLICIT, Queue
@@ -46,7 +47,12 @@ def test_memory_is_used_again_only_after_the_run(gpu: FakeGpu) -> None:
     np.testing.assert_array_equal(values(y), reference(x))
 
 
-def test_the_stream_is_the_callers_current_one(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", ["as compiled code asks", "as users ask"])
+def test_the_stream_is_the_callers_current_one(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    if asked == "as users ask":  # where a torch does not have the other
+        monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream")
     side = 5
     gpu.cuda.queues[side] = Queue()
     monkeypatch.setattr(GpuTensor, "stream", side)
@@ -93,6 +99,13 @@ def test_inside_a_capture_of_the_callers(gpu: FakeGpu, plan: dict[str, Any], sai
 PLANS = [{}, {"cuda_graph": True}]
 
 
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All calls cross on streams of their own, as large ones do."""
+    monkeypatch.setattr(device_runner, "_MOST_DIRECT", 0)
+
+
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("plan", PLANS)
 def test_kernels_do_not_wait_for_the_copies_back_of_calls_before(gpu: FakeGpu, plan: dict[str, Any]) -> None:
     """Nor do the copies of the two directions wait for one another."""
@@ -100,17 +113,18 @@ def test_kernels_do_not_wait_for_the_copies_back_of_calls_before(gpu: FakeGpu, p
     model.predict(x)
     first, second = model._begin(x), model._begin(-x)
     for stream, queue in gpu.cuda.queues.items():
-        if stream not in gpu.cuda.streams["cuMemcpyDtoHAsync"]:
+        if stream not in gpu.cuda.streams["gpu to host"]:
             queue.run(len(queue.work))
     computing = {int(options["user_compute_stream"]) for options in gpu.created}
-    assert not computing & gpu.cuda.streams["cuMemcpyDtoHAsync"]
-    assert gpu.cuda.waiting("cuMemcpyDtoHAsync") == 2
-    assert gpu.cuda.waiting("cuMemcpyHtoDAsync") == gpu.cuda.waiting("cuMemcpyDtoDAsync") == 0
+    assert not computing & gpu.cuda.streams["gpu to host"]
+    assert gpu.cuda.waiting["gpu to host"] == 2
+    assert gpu.cuda.waiting["host to gpu"] == gpu.cuda.waiting["gpu to gpu"] == 0
     assert len(gpu.runs) == 3
     for end, sent in ((first, x), (second, -x)):
         np.testing.assert_allclose(end(), reference(sent), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_copy_back_waits_for_what_it_copies(gpu: FakeGpu, plan: dict[str, Any]) -> None:
     """And not for the calls after it, whose inputs may not even have crossed."""
@@ -118,13 +132,17 @@ def test_a_copy_back_waits_for_what_it_copies(gpu: FakeGpu, plan: dict[str, Any]
     model.predict(x)
     first, second = model._begin(x), model._begin(-x)
     np.testing.assert_allclose(first(), reference(x), rtol=1e-6, atol=1e-6)
-    assert gpu.cuda.waiting("cuMemcpyHtoDAsync") == gpu.cuda.waiting("cuMemcpyDtoHAsync") == 1
+    assert gpu.cuda.waiting["host to gpu"] == gpu.cuda.waiting["gpu to host"] == 1
     np.testing.assert_allclose(second(), reference(-x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("direct", [0, 2**16])
 @pytest.mark.parametrize("plan", [*PLANS, {"micro_batch": 2}])
-def test_answers_in_memory_that_is_used_again(gpu: FakeGpu, plan: dict[str, Any]) -> None:
+def test_answers_in_memory_that_is_used_again(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, plan: dict[str, Any], direct: int
+) -> None:
     """More calls under way than memory is kept for, ended out of order, and new ones begun between."""
+    monkeypatch.setattr(device_runner, "_MOST_DIRECT", direct)
     model, begun, answers = net(**plan), [], []
     for seed in range(12):
         x = floats(3, 1, 8, 8, seed=seed)
@@ -135,6 +153,27 @@ def test_answers_in_memory_that_is_used_again(gpu: FakeGpu, plan: dict[str, Any]
     answers += [(x, end()) for x, end in begun]
     for x, answer in answers:
         np.testing.assert_allclose(answer, reference(x), rtol=1e-6, atol=1e-6)
+
+
+CALL = 2 * 4 * (64 + 5)  # bytes of two rows of the network's
+
+
+@pytest.mark.parametrize(("plan", "direct"), [({"cuda_graph": True}, CALL), ({}, 2**16)])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_small_calls_of_a_graph_cross_on_its_stream_into_its_memory(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, plan: dict[str, Any], direct: int, rows: int
+) -> None:
+    monkeypatch.setattr(device_runner, "_MOST_DIRECT", direct)
+    model, x = net(**plan), floats(rows, 1, 8, 8)
+    for call in range(3):
+        gpu.cuda.streams.clear()
+        np.testing.assert_allclose(model.predict(x + call), reference(x + call), rtol=1e-6, atol=1e-6)
+    computing = {int(options["user_compute_stream"]) for options in gpu.created}
+    kinds = {kind for kind, streams in gpu.cuda.streams.items() if streams & computing}
+    if not plan:
+        assert kinds == set()
+    else:
+        assert kinds == ({"host to gpu", "gpu to host"} if rows <= 2 else {"gpu to gpu"})
 
 
 def test_streams_of_batches_are_two_ahead(gpu: FakeGpu) -> None:
