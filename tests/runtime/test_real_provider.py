@@ -143,6 +143,10 @@ for _ in range(3):
         launches = [at for at, call in enumerate(calls) if call.startswith("launch")]
         assert len(launches) == 1
         assert [call for call in calls if call.startswith(("wait", "answer"))] == ["answer"]
+        copies = [at for at, call in enumerate(calls) if call.startswith("driver copy")]
+        assert len(copies) == 2  # from pinned memory and to it
+        assert copies[0] < launches[0] < copies[1]
+        assert "order" not in calls
 
 
 def test_threads_capture_beside_others_that_open_close_and_run(library: Path, tmp_path: Path) -> None:
