@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nncompile_runtime import cupy_arrays, torch_arrays
+from nncompile_runtime.torch_arrays import is_tensor
 
 _DLPACK_HOST = (1, 3)  # kDLCPU, and kDLCUDAHost: pinned (https://dmlc.github.io/dlpack/latest/c_api.html)
 
@@ -82,7 +83,7 @@ def library_of(value: Any) -> Library | None:
 
 def taker_of(value: Any) -> Library | None:
     """The same, but also for torch's tensors on the host."""
-    if torch_arrays.is_tensor(value):
+    if is_tensor(value):
         return torch_arrays
     return cupy_arrays if cupy_arrays.owns(value) else None
 

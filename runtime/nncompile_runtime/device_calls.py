@@ -11,11 +11,12 @@ from nncompile_runtime import device_arrays
 from nncompile_runtime.batching import batch_of
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.cuda_session import CudaSession
-from nncompile_runtime.device_runner import AT_ONCE, DeviceRunner, Feed, Finish
+from nncompile_runtime.device_runner import DeviceRunner, Feed, Finish
 from nncompile_runtime.graphs import Graphs
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.plan import Plan
 from nncompile_runtime.shapes import carries_batch
+from nncompile_runtime.streams import AT_ONCE
 
 
 class DeviceCalls:

@@ -29,12 +29,11 @@ from nncompile_runtime.inputs import Array
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.shapes import Ports, ports_of
 from nncompile_runtime.staging import Staging
+from nncompile_runtime.streams import AT_ONCE
 
 # Bytes of a call that should cross in less time than this saves: copies on the GPU, and waits.
 _MOST_DIRECT = 2**16
 _MOST_STAGED = 2**28  # bytes of a call; larger ones are not worth the pinned memory, which the system loses
-AT_ONCE = 3
-"""Calls under way for which copies and kernels overlap: one copies in, one runs, one copies back."""
 
 Feed = Mapping[str, Any]
 Finish = Callable[[], list[Any]]

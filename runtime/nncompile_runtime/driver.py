@@ -49,7 +49,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "cuMemHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
     "cuMemFreeHost": (c_void_p,),
     "cuMemsetD8Async": (c_uint64, c_ubyte, c_size_t, c_void_p),
-    "cuMemcpyAsync": (c_uint64, c_uint64, c_size_t, c_void_p),  # from and to pinned memory, too
+    "cuMemcpyAsync": (c_uint64, c_uint64, c_size_t, c_void_p),  # from and to the host, too
 }
 
 _alone = threading.RLock()

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nncompile_runtime import batching, container, torch_arrays, tuning
+from nncompile_runtime import batching, container, device_arrays, streams, torch_arrays, tuning
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.device_arrays import taker_of
 from nncompile_runtime.device_calls import DeviceCalls
-from nncompile_runtime.device_runner import AT_ONCE
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
 from nncompile_runtime.inputs import InputBinder
@@ -74,14 +72,14 @@ class Predictor:
         """Run the model.
 
         Args:
-            *args: Inputs in the order of `forward`: numpy arrays or torch tensors, on a GPU also CuPy
-                arrays, of the shapes and dtypes that `inputs` lists. The batch may have any size, 0 included.
+            *args: Inputs in the order of `forward`: numpy arrays or torch tensors of the shapes
+                and dtypes that `inputs` lists. The batch may have any size, 0 included.
             **kwargs: Inputs by name.
 
         Returns:
             What `forward` returns, nested as `forward` nests it: torch tensors where an input was one (on its
-            device), CuPy arrays for CuPy's, numpy arrays otherwise (these two float32 for bfloat16). Those on
-            a GPU may still be computed, on their library's current stream, as its own results are.
+            device), CuPy arrays for CuPy's, which models on a GPU take, numpy arrays otherwise (these two
+            float32 for bfloat16). What is on a GPU may still be computed, on its library's current stream.
 
         Raises:
             InputError: An input does not fit; the message says which, what it expects, what it got.
@@ -92,10 +90,10 @@ class Predictor:
                 run = self._accepted.get(x.shape)
                 if run is not None and x.dtype == self._dtype:
                     return self._nest(run({self._name: x}))
-            elif (taker := taker_of(x)) is not None and (run := self._accepted.get(x.shape)) is not None:
-                array = taker.memory_of(x, self._dtype, self._bind.device)
-                if array is not None:
-                    y = run({self._name: array})
+            elif (taker := device_arrays.taker_of(x)) is not None:
+                run, fed = self._accepted.get(x.shape), taker.memory_of(x, self._dtype, self._bind.device)
+                if run is not None and fed is not None:
+                    y = run({self._name: fed})
                     return self._nest(as_tensors(y, self._narrow) if taker is torch_arrays else y)
         return self._begin(*args, **kwargs)()
 
@@ -139,8 +137,8 @@ class Predictor:
         Raises:
             InputError: An element does not fit, or the model's batch is fixed to another size.
         """
-        ahead = AT_ONCE - 1 if self.plan.provider == "cuda" else 0
-        return batching.stream(self._begin, self._signature, iterable, batch_size, ahead=ahead)
+        ahead = self.plan.provider == "cuda"
+        return streams.stream(self._begin, self._signature, iterable, batch_size, ahead=ahead)
 
     def tune(
         self,

@@ -15,7 +15,8 @@ from nncompile_runtime.errors import DeviceError
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.plan import Plan
 from nncompile_runtime.session import Session
-from nncompile_runtime.staging import Port, packed
+from nncompile_runtime.shapes import Port
+from nncompile_runtime.staging import packed
 
 Arrays = Mapping[str, Array]
 
@@ -49,16 +50,14 @@ class _OnGpu(RepeatedCall):
     def __init__(self, session: CudaSession, feed: Arrays, outputs: Arrays) -> None:
         super().__init__(session, feed, outputs)
         arrays = {**feed, **outputs}
-        ports: list[Port] = [(name, array.dtype, array.shape) for name, array in arrays.items()]
-        offsets, size = packed([array.nbytes for array in arrays.values()])
+        ports = [Port(name, array.dtype, array.shape, array.nbytes) for name, array in arrays.items()]
+        offsets, size = packed(ports)
         with session.current():
             self._block = Block(session.gpu, size)
-            placed = [
-                Memory(*port, self._block.address + at) for port, at in zip(ports, offsets, strict=True)
-            ]
+            placed = [Memory(port, self._block.address + at) for port, at in zip(ports, offsets, strict=True)]
             self._inputs, self._results = placed[: len(feed)], placed[len(feed) :]
-            for memory in self._inputs:
-                self._copy("cuMemcpyHtoDAsync_v2", memory.address, feed[memory.name].ctypes.data, memory.size)
+            for (name, _, _, size), address in self._inputs:
+                self._copy(address, feed[name].ctypes.data, size)
             session.stream.synchronize()
 
     def __call__(self) -> None:
@@ -68,14 +67,13 @@ class _OnGpu(RepeatedCall):
 
     def answer(self) -> list[Array]:
         with self._session.current():
-            for memory in self._results:
-                place = self._outputs[memory.name].ctypes.data
-                self._copy("cuMemcpyDtoHAsync_v2", place, memory.address, memory.size)
+            for (name, _, _, size), address in self._results:
+                self._copy(self._outputs[name].ctypes.data, address, size)
             self._session.stream.synchronize()
         return super().answer()
 
-    def _copy(self, function: str, to: int, source: int, size: int) -> None:
-        self._session.gpu.call(function, to, source, size, self._session.stream.handle)
+    def _copy(self, to: int, source: int, size: int) -> None:
+        self._session.gpu.copy(to, source, size, self._session.stream.handle)
 
 
 def repeated_call(model: ModelFile, plan: Plan, feed: Arrays, outputs: Arrays) -> RepeatedCall:

@@ -10,7 +10,7 @@ import torch
 
 from nncompile import InputError
 from nncompile_runtime import device_runner
-from nncompile_runtime.device_runner import AT_ONCE
+from nncompile_runtime.streams import AT_ONCE
 
 from .fake_driver import CAPTURE_IMPLICIT, Queue
 from .fake_gpu import FakeGpu, GpuTensor, gpu, on_gpu, values
