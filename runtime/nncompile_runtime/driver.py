@@ -118,18 +118,6 @@ class Gpu:
         """
         return _Current(self, _THREAD_LOCAL if capturing else _RELAXED)
 
-    def enter(self, mode: Any) -> None:
-        """Push the context, and exchange the thread's capture mode with that at an address."""
-        status = self._push(self._context) or self._exchange(mode)
-        if status:
-            raise _failure(status, "cuCtxPushCurrent or cuThreadExchangeStreamCaptureMode")
-
-    def leave(self, mode: Any) -> None:
-        """Take that back."""
-        status = self._exchange(mode) or self._pop(self._popped)
-        if status:
-            raise _failure(status, "cuThreadExchangeStreamCaptureMode or cuCtxPopCurrent")
-
     def is_capturing(self, stream: int) -> bool:
         """Whether what a stream (a handle) is given goes into a CUDA graph; the GPU must be current."""
         found = c_int()
@@ -167,10 +155,15 @@ class _Current:
         self._gpu, self._mode = gpu, ctypes.byref(c_int(mode))
 
     def __enter__(self) -> None:
-        self._gpu.enter(self._mode)
+        gpu = self._gpu
+        status = gpu._push(gpu._context) or gpu._exchange(self._mode)  # the thread's own mode is there now
+        if status:
+            raise _failure(status, "cuCtxPushCurrent or cuThreadExchangeStreamCaptureMode")
 
     def __exit__(self, *_: object) -> None:
-        self._gpu.leave(self._mode)
+        status = self._gpu._exchange(self._mode) or self._gpu._pop(self._gpu._popped)
+        if status:
+            raise _failure(status, "cuThreadExchangeStreamCaptureMode or cuCtxPopCurrent")
 
 
 @contextlib.contextmanager

@@ -121,15 +121,13 @@ class Predictor:
     def predict_batches(self, iterable: Iterable[Any], *, batch_size: int | None = 256) -> Iterator[Any]:
         """Predict over a stream, in order, holding one batch at a time; on a GPU three.
 
-        There the next two batches are taken from the stream and sent to the GPU before the result of one is
-        yielded, so that copying in, computing and copying back overlap.
+        There two more are sent to the GPU before a result is yielded, so that copies and kernels overlap.
 
         Args:
             iterable: Yields samples (an array without the batch dimension), or batches of any
                 size; for a model of several inputs, a tuple in the order of `forward` or a dict by
                 name. An array is a stream of its rows.
-            batch_size: Samples per yielded result; the last may be smaller. None keeps the batches
-                as they come.
+            batch_size: Samples per yielded result; the last may be smaller. None keeps batches as they come.
 
         Yields:
             What `predict` returns, for one batch after another.
