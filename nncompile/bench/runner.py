@@ -97,7 +97,8 @@ def run(
     example = make_feed(signature, 2, sizes, seed)
     roofline = measure_roofline(path, signature, batches, threads, device, precision)
     with TemporaryDirectory() as folder:
-        subject = Subject(path, signature, module, threads, example, Path(folder), device, precision, batches)
+        place = device, precision, tuple(batches), transfers
+        subject = Subject(path, signature, module, threads, example, Path(folder), *place)
         if exported is not None:
             leave(exported, subject.folder)
         task = Task(

@@ -27,11 +27,20 @@ def tune(
         typer.Option("--size", metavar="NAME=SIZE", help="Size of another free dimension; may be repeated."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "cpu",
+    transfers: Annotated[
+        str | None,
+        typer.Option(help="On a GPU: in-out measures arrays, none tensors that lie there (needs torch)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was tried as JSON.")] = False,
 ) -> None:
     """Measure ways to run a file on this machine and keep the fastest in it; the model stays as it is."""
     if not seconds > 0:
         raise UsageError(f"--seconds {seconds} is not above 0.", remedy="For example: --seconds 10.")
+    if transfers is not None and (device == "cpu" or transfers not in ("in-out", "none")):
+        raise UsageError(
+            f"--transfers {transfers} is in-out or none, for a GPU.",
+            remedy="Add --device cuda, or leave it out.",
+        )
     wanted = None if batches is None else whole_numbers(batches, "--batches", "-b 1,8,64,256")
     sizes = _sizes(size or [])
 
@@ -45,7 +54,8 @@ def tune(
         )
     check_folder(file, remedy="Copy the file to another folder and tune it there.")
     predictor = Predictor(model, device=device)
-    found = _with_progress(predictor, seconds, wanted, sizes)
+    like = _on_gpu(predictor) if transfers == "none" else None
+    found = _with_progress(predictor, seconds, wanted, sizes, like)
     if container.read(file).data != model.data:
         raise NncompileError(
             f"{file} was changed while it was tuned; nothing was written.", remedy="Tune it again."
@@ -58,7 +68,11 @@ def tune(
 
 
 def _with_progress(
-    predictor: Predictor, seconds: float, batches: tuple[int, ...] | None, sizes: dict[str, int]
+    predictor: Predictor,
+    seconds: float,
+    batches: tuple[int, ...] | None,
+    sizes: dict[str, int],
+    like: Any,
 ) -> Tuning:
     from rich.progress import Progress
 
@@ -70,7 +84,19 @@ def _with_progress(
         def advance(what: str, share: float) -> None:
             bar.update(task, description=what, completed=share, refresh=True)
 
-        return predictor.tune(seconds, batches=batches, sizes=sizes, progress=advance)
+        return predictor.tune(seconds, batches=batches, sizes=sizes, like=like, progress=advance)
+
+
+def _on_gpu(predictor: Predictor) -> Any:
+    """A tensor where the model runs."""
+    try:
+        import torch
+    except ImportError as error:
+        raise NncompileError(
+            f"--transfers none measures calls on torch's tensors: {error}.",
+            remedy="Install torch, or tune in Python with a CuPy array: predictor.tune(like=x).",
+        ) from None
+    return torch.empty(1, device=predictor.device)
 
 
 def _sizes(texts: list[str]) -> dict[str, int]:

@@ -191,6 +191,21 @@ class CudaSession(Session):
             )
         return super().failure(error)
 
+    def wait_for(self, stream: int) -> None:
+        """Return when a stream of the GPU is done with what it was given.
+
+        Args:
+            stream: Its handle; 0 is the default one.
+
+        Raises:
+            DeviceError: The GPU failed meanwhile.
+        """
+        try:
+            with self.current():
+                self.gpu.call("cuStreamSynchronize", stream)
+        except driver.CudaError as error:
+            raise self.failure(error) from None
+
     def _run_bound(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
         places = tuple(inputs), tuple(outputs)
         run = self._bound.get(places)

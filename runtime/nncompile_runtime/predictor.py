@@ -144,19 +144,22 @@ class Predictor:
         *,
         batches: Sequence[int] | None = None,
         sizes: Mapping[str, int] | None = None,
+        like: Any = None,
         progress: tuning.Progress | None = None,
     ) -> Tuning:
         """Find the fastest plans on this machine, run by them from now on, and keep them in the artifact.
 
         Plain ONNX Runtime with its default options is among what is measured, and another plan takes its
-        place only where it is faster beyond the noise. The answers of every plan are compared first.
-        An interruption leaves everything as it was.
+        place only where it is faster beyond the noise. Answers are compared first. An interruption leaves
+        everything as it was.
 
         Args:
             seconds: About how long it may take; slow calls make it longer.
             batches: Rows to measure at; None takes 1, 8, 64 and 256, as far as the time allows. Between
                 two of them the plan serves that is the better one halfway.
             sizes: Sizes of free dimensions other than the batch, by symbol.
+            like: A torch tensor or CuPy array on the model's GPU: calls on such are measured, whose answers
+                stay there. None measures calls on arrays of numpy, copies included.
             progress: Told what is done next, and which share of the work is behind it.
 
         Returns:
@@ -181,6 +184,7 @@ class Predictor:
             file.rows_independent,
             lambda plan, session: Predictor(file, plan=plan, session=session).predict,
             self.flatten_result,
+            like,
         )
         found = tuning.tune(subject, seconds, batches, sizes, progress)
         self._file = container.with_plans(file, key(machine, subject.default), stored_form(found.plans))

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from nncompile_runtime import cuda_candidates
 from nncompile_runtime.algorithms import choices, settle
 from nncompile_runtime.candidates import variations, ways
+from nncompile_runtime.device_arrays import library_of
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.findings import Regime, Tuning, table
 from nncompile_runtime.manifest import Signature
@@ -61,6 +63,7 @@ def tune(
             a batch.
     """
     every = _checked(seconds, batches, subject.signature)
+    _check_place(subject.like, subject.default.device)
     timing = partial(race, clock=clock, sleep=sleep)
     begin = clock()
     trial = Trial(subject, sizes or {})
@@ -197,6 +200,19 @@ def _untuned(trial: Trial) -> Plan:
     """What would run without tuning: the default, which without regions or kernels is plain ONNX Runtime."""
     default = trial.subject.default
     return default if trial.sessions.get(default).kernels.active else trial.subject.yardstick
+
+
+def _check_place(like: Any, device: str) -> None:
+    """Calls can be measured on arrays like this one."""
+    if like is None:
+        return
+    library = library_of(like)
+    if library is None or library.device(like) != device:
+        what = type(like).__name__ if library is None else library.described(like)
+        raise InputError(
+            f"like is {what}, and the model runs on {device}.",
+            remedy=f"Give a torch tensor or a CuPy array on {device}, or leave it out.",
+        )
 
 
 def _checked(seconds: float, batches: Sequence[int] | None, signature: Signature) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from nncompile.bench.engines import (
     check_names,
     cuda_graph,
     cuda_nncompile,
+    cuda_nncompile_tuned,
     cuda_onnxruntime,
     cuda_torch_compile,
     exporting,
@@ -329,27 +330,35 @@ def test_what_was_exported_elsewhere_is_run_without_what_exports(subject, lenet,
         assert "torch.onnx.export's graph" in engine.description
 
 
-@pytest.mark.parametrize(("batches", "asked"), [((1, 64), (8.0, (1, 64))), ((), (4.0, None))])
-def test_a_gpu_is_tuned_for_the_batches_that_are_measured(subject, monkeypatch, batches, asked):
+@pytest.fixture
+def tunings(monkeypatch):
+    """What `tune` is asked for."""
     given = []
     monkeypatch.setattr(nncompile_tuned, "load", lambda path, device: nncompile.load(path, device="cpu"))
-    monkeypatch.setattr(
-        nncompile.Predictor, "tune", lambda self, seconds, batches: given.append((seconds, batches))
-    )
+    monkeypatch.setattr(nncompile.Predictor, "tune", lambda self, *args, **named: given.append((args, named)))
+    return given
+
+
+@pytest.mark.parametrize(("batches", "seconds", "asked"), [((1, 64), 8.0, (1, 64)), ((), 4.0, None)])
+def test_a_gpu_is_tuned_for_the_batches_that_are_measured(subject, tunings, batches, seconds, asked):
     with open_engine("nncompile-tuned", dataclasses.replace(subject, batches=batches)):
-        assert given == [asked]
+        assert tunings == [((), {"seconds": seconds, "batches": asked, "like": None})]
 
 
-def test_plans_are_looked_for_once(subject, monkeypatch):
-    tuned = []
-    monkeypatch.setattr(nncompile_tuned, "load", lambda path, device: nncompile.load(path, device="cpu"))
-    monkeypatch.setattr(nncompile.Predictor, "tune", lambda self, seconds, batches: tuned.append(seconds))
+def test_a_gpu_is_tuned_on_tensors_where_those_are_measured(subject, tunings, monkeypatch):
+    monkeypatch.setattr(cuda_nncompile_tuned, "gpu_of", lambda subject: torch.device("cpu"))
+    with open_engine("nncompile-tuned", dataclasses.replace(subject, transfers="none")):
+        ((_, named),) = tunings
+    assert isinstance(named["like"], torch.Tensor)
+
+
+def test_plans_are_looked_for_once(subject, tunings):
     for compiled in (True, False):
         with open_engine("nncompile-tuned", subject) as engine:
             assert (engine.name, engine.reopens) == ("nncompile-tuned", False)
             assert (engine.compile_seconds > 0) is compiled
             engine.run(make_feed(subject.signature, 2))
-    assert len(tuned) == 1
+    assert len(tunings) == 1
 
 
 def test_nncompile_waits_for_tensors_on_a_gpu(lenet, subject, monkeypatch):

@@ -173,3 +173,10 @@ def test_the_folder_is_looked_at_before_measuring(run, small, monkeypatch):
     assert result.code == 1
     assert f"The folder {small.parent} is not writable" in result.err
     assert "Copy the file" in result.err
+
+
+@pytest.mark.parametrize("options", [("none",), ("in-out",), ("some", "--device", "cuda")])
+def test_what_is_counted_is_a_question_on_a_gpu_alone(run, small, options):
+    result = run("tune", small, "--transfers", *options)
+    assert result.code == 2
+    assert "is in-out or none, for a GPU" in result.err

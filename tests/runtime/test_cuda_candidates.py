@@ -10,8 +10,11 @@ from nncompile import Plan
 from nncompile_runtime import container
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.cuda_candidates import variations, ways
+from nncompile_runtime.errors import InputError
+from nncompile_runtime.predictor import Predictor
+from nncompile_runtime.trial import Subject, Trial
 
-from .fake_gpu import FakeGpu, gpu
+from .fake_gpu import FakeGpu, gpu, on_gpu
 from .graphs import build, conv_net, floats, manifest, predictor, spec
 
 __all__ = ["gpu"]
@@ -105,3 +108,46 @@ def test_a_whole_tuning(gpu: FakeGpu) -> None:
         x = floats(rows, 1, 8, 8)
         answer = predictor(model).predict(x)
         np.testing.assert_allclose(loaded.predict(x), answer, rtol=1e-6, atol=1e-6)
+
+
+def test_tuning_on_what_lies_there_copies_nothing_to_time_it(gpu: FakeGpu) -> None:
+    model, inputs, outputs = conv_net()
+    loaded = predictor(model, manifest(inputs, outputs), device="cuda")
+    gpu.cuda.streams.clear()
+    loaded.tune(0.2, batches=(2,), like=on_gpu(floats(1)))
+    assert not {"host to gpu", "gpu to host"} & gpu.cuda.streams.keys()
+    x = floats(2, 1, 8, 8)
+    np.testing.assert_allclose(loaded.predict(x), predictor(model).predict(x), rtol=1e-6, atol=1e-6)
+    assert {"host to gpu", "gpu to host"} <= gpu.cuda.streams.keys()
+
+
+def queued(gpu: FakeGpu) -> bool:
+    """Whether work was given to the GPU that it has not done."""
+    return any(queue.done < len(queue.work) for queue in gpu.cuda.queues.values())
+
+
+def test_a_call_that_is_timed_ends_when_its_answer_is_there(gpu: FakeGpu) -> None:
+    model, inputs, outputs = conv_net()
+    loaded = predictor(model, manifest(inputs, outputs), device="cuda")
+    plan = loaded.plan
+    subject = Subject(
+        loaded._file, loaded.signature, plan, plan, 1, True,
+        lambda _, session: Predictor(loaded._file, plan=plan, session=session).predict,
+        loaded.flatten_result, on_gpu(floats(1)),
+    )  # fmt: skip
+    call = Trial(subject, {}).call(plan, 2)
+    assert not queued(gpu)
+    call()
+    assert not queued(gpu)
+    loaded.predict(on_gpu(floats(2, 1, 8, 8)))
+    assert queued(gpu)
+
+
+@pytest.mark.parametrize("like", [floats(1), "x", 1])
+def test_tuning_on_what_does_not_lie_there(gpu: FakeGpu, like: object) -> None:
+    model, inputs, outputs = conv_net()
+    about = manifest(inputs, outputs)
+    with pytest.raises(InputError, match=rf"like is {type(like).__name__}, and the model runs on cuda:0"):
+        predictor(model, about, device="cuda").tune(0.1, like=like)
+    with pytest.raises(InputError, match="the model runs on cpu"):
+        predictor(model, about).tune(0.1, like=on_gpu(floats(1)))

@@ -96,6 +96,7 @@ class Subject:
         device: Where it runs: `cpu`, `cuda` or `cuda:1`.
         precision: What the file computes in; engines on a GPU that run the module compute in it too.
         batches: What it is measured at, which on a GPU is what plans are looked for at.
+        transfers: Likewise: `none` where inputs and outputs stay on the GPU.
     """
 
     path: str
@@ -107,6 +108,7 @@ class Subject:
     device: str = "cpu"
     precision: str = "float32"
     batches: tuple[int, ...] = ()
+    transfers: str = "in-out"
 
     @cached_property
     def predictor(self) -> Predictor:

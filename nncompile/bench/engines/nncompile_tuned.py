@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from nncompile.bench.engines import EngineError, Subject
 from nncompile.bench.engines.nncompile import Compiled
@@ -16,7 +17,12 @@ SECONDS = 10.0
 
 
 def tuned(
-    subject: Subject, device: str, *, seconds: float | None = None, batches: Sequence[int] | None = None
+    subject: Subject,
+    device: str,
+    *,
+    seconds: float | None = None,
+    batches: Sequence[int] | None = None,
+    like: Any = None,
 ) -> tuple[Predictor, float, bool]:
     """Tune a copy of the subject's file, once: later calls find it in the subject's folder.
 
@@ -25,6 +31,7 @@ def tuned(
         device: Where to run it.
         seconds: About how long to tune; None takes `SECONDS`.
         batches: Rows to tune at; None takes those of `Predictor.tune`.
+        like: See there.
 
     Returns:
         The predictor, the seconds that tuning took now, and whether the copy is there to be opened again.
@@ -40,7 +47,7 @@ def tuned(
     if not hasattr(predictor, "tune"):
         raise EngineError("This version of nncompile cannot tune a model: Predictor has no tune().")
     start = time.perf_counter()
-    predictor.tune(seconds=SECONDS if seconds is None else seconds, batches=batches)
+    predictor.tune(seconds=SECONDS if seconds is None else seconds, batches=batches, like=like)
     taken = time.perf_counter() - start
     keeps_plans = predictor.manifest is not None
     if keeps_plans:
