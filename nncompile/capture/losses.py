@@ -56,13 +56,39 @@ def cross_entropy(
         smoothed = target * (1 - label_smoothing) + label_smoothing / classes
         loss = -(logp * smoothed * shaped).sum(axis)
         return loss.sum() * classes / x.numel() if reduction == _MEAN else reduced(loss, reduction)
+    loss, share, counted = _by_index(logp, target, weight, ignore_index)
+    if label_smoothing:
+        uniform = torch.where(counted, -(logp * shaped).sum(axis), 0.0)
+        loss = (1 - label_smoothing) * loss + label_smoothing / classes * uniform
+    return loss.sum() / share.sum() if reduction == _MEAN else reduced(loss, reduction)
+
+
+def nll(
+    logp: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    reduction: int = _MEAN,
+    ignore_index: int = -100,
+) -> torch.Tensor:
+    """torch.nn.NLLLoss of log-probabilities of shape (N, C, ...) or (C,) and class indices without C."""
+    loss, share, _ = _by_index(logp, target, weight, ignore_index)
+    return loss.sum() / share.sum() if reduction == _MEAN else reduced(loss, reduction)
+
+
+def _by_index(
+    logp: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each target's loss, its weight (both 0 where it is ignored), and which are counted."""
+    target = target.to(torch.int64)
     counted = target != ignore_index
     index = torch.where(counted, target, 0)
-    share = by_class.index_select(0, index.reshape(-1)).reshape(index.shape) * counted.to(x.dtype)
-    exact = -logp.gather(axis, index.unsqueeze(axis)).squeeze(axis) * share
-    uniform = -(logp * shaped).sum(axis) * counted.to(x.dtype)
-    loss = (1 - label_smoothing) * exact + label_smoothing / classes * uniform if label_smoothing else exact
-    return loss.sum() / share.sum() if reduction == _MEAN else reduced(loss, reduction)
+    axis = 1 if logp.dim() > 1 else 0
+    loss = -logp.gather(axis, index.unsqueeze(axis)).squeeze(axis)
+    share = counted.to(logp.dtype)
+    if weight is not None:
+        share = share * weight.index_select(0, index.reshape(-1)).reshape(index.shape)
+        loss = loss * share
+    return torch.where(counted, loss, 0.0), share, counted
 
 
 def gaussian_nll(

@@ -219,6 +219,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.log_sigmoid.default: losses.log_sigmoid,
     aten.binary_cross_entropy_with_logits.default: losses.bce_with_logits,
     aten.cross_entropy_loss.default: losses.cross_entropy,
+    aten.nll_loss_nd.default: losses.nll,
     aten.multilabel_margin_loss.default: losses.multilabel_margin,
     aten.avg_pool1d.default: avg_pool(1),
     aten.avg_pool2d.default: avg_pool(2),

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import nncompile
 from nncompile.capture import fractional, losses, lowerings, substitutions
+from nncompile_runtime import InputError
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -147,6 +148,54 @@ def test_cross_entropy_of_probabilities(shape, weighted, reduction):
     want = functional.cross_entropy(x, target, weight, reduction=reduction, label_smoothing=0.2)
     got = losses.cross_entropy(x, target, weight, REDUCTIONS[reduction], label_smoothing=0.2)
     torch.testing.assert_close(got, want, **EXACT)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (3, 4, 2), (3, 4, 2, 2)])
+def test_nll(shape, weighted, reduction):
+    logp = torch.randn(shape).log_softmax(1 if len(shape) > 1 else 0)
+    target = torch.randint(4, (shape[0], *shape[2:]) if len(shape) > 1 else ())
+    weight = torch.rand(4) + 0.1 if weighted else None
+    ignored = int(target.reshape(-1)[0]) if target.dim() else -100
+    want = functional.nll_loss(logp, target, weight, ignore_index=ignored, reduction=reduction)
+    torch.testing.assert_close(
+        losses.nll(logp, target, weight, REDUCTIONS[reduction], ignored), want, **EXACT
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_an_ignored_target_counts_nothing_where_a_class_is_impossible(smoothing):
+    x, target = torch.tensor([[-torch.inf, 1.0, 2.0], [0.0, 1.0, 2.0]]), torch.tensor([-100, 1])
+    want = functional.cross_entropy(x, target, label_smoothing=smoothing)
+    assert want.isfinite()
+    torch.testing.assert_close(losses.cross_entropy(x, target, label_smoothing=smoothing), want, **EXACT)
+
+
+class ByElement(nn.Module):
+    """What a loss of class indices is for each target."""
+
+    def __init__(self, loss, **options):
+        super().__init__()
+        self.loss = loss(reduction="none", **options)
+
+    def forward(self, x, target):
+        return self.loss(x.log_softmax(1), target)
+
+
+@pytest.mark.parametrize("loss", [nn.NLLLoss, nn.CrossEntropyLoss])
+@pytest.mark.parametrize("sizes", [(), (2,)])
+@pytest.mark.parametrize("options", [{}, {"ignore_index": 1, "weight": torch.tensor([0.5, 1, 2, 3])}])
+def test_a_loss_by_element(loss, sizes, options):
+    net, x, target = ByElement(loss, **options), torch.randn(3, 4, *sizes), torch.randint(4, (3, *sizes))
+    model = nncompile.compile(net, (x[:2], target[:2]))
+    torch.testing.assert_close(model.predict(x, target), net(x, target), **EXACT)
+    for wrong in (-1, 4):
+        target.view(-1)[2] = wrong
+        with pytest.raises(IndexError, match="out of bounds"):
+            net(x, target)
+        with pytest.raises(InputError, match="outside its table"):
+            model.predict(x, target)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
