@@ -1,7 +1,7 @@
 """Negative indices where PyTorch refuses them, made ones that ONNX Runtime refuses, too.
 
 PyTorch raises on a negative index of an embedding; ONNX's Gather counts it from the end, so -1, a common mark
-for padding, would silently read the last row.
+for padding, would silently read the last row. Likewise where a scatter writes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ aten = torch.ops.aten
 # Where each operator that refuses negative indices takes them.
 _POSITIONS = {
     aten.embedding.default: 1,
-    aten.embedding_bag.default: 1,
-    aten.embedding_bag.padding_idx: 1,
     aten.index_select.default: 2,
     aten.gather.default: 2,
+    aten.scatter.src: 2,
+    aten.scatter.value: 2,
+    aten.scatter_add.default: 2,
+    aten.scatter_reduce.two: 2,
 }
 
 

@@ -15,6 +15,7 @@ import torch
 import torch._decomp.decompositions
 
 from nncompile.capture import losses, quantized
+from nncompile.capture.bags import embedding_bag
 
 aten = torch.ops.aten
 
@@ -232,6 +233,8 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.clamp.default: clamp,
     aten.conv3d.default: conv3d,
     aten.lstm.input: projected_lstm,
+    aten.embedding_bag.default: embedding_bag,
+    aten.embedding_bag.padding_idx: embedding_bag,
     aten.rrelu.default: rrelu,
     **quantized.LOWERINGS,
 }

@@ -6,7 +6,6 @@ import torch
 from conftest import call
 from torch import nn
 
-import nncompile
 from nncompile_runtime import InputError
 
 
@@ -54,13 +53,55 @@ def test_negative_and_too_large(captured, how, dtype):
         assert "padding" in caught.value.remedy
 
 
-def test_bags():
-    ids = torch.tensor([[0, 8, 3], [1, 2, 7]])
-    model = nncompile.compile(Table("bag"), ids)  # ONNX Runtime crashes on the exporter's graph as it is
+class OneHot(nn.Module):
+    def forward(self, ids):
+        return nn.functional.one_hot(ids, 9)
+
+
+class Scattered(nn.Module):
+    """Ones written where the ids say, by the named function."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, ids):
+        empty, ones = torch.zeros(ids.shape[0], 9), torch.ones_like(ids, dtype=torch.float32)
+        if self.how == "value":
+            return empty.scatter(1, ids, 1.0)
+        if self.how == "src":
+            return empty.scatter(1, ids, ones)
+        if self.how == "add":
+            return empty.scatter_add(1, ids, ones)
+        return empty.scatter_reduce(1, ids, ones, "amax")
+
+
+WRITERS = {"one_hot": OneHot()} | {how: Scattered(how) for how in ("value", "src", "add", "reduce")}
+
+
+@pytest.mark.parametrize("how", WRITERS)
+def test_what_is_written_at_an_index(captured, how):
+    net, ids = WRITERS[how], torch.tensor([[0, 8, 3], [1, 2, 7]])
+    model = captured(net, ids)
+    np.testing.assert_array_equal(call(model, ids.numpy()), net(ids))
+    for wrong in (-1, -9, torch.iinfo(torch.int64).min, 9):
+        bad = ids.clone()
+        bad[1, 0] = wrong
+        with pytest.raises(RuntimeError, match=r"out of bounds|must be|out_of_bounds"):
+            net(bad)
+        with pytest.raises(InputError, match=r"outside its table, at node '.*', which takes 0 to 8"):
+            call(model, bad.numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_bags(captured, dtype):
+    net, ids = Table("bag"), torch.tensor([[0, 8, 3], [1, 2, 7]], dtype=dtype)
+    model = captured(net, ids)
+    np.testing.assert_allclose(call(model, ids.numpy()), net(ids).detach(), rtol=1e-6)
     for wrong in (-1, 9):
         ids[1, 0] = wrong
         with pytest.raises(InputError, match=r"outside its table, at node '.*', which takes 0 to 8"):
-            model(ids)
+            call(model, ids.numpy())
 
 
 def test_what_counts_from_the_end_in_pytorch_still_does(captured):
