@@ -206,6 +206,13 @@ def projected_lstm(
     return unrolled(x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
 
 
+def one_hot(index: torch.Tensor, num_classes: int = -1) -> Any:
+    """By writing ones, which refuses an index that is no class; comparing with each class gives it zeros."""
+    if num_classes < 0:
+        return NotImplemented
+    return index.new_zeros((*index.shape, num_classes)).scatter(-1, index.unsqueeze(-1), 1)
+
+
 def rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> torch.Tensor:
     """Outside training the slope is the middle of its range."""
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
@@ -235,6 +242,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.lstm.input: projected_lstm,
     aten.embedding_bag.default: embedding_bag,
     aten.embedding_bag.padding_idx: embedding_bag,
+    aten.one_hot.default: one_hot,
     aten.rrelu.default: rrelu,
     **quantized.LOWERINGS,
 }
