@@ -23,7 +23,7 @@ def build(verified: VerifiedModel, options: CompileOptions) -> bytes:
         signature=optimized.captured.signature,
         target=options.target,
         precision=options.precision,
-        exact=options.exact,
+        exact=verified.exact,
         passes=tuple(PassRecord(name=report.name, changes=report.changes) for report in optimized.passes),
         verification=verified.verification,
         preprocessing=options.preprocess,

@@ -119,6 +119,7 @@ def compile_with(
             phases.seconds,
             len(data),
             options.precision,
+            verified.exact,
         )
         return CompiledModel(data, captured.name, report, verified.session)
 

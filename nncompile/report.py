@@ -31,6 +31,7 @@ class CompileReport:
         seconds: Phase name -> duration in seconds.
         size: Size of the artifact in bytes.
         precision: How the model computes.
+        exact: Whether the native kernels do without Winograd's algorithm: asked for, or found necessary.
     """
 
     passes: tuple[PassReport, ...]
@@ -38,6 +39,7 @@ class CompileReport:
     seconds: dict[str, float]
     size: int
     precision: Precision = "float32"
+    exact: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -47,6 +49,7 @@ class CompileReport:
             "seconds": self.seconds,
             "size": self.size,
             "precision": self.precision,
+            "exact": self.exact,
             "caveats": caveats(self.precision, self.passes),
         }
 
@@ -64,6 +67,8 @@ class CompileReport:
             )
         for report in self.passes:
             lines += [*_gains(report), *_left_alone(report)]
+        if self.exact:
+            lines.append("the native kernels do without Winograd's algorithm")
         lines += [*caveats(self.precision, self.passes), *verification_lines(self.verification)]
         return "\n".join(lines)
 

@@ -109,8 +109,10 @@ class VerifiedModel:
         optimized: The graph.
         verification: What was compared, for the manifest.
         session: In which it was compared; None where it was not.
+        exact: Whether the native kernels do without Winograd's algorithm: asked for, or found necessary.
     """
 
     optimized: OptimizedModel
     verification: Verification
     session: Session | None = None
+    exact: bool = False

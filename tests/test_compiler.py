@@ -158,7 +158,7 @@ def test_the_report(model):
 
 def test_the_report_as_data(model):
     data = json.loads(json.dumps(model.report.as_dict(), allow_nan=False))
-    assert set(data) == {"passes", "verification", "seconds", "size", "precision", "caveats"}
+    assert set(data) == {"passes", "verification", "seconds", "size", "precision", "exact", "caveats"}
     assert data["verification"]["outputs"][0]["name"] == "output"
     assert data["passes"][0]["name"] == "fold-constants"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,6 +128,12 @@ class Suite:
             if not session.kernels.active:
                 break
         return self._record(found, cases, independent=independent)
+
+    def exactly(self) -> Suite:
+        """The same cases for graphs whose native kernels do without Winograd's algorithm."""
+        suite = copy(self)
+        suite._plan = self._plan.model_copy(update={"exact": True})
+        return suite
 
     def fails_at_batch_one_alone(self, model: bytes) -> bool:
         """Whether a graph is right at every other batch: tracing takes the way of 2 rows and more."""
