@@ -7,15 +7,19 @@ from functools import partial
 
 import numpy as np
 
+from nncompile_runtime.container import ModelFile
+from nncompile_runtime.errors import InputError
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.session import Session
-from nncompile_runtime.shapes import carries_batch, output_shapes
+from nncompile_runtime.shapes import carries_batch, not_by_row, output_shapes
 from nncompile_runtime.workers import workers
 
 FEWEST_ROWS = 256
 """Rows of a piece, at least, where no plan says."""
 _SHARE = 2**20  # bytes of inputs for each thread, at least
+# What answers of no rows otherwise than PyTorch; sums, products and norms are the same in both.
+_OTHER_WITHOUT_ROWS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin"})
 
 
 def run(
@@ -71,6 +75,25 @@ def default_piece(signature: Signature, feed: Mapping[str, Array], threads: int)
     rows = [feed[spec.name] for spec in signature.inputs if carries_batch(spec, signature.batch)]
     row = max(1, sum(array.nbytes for array in rows) // len(rows[0]))
     return max(FEWEST_ROWS, threads * _SHARE // row)
+
+
+def unlike_pytorch_without_rows(model: ModelFile) -> str | None:
+    """The output of all rows that may be their mean or an extreme; None where there is none.
+
+    A graph that PyTorch did not make has no other answer than ONNX Runtime's.
+    """
+    if model.manifest is None or not _OTHER_WITHOUT_ROWS & model.facts.operators.keys():
+        return None
+    return not_by_row(model.manifest.signature)
+
+
+def no_rows(output: str) -> InputError:
+    """The error for an empty batch of such a model."""
+    return InputError(
+        f"The batch is empty, and output {output!r} is of all rows: of none, ONNX Runtime's mean is 0 and "
+        "its extremes are infinite, where PyTorch answers NaN or raises.",
+        remedy="Skip empty batches.",
+    )
 
 
 def batch_of(signature: Signature, feed: Mapping[str, Array]) -> int:

@@ -60,6 +60,7 @@ class Predictor:
             check_against(ready, model.manifest.signature)
         self._signature = model.manifest.signature if model.manifest else signature_of(ready)
         self._bind = InputBinder(self._signature, plans[1].device)
+        self._whole = batching.unlike_pytorch_without_rows(model)
         self._nest = unflattener(self._signature.result)
         self._narrow = self.outputs if any(spec.dtype == "bfloat16" for spec in self.outputs) else None
         arguments = self._signature.arguments
@@ -73,7 +74,8 @@ class Predictor:
 
         Args:
             *args: Inputs in the order of `forward`: numpy arrays or torch tensors of the shapes
-                and dtypes that `inputs` lists. The batch may have any size, 0 included.
+                and dtypes that `inputs` lists. The batch may have any size; 0 too, unless an output may be
+                the mean or an extreme of all rows.
             **kwargs: Inputs by name.
 
         Returns:
@@ -102,8 +104,10 @@ class Predictor:
     def _begin(self, *args: Any, **kwargs: Any) -> Callable[[], Any]:
         """Check a call and, on a GPU, queue it; what this returns is the rest of `predict`."""
         feed, tensor = self._bind(args, kwargs)
-        accepted = self._accepted
-        run = self._regimes.runner(batching.batch_of(self._signature, feed))
+        accepted, batch = self._accepted, batching.batch_of(self._signature, feed)
+        if batch == 0 and self._whole is not None:
+            raise batching.no_rows(self._whole)
+        run = self._regimes.runner(batch)
         finish = run.start(feed) if isinstance(run, DeviceCalls) else partial(run, feed)
 
         def end() -> Any:

@@ -82,6 +82,13 @@ def fixed_but_for_the_batch(signature: Signature) -> bool:
     return all(isinstance(size, int) or size == signature.batch for spec in specs for size in spec.shape)
 
 
+def not_by_row(signature: Signature) -> str | None:
+    """The first output whose shape is the same for any batch; None where the batch decides each one's."""
+    sizes = {size for spec in signature.inputs for size in spec.shape if size != signature.batch}
+    fixed = (s.name for s in signature.outputs if all(isinstance(n, int) or n in sizes for n in s.shape))
+    return next(fixed, None)
+
+
 def carries_batch(spec: TensorSpec, batch: str | None) -> bool:
     """Whether dimension 0 is the batch."""
     return batch is not None and bool(spec.shape) and spec.shape[0] == batch

@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx import helper
 
-from nncompile import ModelLoadError, Plan, Predictor, load
+from nncompile import InputError, ModelLoadError, Plan, Predictor, load
 from nncompile_runtime import container
 from nncompile_runtime.session import Session
 from nncompile_runtime.structure import MappingOf, RecordOf, SequenceOf, TensorLeaf
@@ -128,6 +128,28 @@ class TestBatches:
         assert adding()(floats(0, 3), floats(0, 3)).shape == (0, 3)
         y = conv()(torch.empty(0, 1, 8, 8))
         assert (type(y), y.shape, y.dtype) == (torch.Tensor, (0, 5), torch.float32)
+
+    @pytest.mark.parametrize("shape", [(), (3,), ("width",)])
+    def test_an_empty_batch_where_an_output_is_of_all_rows(self, shape: tuple[int | str, ...]) -> None:
+        node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)
+        weights = {"axes": np.array([0] if shape else [0, 1])}
+        ports = [spec("x", "batch", *(shape or (3,)))], [spec("rows", "batch", 3), spec("y", *shape)]
+        nodes, x = [helper.make_node("Neg", ["x"], ["rows"]), node], floats(2, 3)
+        data = build(nodes, *ports, weights)
+        net = predictor(data, manifest(*ports))
+        np.testing.assert_allclose(net(x)[1], x.mean(0) if shape else x.mean(), rtol=1e-6)
+        with pytest.raises(InputError, match="batch is empty, and output 'y' is of all rows") as caught:
+            net(x[:0])
+        assert caught.value.remedy == "Skip empty batches."
+        foreign = predictor(data)(x[:0])
+        assert foreign[0].shape == (0, 3)
+        assert np.all(foreign[1] == 0)
+
+    @pytest.mark.parametrize("size", ["2*batch", "found"])
+    def test_an_empty_batch_where_an_output_has_a_size_of_its_own(self, size: str) -> None:
+        node = helper.make_node("Concat", ["x", "x"], ["y"], axis=0)
+        ports = [spec("x", "batch", 3)], [spec("y", size, 3)]
+        assert predictor(build([node], *ports), manifest(*ports))(floats(0, 3)).shape == (0, 3)
 
     @pytest.mark.parametrize("size", range(1, 18))
     def test_ragged_micro_batches(self, size: int) -> None:
