@@ -19,13 +19,14 @@ of each channel is a convolution of one tap, `scale`, with a group for each chan
 1. (Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", arXiv:2101.03697, section 3.3.)
 
 A result takes as many multiplications as the kernel has weights. The rule fires where the sum takes no more
-than its parts, x alone counting for none: a 1 x 1 into a 3 x 3, not a 1 x 3 and a 3 x 1 into a 3 x 3.
+than its parts, x alone counting for none: a 1 x 1 into a 3 x 3, not a 1 x 3 and a 3 x 1 into a 3 x 3. And
+only where each weight of the sum is one of a part: another would be 0, but 0 times infinity is NaN.
 Computed in float64 and rounded once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 from typing import Any
 
@@ -107,6 +108,8 @@ class _MergeBranches(Rule):
         apart = first.cost + second.cost
         if merged > apart:
             return f"one convolution would take {merged} multiplications, the two take {apart}"
+        if not _all_read(first, second):
+            return "one convolution would read, with a weight of 0, what neither of the two reads"
         before = np.concatenate([in_groups(branch.kernel, group) for branch in (first, second)], 3)
         kernel, bias = _sum(first, second)
         dtype = weights(layers[0].inputs[1]).dtype
@@ -215,6 +218,12 @@ def _taps(first: _Branch, second: _Branch) -> list[range]:
         step = gcd(one[0] - other[0], *steps) or 1
         grid.append(range(min(one[0], other[0]), max(one[-1], other[-1]) + 1, step))
     return grid
+
+
+def _all_read(first: _Branch, second: _Branch) -> bool:
+    """Whether each weight of the sum is one of a part."""
+    ones = (replace(branch, kernel=np.ones_like(branch.kernel)) for branch in (first, second))
+    return bool(_sum(*ones)[0].all())
 
 
 def _sum(first: _Branch, second: _Branch) -> tuple[Array, Array]:

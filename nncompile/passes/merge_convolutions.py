@@ -20,10 +20,11 @@ of the kernels V of the first (bias c) and W of the second (bias d), of which on
 with dilations s and t. A second with strides leaves results of the first out, so strides multiply, and
 `floor(floor((l - K) / s1) / s2) = floor((l - K) / (s1 s2))` keeps their number. Groups:
 a convolution with G groups is one with any divisor of G whose kernel is 0 between its blocks, so the merged
-one has the greatest common divisor of both. For each result the two take as many multiplications as they have
-weights (or more of the first, where the second has strides): the rule fires where the merged one has fewer.
-Computed in float64 and rounded once. (Guo et al., "ExpandNets: Linear Over-parameterization to Train Compact
-Convolutional Networks", arXiv:1811.10495, section 3.)
+one has the greatest common divisor of both; where neither number divides the other, blocks of it would be 0
+(and 0 times infinity is NaN), and the two stay. For each result the two take as many multiplications as they
+have weights (or more of the first, where the second has strides): the rule fires where the merged one has
+fewer. Computed in float64 and rounded once. (Guo et al., "ExpandNets: Linear Over-parameterization to Train
+Compact Convolutional Networks", arXiv:1811.10495, section 3.)
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class MergeConvolutions(Rule):
         apart, merged = weights(inner.inputs[1]).size + second.size, prod(shape)
         if merged >= apart:
             return f"one convolution would take {merged} multiplications, the two take {apart}"
+        groups = [int_attribute(layer, "group", 1) for layer in (inner, outer)]
+        if group not in groups:
+            return f"one convolution would be 0 between the blocks of {groups[0]} and {groups[1]} groups"
         kernel, bias = _product(inner, outer)
         view = kernel.reshape(group, shape[0] // group, shape[1], -1)
         return rounding_fault(view, bias, in_groups(kernel_view(outer, second), group), second.dtype)

@@ -196,6 +196,12 @@ def apply() -> Apply:
 
 
 @pytest.fixture(scope="session")
+def answers() -> Callable[..., list[np.ndarray]]:
+    """`answers(model, feeds)`: what ONNX Runtime makes of a graph with its own optimisers off."""
+    return in_onnxruntime
+
+
+@pytest.fixture(scope="session")
 def parsed() -> Callable[..., onnx.ModelProto]:
     """`parsed(text, weights)`: a valid model in ONNX's text format, shapes inferred."""
     return parse

@@ -95,7 +95,7 @@ def test_a_pointwise_branch(apply, random, rank, biases, dtype):
             [2, 2],
         ),
         (((4, 3), "pads=[2, 1, 1, 1]"), ((2, 3), "pads=[0, 1, 1, 1]"), [4, 3], [2, 1, 1, 1], [1, 1]),
-        (((3, 3), "pads=[2, 0, 0, 2]"), ((3, 2), "pads=[1, 0, 1, 1]"), [4, 3], [2, 0, 1, 2], [1, 1]),
+        (((3, 3), "pads=[2, 1, 0, 1]"), ((3, 3), "pads=[1, 1, 1, 1]"), [4, 3], [2, 1, 1, 1], [1, 1]),
         (((2, 2), ""), ((2, 2), 'auto_pad="VALID"'), [2, 2], [0] * 4, [1, 1]),
         (((1, 1), ""), ((1, 1), "dilations=[3, 3]"), [1, 1], [0] * 4, [1, 1]),
     ],
@@ -109,6 +109,27 @@ def test_where_the_branches_look(apply, random, first, second, plane, pads, dila
     found = merged(apply(MERGE_BRANCHES, graph(*terms, size=size), weights))
     expected = {"plane": plane, "pads": pads, "dilations": dilations, "strides": eval(strides), "group": 1}
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "group"),
+    [
+        (((3, 3), "pads=[2, 0, 0, 2]"), ((3, 2), "pads=[1, 0, 1, 1]"), 1),  # two corners of 4 x 3
+        (
+            ((3, 1), "pads=[1, 0, 1, 0]"),
+            ((5, 1), "pads=[2, 0, 2, 0], group=2"),
+            2,
+        ),
+    ],
+)
+def test_what_neither_branch_reads(apply, random, first, second, group):
+    """A weight of 0 there would make NaN of results that do not depend on an infinite pixel."""
+    weights = kernels(random, group=group, w=second[0]) | kernels(random, v=first[0])
+    x = np.zeros((3, C, 7, 8), np.float32)
+    x[:, 1, 3, 4] = np.inf, -np.inf, np.nan
+    text = graph(conv("v", first[1]), conv("w", second[1]))
+    reason = "one convolution would read, with a weight of 0, what neither of the two reads"
+    unchanged(apply(MERGE_BRANCHES, text, weights, feeds={"x": x}), reason)
 
 
 def test_taps_between_those_of_the_other(apply, random):
