@@ -30,31 +30,32 @@ inline T plus(T sum, float factor, T value) {
 template <int R>
 struct Minimal;
 
-// Points 0, 1, -1, 2, -2, infinity.
+// Points 0, 3/4, -3/4, 3/2, -3/2, infinity: found by measuring. 1 and 2 for 3/4 and 3/2 take two operations less, and
+// rounding errors are four times as large. All numbers below are floats as they stand.
 template <>
 struct Minimal<3> {
   static constexpr int kPoints = 6;
-  static constexpr std::array<double, 5> points{0, 1, -1, 2, -2};
-  static constexpr double kInputOperations = 12, kOutputOperations = 11;  // for each 1-D transform
+  static constexpr std::array<double, 5> points{0, 0.75, -0.75, 1.5, -1.5};
+  static constexpr double kInputOperations = 12, kOutputOperations = 13;  // for each 1-D transform
 
   template <class T>
   static inline void input(const T (&d)[6], T (&t)[6]) {
-    const T a = plus(d[4], -4, d[2]), b = plus(d[3], -4, d[1]);
-    const T c = d[4] - d[2], e = d[3] - d[1];
-    t[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
-    t[1] = a + b;
-    t[2] = a - b;
-    t[3] = plus(c, 2, e);
-    t[4] = plus(c, -2, e);
-    t[5] = plus(plus(d[5], -5, d[3]), 4, d[1]);
+    const T a = plus(d[4], -2.25f, d[2]), b = plus(d[3], -2.25f, d[1]);
+    const T c = plus(d[4], -0.5625f, d[2]), e = plus(d[3], -0.5625f, d[1]);
+    t[0] = plus(plus(d[4], -2.8125f, d[2]), 1.265625f, d[0]);
+    t[1] = plus(a, 0.75f, b);
+    t[2] = plus(a, -0.75f, b);
+    t[3] = plus(c, 1.5f, e);
+    t[4] = plus(c, -1.5f, e);
+    t[5] = plus(plus(d[5], -2.8125f, d[3]), 1.265625f, d[1]);
   }
   template <class T>
   static inline void output(const T (&m)[6], T (&y)[4]) {
     const T s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
     y[0] = m[0] + s + s2;
-    y[1] = plus(d, 2, d2);
-    y[2] = plus(s, 4, s2);
-    y[3] = plus(d, 8, d2) + m[5];
+    y[1] = plus(0.75f * d, 1.5f, d2);
+    y[2] = plus(0.5625f * s, 2.25f, s2);
+    y[3] = plus(plus(m[5], 0.421875f, d), 3.375f, d2);
   }
 };
 

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d
 
 from models.winograd_error import INPUTS
 
-BOUND = 2e-5
+BOUND = {3: 2e-6, 5: 2e-5}
 ALONG_ROWS = 4e-6  # in one dimension less is lost
 
 
@@ -28,7 +28,7 @@ def test_the_stated_bound(build, kernel, channels, outputs, plane, inputs):
     # The last is not in a lane where the others are.
     error, used = measure(build, kernel, channels, outputs, plane, inputs, batch=17 if channels == 6 else 2)
     assert used
-    assert error < (ALONG_ROWS if channels == 6 else BOUND)
+    assert error < (ALONG_ROWS if channels == 6 else BOUND[kernel])
 
 
 def measure(build, kernel, channels, outputs, plane, inputs, batch=2, exact=False):
