@@ -25,7 +25,7 @@ class LanePoolStep : public LaneStep<V> {
   LanePool<V> pool_;
 };
 
-// Add, Mul, an activation alone, Concat.
+// Add, Sub, Mul, an activation alone, Concat.
 template <int V>
 class LanePointwise : public LaneStep<V> {
  public:
@@ -63,6 +63,7 @@ class LanePointwise : public LaneStep<V> {
         Vec<V> value = load<V>(a.at(from, row, column));
         const float* other = gate_ ? b.at(from, 0, 0) : b.at(from, row, column);
         if (op_ == Opcode::kAdd) value += load<V>(other);
+        if (op_ == Opcode::kSubtract) value -= load<V>(other);
         if (op_ == Opcode::kMultiply) value *= load<V>(other);
         store<V>(y.at(to, row, column), activate<V>(activation_, value));
       }

@@ -81,8 +81,8 @@ class Lowering {
   }
 
   static bool runs_batched(Opcode op) {
-    return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kMultiply || op == Opcode::kActivation ||
-           op == Opcode::kSoftmax || op == Opcode::kLogSoftmax;
+    return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kSubtract || op == Opcode::kMultiply ||
+           op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax;
   }
 
   void mark_batched() {
@@ -167,6 +167,7 @@ class Lowering {
       case Opcode::kActivation:
         return make_pointwise(instruction.op, instruction.inputs, work.y, shape, false, instruction.activation);
       case Opcode::kAdd:
+      case Opcode::kSubtract:
       case Opcode::kMultiply:
         break;
     }

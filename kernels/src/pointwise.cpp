@@ -42,6 +42,7 @@ class Pointwise : public Step {
           constexpr int N = decltype(width)::lanes;
           Vec<N> value = read<N>(a + c, count);
           if (op_ == Opcode::kAdd) value += read<N>(b + c, count);
+          if (op_ == Opcode::kSubtract) value -= read<N>(b + c, count);
           if (op_ == Opcode::kMultiply) value *= read<N>(b + c, count);
           write<N>(result + c, activate<N>(activation_, value), count);
         });

@@ -122,7 +122,7 @@ class Parser {
   }
 
   void instruction() {
-    const int64_t opcode = in_.next("an opcode", 1, 13);
+    const int64_t opcode = in_.next("an opcode", 1, 14);
     const int64_t fields = in_.next("a number of fields", 1, kMaxCount);
     const size_t start = in_.position();
     Instruction made{};
@@ -160,8 +160,10 @@ class Parser {
         y = {x.c, 1, 1};
         break;
       case Opcode::kAdd:
+      case Opcode::kSubtract:
         made.inputs.push_back(value());
-        if (!(program_.shapes[size_t(made.inputs[1])] == x)) refuse("Add of different shapes");
+        if (!(program_.shapes[size_t(made.inputs[1])] == x))
+          refuse(made.op == Opcode::kAdd ? "Add of different shapes" : "Sub of different shapes");
         break;
       case Opcode::kMultiply: {
         made.inputs.push_back(value());

@@ -29,6 +29,7 @@ enum class Opcode : int64_t {
   kMultiply = 11,
   kFlatten = 12,
   kSelect = 13,
+  kSubtract = 14,
 };
 
 enum class Kind : int64_t {

@@ -82,7 +82,7 @@ class RandomProgram {
       case 7:
       case 8: {
         const int y = any();
-        if (shapes_[size_t(y)] == shape) return add(Opcode::kAdd, {x, y}, shape);
+        if (shapes_[size_t(y)] == shape) return add(number(0, 1) ? Opcode::kAdd : Opcode::kSubtract, {x, y}, shape);
         return convolution(x, false, shape.c);
       }
       case 9: {

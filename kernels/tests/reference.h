@@ -62,6 +62,9 @@ class Sample {
       case Opcode::kAdd:
         each(y, [&](int c, int i, int j) { return x.at(c, i, j) + value(instruction.inputs[1]).at(c, i, j); });
         break;
+      case Opcode::kSubtract:
+        each(y, [&](int c, int i, int j) { return x.at(c, i, j) - value(instruction.inputs[1]).at(c, i, j); });
+        break;
       case Opcode::kMultiply: {
         const Tensor& z = value(instruction.inputs[1]);
         const bool gate = !(z.shape == x.shape);

@@ -28,6 +28,7 @@ struct Number {
 inline Number operator+(Number a, Number b) {
   return Number{a.value + b.value, a.error + b.error}.rounded(1, a.value + b.value);
 }
+inline Number operator-(Number a, Number b) { return a + Number{-b.value, b.error}; }
 inline Number operator*(Number a, Number b) {
   const double value = a.value * b.value;
   return Number{value, std::abs(a.value) * b.error + std::abs(b.value) * a.error + a.error * b.error}.rounded(1, value);

@@ -29,7 +29,7 @@ from nncompile.passes.values import (
 
 Encoder = Callable[..., Step | str]
 
-_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Mul"})
+_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Mul", "Sub"})
 
 
 def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
@@ -227,11 +227,12 @@ def _softmax(opcode: Opcode) -> Encoder:
     return encoder
 
 
-def _add(node: ir.Node, x: Sample, y: Sample) -> Step | str:
-    del node
+def _sum(node: ir.Node, x: Sample, y: Sample) -> Step | str:
+    add = node.op_type == "Add"
     if not x.goes_with(y) or x.shape != y.shape:
-        return f"it adds tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
-    return Step(Opcode.ADD, x)
+        verb = "adds" if add else "subtracts"
+        return f"it {verb} tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
+    return Step(Opcode.ADD if add else Opcode.SUBTRACT, x)
 
 
 def _multiply(node: ir.Node, x: Sample, y: Sample) -> Step | str:
@@ -286,7 +287,8 @@ _ENCODERS: Mapping[str, Encoder] = {
     "HardSigmoid": _activation(Kind.HARD_SIGMOID, ("alpha", 0.2), ("beta", 0.5)),
     "Softmax": _softmax(Opcode.SOFTMAX),
     "LogSoftmax": _softmax(Opcode.LOG_SOFTMAX),
-    "Add": _add,
+    "Add": _sum,
+    "Sub": _sum,
     "Mul": _multiply,
     "Concat": _concat,
     "Slice": slice_of_channels,

@@ -48,6 +48,7 @@ class Opcode(IntEnum):
     MULTIPLY = 11
     FLATTEN = 12
     SELECT = 13  # number of channels, each as a channel of the value
+    SUBTRACT = 14
 
 
 class Kind(IntEnum):
@@ -113,7 +114,7 @@ class Step:
         """Whether each element of the result follows from the one at its place, or from that and a gate."""
         one_to_one = (1, 1, 1, 1, 1, 1, 0, 0, 0, 0, self.result.shape[0])  # a scale and shift of each channel
         scales = self.opcode is Opcode.CONV and self.numbers == one_to_one
-        return scales or self.opcode in (Opcode.ACTIVATION, Opcode.ADD, Opcode.MULTIPLY)
+        return scales or self.opcode in (Opcode.ACTIVATION, Opcode.ADD, Opcode.SUBTRACT, Opcode.MULTIPLY)
 
 
 def sample_of(value: ir.Value) -> Sample | str:

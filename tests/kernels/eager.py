@@ -84,6 +84,8 @@ def evaluate(
             return values[x].mean((2, 3), keepdim=True)
         case Opcode.ADD:
             return values[x] + values[rest[0]]
+        case Opcode.SUBTRACT:
+            return values[x] - values[rest[0]]
         case Opcode.MULTIPLY:
             return values[x] * values[rest[0]]
         case Opcode.LINEAR:

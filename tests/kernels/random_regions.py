@@ -182,13 +182,14 @@ class _Drawing:
         return self.region.activation(x, *self.draw(activations()))
 
     def sum_with_another(self, x):
-        """Of the same shape: another layer of the same input, or any value there is."""
+        """Or difference. Of the same shape: another layer of the same input, or any value there is."""
         alike = [v for v, shape in enumerate(self.region.shapes) if shape == self.region.shapes[x]]
         other = self.draw(st.sampled_from(alike))
         if self.draw(st.booleans()) and other != x:
             channels = self.region.shapes[x][0]
             other = self.region.conv(other, self._normal(channels, channels, 1, 1) / math.sqrt(channels))
-        return self.region.add(*self.draw(st.permutations((x, other))))
+        combine = self.draw(st.sampled_from((self.region.add, self.region.subtract)))
+        return combine(*self.draw(st.permutations((x, other))))
 
     def product(self, x):
         shape = self.region.shapes[x]

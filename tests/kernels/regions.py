@@ -66,6 +66,9 @@ class Region:
     def add(self, x, y):
         return self._add(Opcode.ADD, x, y)
 
+    def subtract(self, x, y):
+        return self._add(Opcode.SUBTRACT, x, y)
+
     def multiply(self, x, y):
         return self._add(Opcode.MULTIPLY, x, y)
 

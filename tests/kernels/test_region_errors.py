@@ -67,7 +67,7 @@ def test_a_program_that_goes_on(build):
     )
 
 
-@pytest.mark.parametrize("opcode", [0, 14, -1, 2**40])
+@pytest.mark.parametrize("opcode", [0, 15, -1, 2**40])
 def test_an_unknown_opcode(build, opcode):
     region = network()
     region.instructions[1] = (opcode, region.instructions[1][1])
@@ -112,6 +112,15 @@ def test_a_field_that_does_not_fit(build, instruction, field, value, why):
     opcode, fields = region.instructions[instruction]
     region.instructions[instruction] = (opcode, (*fields[:field], value, *fields[field + 1 :]))
     refused(build, region.model(), f"FusedRegion: .*{why}")
+
+
+@pytest.mark.parametrize("combine", [Region.add, Region.subtract])
+def test_terms_of_different_shapes(build, combine):
+    region = Region((2, 3, 3), (2, 3, 3), (2, 3, 1))
+    region.output(combine(region, 0, 1))
+    opcode, fields = region.instructions[0]
+    region.instructions[0] = (opcode, (fields[0], 2))
+    refused(build, region.model(), "FusedRegion: (Add|Sub) of different shapes")
 
 
 def test_another_number_of_fields(build):

@@ -99,6 +99,8 @@ def step(opcode, fields, values, weights, constants):
             return x.mean((2, 3), keepdim=True)
         case Opcode.ADD:
             return x + values[fields[1]]
+        case Opcode.SUBTRACT:
+            return x - values[fields[1]]
         case Opcode.MULTIPLY:
             assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1))
             return x * values[fields[1]]
@@ -352,6 +354,12 @@ def test_concat_of_channels(check, axis, flat):
 
 def test_a_residual(check):
     check("c = Conv(x, w) y = Add(c, x)", "float[n, 4, 7, 6]")
+
+
+@pytest.mark.parametrize("difference", ["Sub(c, x)", "Sub(x, c)", "Sub(c, c)"])
+def test_a_difference(check, difference):
+    region = check(after_conv(difference), "float[n, 4, 7, 6]")
+    assert region.attribute[1].ints[5] == 2  # the number of instructions
 
 
 @pytest.mark.parametrize("n", ["n", "5", "1"])
