@@ -1,5 +1,6 @@
-// Pools and pointwise steps with a sample in each lane.
+// Pools, planes of another size and pointwise steps with a sample in each lane.
 #include "lane_pool.h"
+#include "resize.h"
 
 namespace nncompile {
 namespace {
@@ -23,6 +24,43 @@ class LanePoolStep : public LaneStep<V> {
  private:
   int x_, y_;
   LanePool<V> pool_;
+};
+
+template <int V>
+class LaneResize : public LaneStep<V> {
+ public:
+  LaneResize(const Program& program, const Work& work)
+      : x_(work.instruction->inputs[0]), y_(work.y), channels_(program.shapes[size_t(y_)].c) {
+    const Shape &in = program.shapes[size_t(x_)], &out = program.shapes[size_t(y_)];
+    rows_ = sources(in.h, out.h, work.instruction->resizing);
+    columns_ = sources(in.w, out.w, work.instruction->resizing);
+  }
+
+  int units() const override { return channels_; }
+
+  void run(const LaneArena<V>& arena, int begin, int end) const override {
+    const LaneView<V> x = arena.view(x_), y = arena.view(y_);
+    for (int c = begin; c < end; ++c)
+      for (size_t row = 0; row < rows_.size(); ++row) {
+        float* to = y.at(c, int(row), 0);
+        for (const Source& column : columns_) {
+          Vec<V> value = mixed(x, c, rows_[row], column.first);
+          if (!column.one()) value = mix<V>(value, mixed(x, c, rows_[row], column.second), column.share);
+          store<V>(to, value);
+          to += V;
+        }
+      }
+    if (end == units()) clear_lane_border(y);
+  }
+
+ private:
+  static Vec<V> mixed(const LaneView<V>& x, int c, const Source& row, int column) {
+    const Vec<V> first = load<V>(x.at(c, row.first, column));
+    return row.one() ? first : mix<V>(first, load<V>(x.at(c, row.second, column)), row.share);
+  }
+
+  int x_, y_, channels_;
+  std::vector<Source> rows_, columns_;
 };
 
 // Add, Sub, Mul, an activation alone, Concat.
@@ -87,14 +125,20 @@ template <int V>
 LaneStepPtr<V> make_lane_pointwise(const Program& program, const Work& work) {
   return std::make_unique<LanePointwise<V>>(program, work);
 }
+template <int V>
+LaneStepPtr<V> make_lane_resize(const Program& program, const Work& work) {
+  return std::make_unique<LaneResize<V>>(program, work);
+}
 
 #if defined(__AVX512F__)
 template LaneStepPtr<16> make_lane_pool<16>(const Program&, const Work&);
 template LaneStepPtr<16> make_lane_pointwise<16>(const Program&, const Work&);
+template LaneStepPtr<16> make_lane_resize<16>(const Program&, const Work&);
 #endif
 #if defined(__AVX2__)
 template LaneStepPtr<8> make_lane_pool<8>(const Program&, const Work&);
 template LaneStepPtr<8> make_lane_pointwise<8>(const Program&, const Work&);
+template LaneStepPtr<8> make_lane_resize<8>(const Program&, const Work&);
 #endif
 
 }  // namespace nncompile

@@ -54,6 +54,8 @@ template <int V>
 LaneStepPtr<V> make_lane_pool(const Program& program, const Work& work);
 template <int V>
 LaneStepPtr<V> make_lane_pointwise(const Program& program, const Work& work);
+template <int V>
+LaneStepPtr<V> make_lane_resize(const Program& program, const Work& work);
 
 // Zeros around every plane.
 template <int V>

@@ -237,6 +237,9 @@ class Builder {
       case Opcode::kGlobalAverage:
         step = make_lane_pool<V>(program_, work);
         break;
+      case Opcode::kResize:
+        step = make_lane_resize<V>(program_, work);
+        break;
       default:
         step = make_lane_pointwise<V>(program_, work);
     }

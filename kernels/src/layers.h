@@ -43,6 +43,7 @@ StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const S
                        const Activation& activation);
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape);
 StepPtr make_select(int x, const std::vector<int>& channels, int y, const Shape& shape);
+StepPtr make_resize(const Program& program, const Instruction& resize, int y);
 StepPtr make_softmax(int x, int y, const Shape& shape, bool logarithm);
 StepPtr make_flatten(int x, int y);                                  // to C x H x W order, without a border
 

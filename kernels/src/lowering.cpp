@@ -159,6 +159,8 @@ class Lowering {
         return make_concat(instruction.inputs, work.y, program_.shapes[size_t(work.y)]);
       case Opcode::kSelect:
         return make_select(instruction.inputs[0], instruction.channels, work.y, shape);
+      case Opcode::kResize:
+        return make_resize(program_, instruction, work.y);
       case Opcode::kSoftmax:
       case Opcode::kLogSoftmax:
         return make_softmax(instruction.inputs[0], work.y, shape, instruction.op == Opcode::kLogSoftmax);

@@ -16,6 +16,8 @@ class Pointwise : public Step {
       : op_(op), inputs_(inputs), y_(y), shape_(shape), gate_(gate), activation_(activation) {}
 
   int units() const override { return shape_.h; }
+  // A gate is one row, whatever row is made.
+  RowWise row_wise() const override { return gate_ ? RowWise{} : RowWise{shape_.h, 1, 1, -1, {}, 0}; }
   double cost() const override { return 10.0 * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {

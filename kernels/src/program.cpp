@@ -122,7 +122,7 @@ class Parser {
   }
 
   void instruction() {
-    const int64_t opcode = in_.next("an opcode", 1, 14);
+    const int64_t opcode = in_.next("an opcode", 1, 15);
     const int64_t fields = in_.next("a number of fields", 1, kMaxCount);
     const size_t start = in_.position();
     Instruction made{};
@@ -213,6 +213,11 @@ class Parser {
       case Opcode::kSelect:
         y.c = int(in_.next("a number of channels", 1, kMaxCount));
         for (int i = 0; i < y.c; ++i) made.channels.push_back(int(in_.next("a channel", 0, x.c - 1)));
+        break;
+      case Opcode::kResize:
+        y.h = dimension();
+        y.w = dimension();
+        made.resizing = Resizing(in_.next("a way to resize", 0, 2));
         break;
     }
     if (int64_t(in_.position() - start) != fields) refuse("an instruction has another number of fields");

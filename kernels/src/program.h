@@ -30,6 +30,7 @@ enum class Opcode : int64_t {
   kFlatten = 12,
   kSelect = 13,
   kSubtract = 14,
+  kResize = 15,
 };
 
 enum class Kind : int64_t {
@@ -43,6 +44,14 @@ enum class Kind : int64_t {
   kTanh = 7,
   kHardSigmoid = 8,
   kGelu = 9,
+};
+
+// How a plane of another size is made, by where the middles of its elements lie: the element at i n / m, rounded down,
+// of n for m; a mix of two, with the planes' edges or the middles of their corners at the same places.
+enum class Resizing : int64_t {
+  kNearest = 0,
+  kHalfPixels = 1,
+  kCorners = 2,
 };
 
 // `first` and `second` are the constants of the kinds that have some: bounds, slope, alpha and beta.
@@ -88,6 +97,7 @@ struct Instruction {
   bool transposed = false;
   Window window;
   Activation activation;
+  Resizing resizing = Resizing::kNearest;
   std::vector<int> channels;  // of its input, one for each of the result
 };
 

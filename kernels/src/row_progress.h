@@ -23,13 +23,16 @@ struct RowMember {
 
   // Rows are counted from the border's first on: the first that is read of `maker` for row `row` ...
   int first_read(const RowRead& read, const RowMember& maker, int row) const {
-    return maker.place.top + (read.windowed ? row * wise.window.sh - wise.window.top : row);
+    if (!read.windowed) return maker.place.top + row;
+    return maker.place.top + (wise.sources ? wise.sources[row].first : row * wise.window.sh - wise.window.top);
   }
   // ... and how many it must have made, without the border, for the rows before `end`. Steps of several rows at once
   // read as if they made all of them.
   int needed(const RowRead& read, const RowMember& maker, int end) const {
     const int whole = (end + wise.rows - 1) / wise.rows * wise.rows;
-    const int rows = read.windowed ? wise.window.rows(whole) - wise.window.top : end;
+    int rows = end;
+    if (read.windowed && wise.sources) rows = wise.sources[end - 1].second + 1;
+    if (read.windowed && !wise.sources) rows = wise.window.rows(whole) - wise.window.top;
     return std::max(1, std::min(rows, maker.wise.height));  // where only the border is read, that comes with a row
   }
 };

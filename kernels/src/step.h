@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "program.h"
+#include "resize.h"
 
 namespace nncompile {
 
@@ -72,6 +72,7 @@ struct RowWise {
   int windowed = -1;       // the value that it reads through `window`; of others it reads the rows that it makes
   Window window = {};
   size_t weights = 0;      // floats that it reads for every row
+  const Source* sources = nullptr;  // of each row: what it reads of `windowed` without a window
 };
 
 class Step {

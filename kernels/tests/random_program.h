@@ -67,7 +67,7 @@ class RandomProgram {
     const int x = number(0, 2) ? int(shapes_.size()) - 1 : any();
     const Shape shape = shapes_[size_t(x)];
     const bool column = shape.h == 1 && shape.w == 1;
-    switch (number(1, 15)) {
+    switch (number(1, 16)) {
       case 1:
       case 2:
         return convolution(x, false);
@@ -108,6 +108,8 @@ class RandomProgram {
       case 14:
         if (column) add(number(0, 1) ? Opcode::kSoftmax : Opcode::kLogSoftmax, {x}, shape);
         return;
+      case 15:
+        return resize(x);
       default:
         return add(Opcode::kActivation, {x, number(1, 9), 1, 2}, shape);
     }
@@ -120,6 +122,14 @@ class RandomProgram {
     std::vector<int64_t> fields{x, count};
     for (int i = 0; i < count; ++i) fields.push_back(in_a_row ? first + i : number(0, in.c - 1));
     add(Opcode::kSelect, fields, {count, in.h, in.w});
+  }
+
+  // By a whole factor, or to any size.
+  void resize(int x) {
+    const Shape in = shapes_[size_t(x)];
+    const auto size = [&](int from) { return number(0, 1) ? from * number(1, 3) : number(1, 2 * from + 3); };
+    const Shape out{in.c, size(in.h), size(in.w)};
+    if (out.size() <= (large_ ? 200000u : 20000u)) add(Opcode::kResize, {x, out.h, out.w, number(0, 2)}, out);
   }
 
   // `groups`: at most.

@@ -62,6 +62,9 @@ class Sample {
       case Opcode::kAdd:
         each(y, [&](int c, int i, int j) { return x.at(c, i, j) + value(instruction.inputs[1]).at(c, i, j); });
         break;
+      case Opcode::kResize:
+        each(y, [&](int c, int i, int j) { return resized(instruction.resizing, x, y.shape, c, i, j); });
+        break;
       case Opcode::kSubtract:
         each(y, [&](int c, int i, int j) { return x.at(c, i, j) - value(instruction.inputs[1]).at(c, i, j); });
         break;
@@ -162,6 +165,28 @@ class Sample {
       }
     if (pool.op == Opcode::kMaxPool) return largest;
     return mean.result(w.include_pad ? padded : inside);
+  }
+
+  // Where the middle of element `i` of `to` lies among `from`.
+  static double position(Resizing how, int i, int to, int from) {
+    if (how == Resizing::kNearest) return std::floor(double(i) * from / to);
+    if (how == Resizing::kCorners) return to == 1 ? 0.0 : double(i) * (from - 1) / (to - 1);
+    return std::min(std::max((i + 0.5) * from / to - 0.5, 0.0), from - 1.0);
+  }
+
+  static Number resized(Resizing how, const Tensor& x, const Shape& to, int c, int i, int j) {
+    const double row = position(how, i, to.h, x.shape.h), column = position(how, j, to.w, x.shape.w);
+    Number sum;
+    double size = 0;
+    for (int r = int(row); r <= int(row) + 1; ++r)
+      for (int s = int(column); s <= int(column) + 1; ++s) {
+        const double share = (1 - std::abs(r - row)) * (1 - std::abs(s - column));
+        if (share <= 0) continue;
+        const Number& element = x.at(c, r, s);
+        sum = {sum.value + share * element.value, sum.error + share * element.error};
+        size = std::max(size, std::abs(element.value));  // a share is off by u, however small it is
+      }
+    return sum.rounded(8, size);  // of each of two mixes: two shares, a product, and the sum
   }
 
   static void softmax(const Tensor& x, Tensor& y, bool logarithm) {

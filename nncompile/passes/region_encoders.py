@@ -1,30 +1,27 @@
 """Each node that the native kernels can compute as one instruction; for the others, the reason why not.
 
-An encoder knows one operator. What it refuses stays with ONNX Runtime, so a doubt is a refusal. The window of
-a convolution or pool is resolved to numbers here (`auto_pad`, `ceil_mode`), by ONNX's formulas for Conv and
-MaxPool.
+An encoder knows one operator. What it refuses stays with ONNX Runtime, so a doubt is a refusal.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from nncompile.passes.region_channels import channel_map, gather, is_channel_map, slice_of_channels, tensors
+from nncompile.passes.region_planes import place, resize
 from nncompile.passes.region_program import Kind, Opcode, Sample, Step, sample_of, size_fault
 from nncompile.passes.values import (
-    Window,
     constant,
     float_attribute,
     given_input,
     int_attribute,
     static_shape,
     string_attribute,
-    window,
 )
 
 Encoder = Callable[..., Step | str]
@@ -68,51 +65,6 @@ def activation(kind: Kind, x: Sample, *constants: float) -> Step:
     return Step(Opcode.ACTIVATION, x, numbers=(kind,), constants=(*constants, None, None)[:2])
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """Where the windows lie: padding as numbers, the plane that results, whether `ceil` made it larger."""
-
-    view: Window
-    pads: tuple[int, int, int, int]
-    plane: tuple[int, int]
-    ceil: bool
-
-
-def _place(node: ir.Node, x: Sample) -> _Placed | str:
-    if x.rank != 4:
-        return f"its input's rank is {x.rank}"
-    view = window(node)
-    if view is None or len(view.kernel) != 2:
-        return "the size of its kernel is not known"
-    if view.same and (view.ceil or view.dilated):  # ONNX Runtime does not run the latter
-        return f"it {'rounds up' if view.ceil else 'is dilated'} with automatic padding"
-    (top, bottom, height, taller), (left, right, width, wider) = (
-        _axis(view, i, x.shape[1 + i]) for i in (0, 1)
-    )
-    if min(top, bottom, left, right) < 0:
-        return "it pads by a negative number"
-    if min(height, width) < 1:
-        return "its kernel is larger than the plane"
-    return _Placed(view, (top, left, bottom, right), (height, width), taller or wider)
-
-
-def _axis(view: Window, axis: int, size: int) -> tuple[int, int, int, bool]:
-    """Padding before, padding after, number of windows, and whether rounding up made one more."""
-    kernel, stride = (view.kernel[axis] - 1) * view.dilations[axis] + 1, view.strides[axis]
-    before, after = (0, 0) if view.same else (view.before[axis], view.after[axis])
-    if view.same:
-        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-        less, more = total // 2, total - total // 2
-        before, after = (more, less) if view.auto_pad == "SAME_LOWER" else (less, more)
-    span = size + before + after - kernel
-    if span < 0:
-        return before, after, 0, False
-    windows = span // stride + 1
-    # A window that begins beyond the input is left out (onnx/onnx pull request 5741).
-    one_more = view.ceil and span % stride > 0 and windows * stride < size + before
-    return before, after, windows + one_more, one_more
-
-
 def _weight_fault(value: ir.Value | None, rank: int) -> str | None:
     """Why a constant is no weight of the kernels; None where it is one, or is left out."""
     array = constant(value)
@@ -127,7 +79,7 @@ def _weight_fault(value: ir.Value | None, rank: int) -> str | None:
 
 def _conv(node: ir.Node, x: Sample) -> Step | str:
     weight, bias = node.inputs[1], given_input(node, 2)
-    placed = _weight_fault(weight, 4) or _weight_fault(bias, 1) or _place(node, x)
+    placed = _weight_fault(weight, 4) or _weight_fault(bias, 1) or place(node, x)
     if isinstance(placed, str):
         return placed
     view, shape, channels = placed.view, constant(weight).shape, x.shape[0]  # type: ignore[union-attr]
@@ -148,7 +100,7 @@ def _fits(bias: ir.Value | None, outputs: int) -> bool:
 
 
 def _pool(node: ir.Node, x: Sample) -> Step | str:
-    placed = _place(node, x)
+    placed = place(node, x)
     if isinstance(placed, str):
         return placed
     if placed.view.dilated:
@@ -291,6 +243,7 @@ _ENCODERS: Mapping[str, Encoder] = {
     "Sub": _sum,
     "Mul": _multiply,
     "Concat": _concat,
+    "Resize": resize,
     "Slice": slice_of_channels,
     "Gather": gather,
     "Flatten": _flatten,

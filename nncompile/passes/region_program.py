@@ -49,6 +49,15 @@ class Opcode(IntEnum):
     FLATTEN = 12
     SELECT = 13  # number of channels, each as a channel of the value
     SUBTRACT = 14
+    RESIZE = 15  # height width how
+
+
+class Resizing(IntEnum):
+    """How a plane of another size is made, of n rows m: which row or rows make row i of the m."""
+
+    NEAREST = 0  # floor(i n / m)
+    HALF_PIXELS = 1  # the two around (i + 1/2) n / m - 1/2, mixed
+    CORNERS = 2  # the two around i (n - 1) / (m - 1), mixed
 
 
 class Kind(IntEnum):
@@ -115,6 +124,11 @@ class Step:
         one_to_one = (1, 1, 1, 1, 1, 1, 0, 0, 0, 0, self.result.shape[0])  # a scale and shift of each channel
         scales = self.opcode is Opcode.CONV and self.numbers == one_to_one
         return scales or self.opcode in (Opcode.ACTIVATION, Opcode.ADD, Opcode.SUBTRACT, Opcode.MULTIPLY)
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether it resizes planes by mixing elements."""
+        return self.opcode is Opcode.RESIZE and self.numbers[-1] != Resizing.NEAREST
 
 
 def sample_of(value: ir.Value) -> Sample | str:

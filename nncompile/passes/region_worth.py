@@ -1,10 +1,11 @@
 """Whether a region saves more than its borders cost.
 
 The kernels keep channels innermost: what enters and leaves a region is transposed, element by element. What
-they save is the way through memory of the values between two layers, which stay in cache, and most
-multiplications of a convolution that Winograd's algorithm computes. All three are counted in elements: to
-transpose one takes as long as `_FLOPS_AN_ELEMENT` operations (40 to 60, measured on a core of Zen 4 at 118
-GFLOP/s). A single convolution without Winograd's algorithm never pays: ONNX Runtime's own is as fast.
+they save is the way through memory of the values between two layers, which stay in cache, most
+multiplications of a convolution that Winograd's algorithm computes, and most of the time of a linear Resize,
+for which ONNX Runtime takes as long as for three transpositions. All are counted in elements: to transpose
+one takes as long as `_FLOPS_AN_ELEMENT` operations (40 to 60, measured on a core of Zen 4 at 118 GFLOP/s). A
+single convolution without Winograd's algorithm never pays: ONNX Runtime's own is as fast.
 
 Linear layers alone have no layout to change: two of them pay (measured from 64 x 64 to 4096 x 4096 weights),
 as long as keeping their weights twice, in the graph and packed, is no matter.
@@ -27,6 +28,7 @@ _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
 # memory and not from a cache, and how many uses of a weight take as long as that.
 _TOO_MANY_BYTES, _STREAMED_BYTES, _READ_COST = 40e6, 1e6, 9
 _MOST_LINEAR_BYTES = 64e6
+_SAVED_OF_INTERPOLATION = 2  # elements, for each that a linear Resize computes
 
 
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:
@@ -37,6 +39,7 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
         value for step in steps.values() if not step.elementwise for value in step.values if value in steps
     }
     saved = sum(_elements(steps[value].result) for value in kept)
+    saved += _SAVED_OF_INTERPOLATION * sum(_elements(s.result) for s in steps.values() if s.interpolates)
     multiplications = sum(_saved_flops(step) for step in steps.values())
     cost = sum(map(_elements, entering)) + sum(_elements(steps[value].result) for value in leaving)
     return saved + multiplications / _FLOPS_AN_ELEMENT >= cost

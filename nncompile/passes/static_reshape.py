@@ -1,10 +1,13 @@
-"""Reshape to a computed shape, where only one size is unknown, as a Reshape to a constant shape.
+"""Reshape and Resize to a computed shape as those to a constant one.
 
-Pattern: `Reshape(x, shape)` whose `shape` is computed in the graph (Shape, Squeeze, Concat ...: what
-`x.view(x.shape[0], -1)` becomes) and whose output shape is known but for one dimension.
+Patterns, where sizes are computed in the graph (Shape, Squeeze, Concat ...):
 
-Algebra: a Reshape keeps the number of elements, so one size follows from the others; ONNX writes it as -1.
-With a known size of 0 among the others it would not follow, and the rule refuses.
+- `Reshape(x, shape)` whose output shape is known but for one dimension: what `x.view(x.shape[0], -1)`
+  becomes. A Reshape keeps the number of elements, so one size follows from the others; ONNX writes it as -1.
+  With a known size of 0 among the others it would not follow, and the rule refuses.
+- `Resize(x, sizes)` where each size of the output is known, or is that of the input: what `interpolate` to
+  the size of another tensor becomes. ONNX defines the scale of an axis as the quotient of the sizes, and the
+  size as `floor(size * scale)`. The rule refuses where the quotient, rounded to float32, gives another size.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import onnx_ir as ir
 
 from nncompile.passes.contract import Pass
 from nncompile.passes.rewriting import NOTHING_TO_DO, Match, Rule, apply_rules
-from nncompile.passes.values import constant, static_shape
+from nncompile.passes.values import Array, constant, given_input, static_shape, string_attribute
 
 
 class StaticReshape(Rule):
@@ -44,6 +47,52 @@ class StaticReshape(Rule):
         return op.Reshape(match["x"], op.initializer(ir.tensor(target), name=f"{match['y'].name}_shape"))
 
 
+class StaticResize(Rule):
+    """`Resize(x, sizes=computed)` to `Resize(x, scales)`."""
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Resize(x, _allow_other_inputs=True, _outputs=["y"])
+
+    def refusal(self, match: Match) -> str | None:
+        node = match.node("y")
+        sizes = given_input(node, 3)
+        if sizes is None or constant(sizes) is not None:
+            return NOTHING_TO_DO
+        if "axes" in node.attributes or given_input(node, 1) is not None:
+            return "it names axes or a part of them"
+        policy = string_attribute(node, "keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch":
+            return f"its sizes are bounds: {policy}"
+        return None if _scales(match) is not None else "its scales do not follow from known sizes"
+
+    def replacement(self, op: Any, match: Match) -> Any:
+        scales = _scales(match)
+        if scales is None:
+            raise ValueError("a Resize whose scales are not known")
+        named = op.initializer(ir.tensor(scales), name=f"{match['y'].name}_scales")
+        return op.Resize(match["x"], None, named, **match.node("y").attributes)
+
+
+def _scales(match: Match) -> Array | None:
+    """Float32, one for each axis; None where they are not known, or rounded would give other sizes."""
+    before, after = match["x"].shape, match["y"].shape
+    if before is None or after is None or len(before) != len(after):
+        return None
+    scales = np.ones(len(before), np.float32)
+    for axis, (size, count) in enumerate(zip(before, after, strict=True)):
+        if isinstance(size, int) and isinstance(count, int) and size > 0:
+            scales[axis] = scale = np.float32(count / size)
+            if {np.floor(np.float32(size) * scale), np.floor(size * float(scale))} != {count}:
+                return None
+        elif (
+            isinstance(size, int) or size != count or size.value is None
+        ):  # no other symbol, and it has a name
+            return None
+    return scales
+
+
 STATIC_RESHAPE = Pass(
-    "static-reshape", "Reshape to a computed shape as a Reshape to a constant one", apply_rules(StaticReshape)
+    "static-reshape",
+    "Reshape and Resize to a computed shape as those to a constant one",
+    apply_rules(StaticReshape, StaticResize),
 )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nncompile.passes.region_program import Kind, Opcode
+from nncompile.passes.region_program import Kind, Opcode, Resizing
 
 MEANINGLESS = (IndexError, ValueError, RuntimeError, AssertionError, TypeError)
 
@@ -101,6 +101,8 @@ def evaluate(
             return values[x].log_softmax(1)
         case Opcode.CONCAT:
             return torch.cat([values[i] for i in rest], 1)
+        case Opcode.RESIZE:
+            return _resized(values[x], rest)
         case Opcode.FLATTEN:
             return _column(values[x].flatten(1))
         case Opcode.SELECT:
@@ -108,6 +110,16 @@ def evaluate(
             assert count == len(channels) > 0
             assert min(channels) >= 0
             return values[x][:, channels]
+
+
+def _resized(x: Tensor, fields: Sequence[int]) -> Tensor:
+    *plane, how = fields
+    if Resizing(how) is Resizing.NEAREST:  # PyTorch's own is off by one where its float32 scale is
+        rows, columns = (
+            torch.arange(count) * size // count for size, count in zip(x.shape[2:], plane, strict=True)
+        )
+        return x[:, :, rows][:, :, :, columns]
+    return F.interpolate(x, plane, mode="bilinear", align_corners=how == Resizing.CORNERS)
 
 
 def _column(rows: Tensor) -> Tensor:

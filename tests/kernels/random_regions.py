@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from regions import Region
 
-from nncompile.passes.region_program import Kind
+from nncompile.passes.region_program import Kind, Resizing
 
 BATCHES = (1, 2, 3, 7, 8, 15, 16, 17, 33, 65, 0)
 THREADS = (1, 2, 8)
@@ -72,6 +72,7 @@ def graphs(draw):
         drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,
         drawing.product, drawing.linear, drawing.activation, drawing.joined, drawing.global_average,
         drawing.grouped, drawing.selected, drawing.flatten, drawing.tail,
+        drawing.resized,
     )  # fmt: skip
     for _ in range(draw(st.integers(1, 8))):
         last = len(region.shapes) - 1
@@ -100,7 +101,7 @@ def chains(draw):
                 y = region.add(y, other)
         if draw(st.booleans()):
             y = region.activation(y, *draw(activations()))
-        x = drawing.pool(y) if draw(st.integers(0, 3)) else y
+        x = drawing.pool(y) if draw(st.integers(0, 3)) else drawing.resized(y)
     return region.output(x)
 
 
@@ -174,6 +175,16 @@ class _Drawing:
 
     def global_average(self, x):
         return self.region.global_average(x)
+
+    def resized(self, x):
+        """By whole factors, or to any size."""
+        plane = [
+            self.draw(st.one_of(st.just(size), st.just(2 * size), st.just(3 * size), st.integers(1, 40)))
+            for size in self.region.shapes[x][1:]
+        ]
+        if self.region.shapes[x][0] * math.prod(plane) > LARGEST // 10:
+            return x
+        return self.region.resize(x, plane, self.draw(st.sampled_from(Resizing)))
 
     def flatten(self, x):
         return self.region.flatten(x)

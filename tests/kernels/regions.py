@@ -11,7 +11,7 @@ import torch
 from eager import Answer, evaluate, interpret
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from nncompile.passes.region_program import Kind, Opcode
+from nncompile.passes.region_program import Kind, Opcode, Resizing
 
 kernels = pytest.importorskip("nncompile_kernels", reason="nncompile-kernels is not installed")
 
@@ -88,6 +88,9 @@ class Region:
 
     def select(self, x, channels):
         return self._add(Opcode.SELECT, x, len(channels), *channels)
+
+    def resize(self, x, plane, how: Resizing):
+        return self._add(Opcode.RESIZE, x, *plane, how)
 
     def flatten(self, x):
         return self._add(Opcode.FLATTEN, x)

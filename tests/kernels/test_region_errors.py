@@ -12,7 +12,7 @@ from nncompile_kernels import library_path
 from random_regions import examples, graphs
 from regions import Region, assert_close, run, session
 
-from nncompile.passes.region_program import Kind
+from nncompile.passes.region_program import Kind, Resizing
 
 # From 2^24 + 1 on no field is in its range; below 61 every program is small enough to run.
 NUMBERS = st.one_of(
@@ -67,7 +67,7 @@ def test_a_program_that_goes_on(build):
     )
 
 
-@pytest.mark.parametrize("opcode", [0, 15, -1, 2**40])
+@pytest.mark.parametrize("opcode", [0, 16, -1, 2**40])
 def test_an_unknown_opcode(build, opcode):
     region = network()
     region.instructions[1] = (opcode, region.instructions[1][1])
@@ -121,6 +121,24 @@ def test_terms_of_different_shapes(build, combine):
     opcode, fields = region.instructions[0]
     region.instructions[0] = (opcode, (fields[0], 2))
     refused(build, region.model(), "FusedRegion: (Add|Sub) of different shapes")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ((0, 0, 4, 0), "a dimension is 0"),
+        ((0, 4, 2**24 + 1, 0), "a dimension is 16777217"),
+        ((0, 2**15, 2**15, 1), "a value has too many elements"),
+        ((0, 4, 4, 3), "a way to resize is 3"),
+        ((0, 4, 4, -1), "a way to resize is -1"),
+        ((0, 4, 4), "the program ends before|a way to resize|another number of fields"),
+    ],
+)
+def test_a_plane_that_cannot_be_made(build, fields, why):
+    region = Region((2, 3, 3))
+    region.output(region.resize(0, (4, 4), Resizing.NEAREST))
+    region.instructions[0] = (region.instructions[0][0], fields)
+    refused(build, region.model(), f"FusedRegion: .*({why})")
 
 
 def test_another_number_of_fields(build):

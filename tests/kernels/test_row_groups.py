@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from regions import Region, assert_close, run, session
 
-from nncompile.passes.region_program import Kind
+from nncompile.passes.region_program import Kind, Resizing
 
 PLANE = (151, 133)  # 64 channels are 5 MB
 
@@ -86,8 +86,21 @@ def shuffled():
     return region.output(region.conv(y, normal(8, 64, 1, 1)))
 
 
+def enlarged():
+    """A decoder: planes made larger by each way, beside and minus others of their size."""
+    region = Region((12, 50, 44), (20, *PLANE))
+    small = region.conv(0, normal(64, 12, 1, 1))
+    y = region.resize(small, (75, 67), Resizing.HALF_PIXELS)
+    y = region.resize(region.conv(y, normal(44, 64, 3, 3), pads=(1,) * 4), (150, 134), Resizing.NEAREST)
+    y = region.resize(y, PLANE, Resizing.CORNERS)
+    y = region.concat(y, 1)
+    y = region.subtract(region.conv(y, normal(64, 1, 3, 3), pads=(1,) * 4, groups=64), y)
+    return region.output(region.conv(y, normal(5, 64, 1, 1)))
+
+
 REGIONS = {
-    made.__name__: made() for made in (inverted_residuals, stem, tiles, borders, branches, outputs, shuffled)
+    made.__name__: made()
+    for made in (inverted_residuals, stem, tiles, borders, branches, outputs, shuffled, enlarged)
 }
 
 

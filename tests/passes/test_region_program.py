@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from nncompile.passes.outline_fused_regions import OUTLINE_FUSED_REGIONS
-from nncompile.passes.region_program import Opcode
+from nncompile.passes.region_program import Opcode, Resizing
 
 pytestmark = pytest.mark.usefixtures("whatever_it_is_worth")
 
@@ -119,6 +119,12 @@ def step(opcode, fields, values, weights, constants):
             count, *parts = fields
             assert count == len(parts)
             return torch.cat([values[part] for part in parts], 1)
+        case Opcode.RESIZE:
+            height, width, how = fields[1:]
+            if how == Resizing.NEAREST:
+                return functional.interpolate(x, (height, width))
+            corners = how == Resizing.CORNERS
+            return functional.interpolate(x, (height, width), mode="bilinear", align_corners=corners)
         case Opcode.FLATTEN:
             return x.flatten(1)[:, :, None, None]
         case Opcode.SELECT:
@@ -360,6 +366,25 @@ def test_a_residual(check):
 def test_a_difference(check, difference):
     region = check(after_conv(difference), "float[n, 4, 7, 6]")
     assert region.attribute[1].ints[5] == 2  # the number of instructions
+
+
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [
+        ('mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"', 0),
+        ('mode = "linear"', 1),
+        ('mode = "linear", coordinate_transformation_mode = "align_corners"', 2),
+    ],
+)
+@pytest.mark.parametrize(
+    ("scales", "plane"), [((2, 2), (14, 12)), ((1, 3), (7, 18)), ((24 / 7, 0.5), (24, 3))]
+)
+def test_planes_of_another_size(check, mode, how, scales, plane):
+    node = f"r = Resize<{mode}>(c, , s) y = Relu(r)"
+    shape = f"float[n, 4, {plane[0]}, {plane[1]}]"
+    region = check(f"c = Conv(x, w) {node}", shape, s=np.array((1, 1, *scales), "f4"))
+    code = list(region.attribute[1].ints)
+    assert [15, 4, 1, *plane, how] in [code[i : i + 6] for i in range(len(code))]
 
 
 @pytest.mark.parametrize("n", ["n", "5", "1"])

@@ -73,6 +73,12 @@ def test_a_whole_network_is_one_region(name, static):
         ([nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)], (3, 224, 224), True),  # 1 to 4 inside
         ([nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1)], (64, 28, 28), False),  # 1 inside, 2 across
         ([nn.Conv2d(24, 144, 1), nn.ReLU(), nn.Conv2d(144, 24, 1)], (24, 56, 56), True),  # 6 inside, 2 across
+        ([nn.Conv2d(96, 21, 1), nn.Upsample(scale_factor=8, mode="bilinear")], (96, 28, 28), True),
+        (
+            [nn.Conv2d(96, 21, 1), nn.Upsample(scale_factor=8)],
+            (96, 28, 28),
+            False,
+        ),  # 64 times as much to leave
     ],
 )
 def test_what_is_saved_against_what_the_borders_cost(layers, shape, worth):

@@ -1,4 +1,4 @@
-"""static-reshape: a computed shape becomes constant where one size follows from the others."""
+"""static-reshape: a computed shape becomes constant where one size follows, or all are known."""
 
 import numpy as np
 import pytest
@@ -69,3 +69,91 @@ def test_a_constant_shape_is_no_near_miss(apply):
     applied = apply(STATIC_RESHAPE, graph(nodes="y = Reshape(x, t)"), {"t": np.array([-1, 12])})
     assert applied.outcome.changes == 0
     assert applied.reasons == []
+
+
+RESIZE = """
+    s = Shape<end = 2>(x)
+    t = Concat<axis=0>(s, plane)
+    y = Resize<{}>(x, , , t)
+"""
+ASYMMETRIC = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
+
+
+def resized(y="float[n, 3, 8, 15]", x="float[n, 3, 4, 5]", given=ASYMMETRIC, nodes=RESIZE, more=""):
+    return f"g ({x} x) => ({y} y{more}) {{ {nodes.format(given)} }}"
+
+
+def plane(*sizes):
+    return {"plane": np.array(sizes)}
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        (ASYMMETRIC, (8, 15)),
+        (ASYMMETRIC, (2, 5)),
+        ('mode = "linear"', (28, 32)),
+        ('mode = "linear", coordinate_transformation_mode = "align_corners"', (9, 1)),
+        ('mode = "cubic", cubic_coeff_a = -0.5', (8, 6)),
+    ],
+)
+def test_computed_sizes_become_scales(apply, given, sizes):
+    applied = apply(
+        STATIC_RESHAPE, resized(f"float[n, 3, {sizes[0]}, {sizes[1]}]", given=given), plane(*sizes)
+    )
+    assert applied.outcome.changes == 1
+    _, none, scales = applied.node("Resize").input
+    assert (none, applied.weights[scales].tolist()) == (
+        "",
+        np.array([1, 1, sizes[0] / 4, sizes[1] / 5], "f4").tolist(),
+    )
+
+
+def test_a_resize_of_fixed_size(apply):
+    applied = apply(STATIC_RESHAPE, resized("float[2, 3, 8, 15]", "float[2, 3, 4, 5]"), plane(8, 15))
+    assert applied.weights[applied.node("Resize").input[2]].tolist() == [1, 1, 2, 3]
+
+
+def test_a_resize_read_twice_whose_sizes_are_read_too(apply):
+    nodes = RESIZE + "z = Add(y, y) u = Identity(t)"
+    applied = apply(
+        STATIC_RESHAPE, resized(nodes=nodes, more=", float[n, 3, 8, 15] z, int64[4] u"), plane(8, 15)
+    )
+    assert applied.outcome.changes == 1
+
+
+UNKNOWN = "its scales do not follow from known sizes"
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "given", "sizes", "reason"),
+    [
+        ("float[n, 3, 8, k]", "float[n, 3, 4, m]", ASYMMETRIC, (8, 10), UNKNOWN),
+        ("float[n, 3, 8, 15]", "float[n, 3, 4, m]", ASYMMETRIC, (8, 15), UNKNOWN),
+        ("float[m, 3, 8, 15]", "float[n, 3, 4, 5]", ASYMMETRIC, (8, 15), UNKNOWN),
+        ("float[?, 3, 8, 15]", "float[?, 3, 4, 5]", ASYMMETRIC, (8, 15), UNKNOWN),
+        ("float[n, 3, 25, 15]", "float[n, 3, 7, 5]", ASYMMETRIC, (25, 15), UNKNOWN),  # 7 (25 / 7) < 25
+        ("float[n, 3, 8, k]", "float[n, 3, 4, 5]", 'mode = "linear", keep_aspect_ratio_policy = "not_larger"',
+         (8, 15), "its sizes are bounds: not_larger"),
+    ],
+)  # fmt: skip
+def test_resizes_that_stay(apply, y, x, given, sizes, reason):
+    applied = apply(STATIC_RESHAPE, resized(y, x, given), plane(*sizes))
+    assert (applied.outcome.changes, applied.reasons) == (0, [reason])
+
+
+def test_a_resize_of_named_axes_stays(apply):
+    nodes = f"t = Identity(given) y = Resize<{ASYMMETRIC}, axes = [2, 3]>(x, , , t)"
+    text = f"g (float[n, 3, 4, 5] x, int64[2] given) => (float[n, 3, 8, 15] y) {{ {nodes} }}"
+    feeds = {"x": np.zeros((3, 3, 4, 5), "f4"), "given": np.array([8, 15])}
+    applied = apply(STATIC_RESHAPE, text, feeds=feeds)
+    assert (applied.outcome.changes, applied.reasons) == (0, ["it names axes or a part of them"])
+
+
+@pytest.mark.parametrize("node", ["Resize(x, , s)", "Resize(x, , , t)"])
+def test_constant_sizes_and_scales_are_no_near_miss(apply, node):
+    weights = {"s": np.array([1, 1, 2, 3], "f4"), "t": np.array([2, 3, 8, 15])}
+    weights = {name: array for name, array in weights.items() if f" {name})" in node}
+    text = f"g (float[2, 3, 4, 5] x) => (float[2, 3, 8, 15] y) {{ y = {node} }}"
+    applied = apply(STATIC_RESHAPE, text, weights)
+    assert (applied.outcome.changes, applied.reasons) == (0, [])
