@@ -41,15 +41,16 @@ class Conv : public Step {
     TileJob job{};
     job.pixel = ptrdiff_t(window_.sw) * in_.c;
     job.pitch = ptrdiff_t(from.pitch());
-    if (groups_ == 1 && !window_.dilated()) {
+    if (groups_ == 1) {
       job.rows = window_.kh;
       job.run = window_.kw * in_.c;
     } else {  // a column's channels end before the next column's begin
       job.bands = window_.kh;
-      job.band = window_.dh * job.pitch;
-      job.pitch = ptrdiff_t(window_.dw) * in_.c;
+      job.band = job.pitch;
+      job.pitch = in_.c;
       job.rows = window_.kw;
       job.run = inputs_;
+      job.lines = window_.kw * inputs_;
     }
     job.y_pixel = out_.c;
     job.finish = Finish(epilogue_.activation);

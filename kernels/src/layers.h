@@ -31,6 +31,7 @@ class Residual {
 StepPtr make_load(int input, int value, const Shape& shape);         // N x C x H x W of the caller to a place
 StepPtr make_store(int value, int output, const Shape& shape);       // and back, from a place of that shape
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_dilated(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue,
                       bool streamed);
 StepPtr make_rows(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);

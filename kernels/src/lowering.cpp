@@ -46,7 +46,7 @@ class Lowering {
     result_.places.resize(program_.shapes.size());
     for (size_t v = 0; v < program_.shapes.size(); ++v) result_.places[v].shape = program_.shapes[v];
     for (const Work& work : works_)
-      if (work.alive && work.instruction->op == Opcode::kConv) border_for(work);
+      if (work.alive && work.instruction->op == Opcode::kConv && reads_border(*work.instruction)) border_for(work);
     for (Work& work : works_) {
       if (!work.alive || work.instruction->op != Opcode::kFlatten) continue;
       const Place& x = result_.places[size_t(work.reads[0])];
@@ -70,6 +70,8 @@ class Lowering {
     }
     return true;
   }
+
+  static bool reads_border(const Instruction& conv) { return conv.depthwise || !conv.window.dilated(); }
 
   // The zeros that a convolution reads around its input; Winograd's tiles may reach further than its windows.
   void border_for(const Work& work) {
@@ -146,6 +148,7 @@ class Lowering {
         if (work.algorithm == Algorithm::kTiles)
           return make_winograd(program_, instruction, work.y, work.epilogue, work.streamed);
         if (work.algorithm == Algorithm::kRows) return make_rows(program_, instruction, work.y, work.epilogue);
+        if (instruction.window.dilated()) return make_dilated(program_, instruction, work.y, work.epilogue);
         return make_conv(program_, instruction, work.y, work.epilogue);
       case Opcode::kLinear:
         return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,

@@ -30,7 +30,7 @@ void tile(const TileJob& job, const TileData& data) {
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 8
     for (int k = 0; k < KV; ++k) sum[p][k] = load<V>(data.bias + k * V);
-  const size_t band = size_t(job.rows) * size_t(job.run) * KV * V;
+  const size_t band = size_t(job.lines) * KV * V;
   for (int b = 0; b < job.bands; ++b)
     accumulate<V, KV, P>(sum, data.x + b * job.band, job.pixel, job.pitch, job.rows, job.run,
                          data.weights + size_t(b) * band);

@@ -16,7 +16,9 @@ struct TileJob {
   ptrdiff_t pixel, pitch;  // of x, in floats
   int rows, run;
   int bands = 1;       // so many times the rows,
-  ptrdiff_t band = 0;  // so many floats apart
+  ptrdiff_t band = 0;  // so many floats apart,
+  int lines = 0;       // and so many lines of weights
+  int first = 0;       // the first of those
   ptrdiff_t y_pixel, residual_pixel;
   Finish finish;
 };
@@ -104,7 +106,7 @@ class Panels {
     TileData data{x,
                   y,
                   residual,
-                  packed_.data() + block.weights,
+                  packed_.data() + block.weights + size_t(job.first) * size_t(block.vectors) * size_t(width_),
                   packed_.data() + block.bias,
                   block.start.data(),
                   channels_ < width_ ? channels_ : 0,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from regions import Region, assert_close, run, session
 
-from nncompile.passes.region_program import Kind
+from nncompile.passes.region_program import Kind, Resizing
 
 
 def normal(*shape):
@@ -50,6 +50,20 @@ def gate():
     return region.output(region.multiply(0, region.global_average(0)))
 
 
+def dilated(groups):
+    """One whose weights are less than its planes, and one whose are more; with what is subtracted."""
+    region = Region((96, 24, 23))
+    weight = normal(64, 96 // groups, 3, 3)
+    y = region.conv(0, weight, normal(64, 1)[:, 0], pads=(9,) * 4, groups=groups, dilations=(9, 9))
+    y = region.subtract(region.activation(y, Kind.SIGMOID), region.conv(0, normal(64, 96, 1, 1)))
+    return region.output(y)
+
+
+def enlarged(how):
+    region = Region((17, 50, 49))
+    return region.output(region.resize(region.activation(0, Kind.TANH), (151, 98), how))
+
+
 REGIONS = {
     **{f"{c} channels": convolution(c, 3) for c in (1, 2, 3, 5, 17, 40)},
     "stride": convolution(1, 5, (2, 3)),
@@ -62,6 +76,9 @@ REGIONS = {
     "average pool": pool(average=True),
     "linear": linear(),
     "gate": gate(),
+    "dilated": dilated(1),
+    "dilated groups": dilated(8),
+    **{how.name.lower(): enlarged(how) for how in Resizing},
 }
 
 

@@ -59,6 +59,25 @@ def test_two_columns_by_another_name(build, batch):
     assert_close(got, region.eager(*inputs), exact=True)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("dilations", [(2, 1), (5, 9), (6, 7), (24, 36)], ids=str)
+def test_dilations_as_large_as_the_plane(build, dilations, stride, groups):
+    """Most taps lie in the padding, and some results read nothing else."""
+    random = np.random.default_rng(dilations)
+    region = Region((6, 7, 9))
+    for kernel in ((3, 3), (1, 2), (2, 5)):
+        weight, bias = random.standard_normal((10, 6 // groups, *kernel)), random.standard_normal(10)
+        reach = [(size - 1) * step for size, step in zip(kernel, dilations, strict=True)]
+        pads = (reach[0] // 2 + 1, reach[1], reach[0], reach[1] // 2 + 2)
+        y = region.conv(0, weight, bias, stride, pads, groups, dilations)
+        region.output(region.activation(y, Kind.SIGMOID))
+    for batch in (1, 3):
+        inputs = region.random_inputs(batch)
+        got = run(session(region.model(), build, exact=True), inputs)
+        assert_close(got, region.eager(*inputs))
+
+
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2)], ids=str)
 @pytest.mark.parametrize("channels", [1, 3, 5, 16, 17, 40])
 def test_depthwise_of_3x3(build, channels, stride):

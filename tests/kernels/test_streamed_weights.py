@@ -19,11 +19,12 @@ def normal(*shape):
     return np.random.default_rng(shape[0]).standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
 
 
-def convolution(inputs, outputs, kernel, plane, stride=(1, 1)):
+def convolution(inputs, outputs, kernel, plane, stride=(1, 1), dilation=1):
     """With a border to read and one to leave, a bias, a residual, and an activation that moves 0."""
     region = Region((inputs, *plane))
-    pads = (kernel // 2,) * 4
-    y = region.conv(0, normal(outputs, inputs, kernel, kernel), normal(outputs, 1)[:, 0], stride, pads)
+    pads, dilations = (dilation * (kernel // 2),) * 4, (dilation, dilation)
+    weight = normal(outputs, inputs, kernel, kernel)
+    y = region.conv(0, weight, normal(outputs, 1)[:, 0], stride, pads, dilations=dilations)
     y = region.add(y, region.conv(0, normal(outputs, inputs, 1, 1), stride=stride))
     y = region.activation(y, Kind.SIGMOID)
     return region.output(region.max_pool(y, (3, 3), (1, 1), (1, 1, 1, 1))).output(y)
@@ -43,6 +44,7 @@ REGIONS = {
     "Winograd 3x3, one tile": convolution(96, 96, 3, (1, 1)),
     "Winograd 5x5": convolution(60, 77, 5, (6, 3)),
     "3x3 with a stride": convolution(170, 171, 3, (7, 7), (2, 2)),
+    "3x3, dilated": convolution(170, 171, 3, (7, 5), dilation=4),
     "1x1": convolution(511, 529, 1, (3, 3)),
 }
 
