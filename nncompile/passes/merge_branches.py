@@ -1,7 +1,7 @@
-"""Parallel convolutions of one tensor, added up, as one convolution.
+"""Parallel convolutions of one tensor, added up or subtracted, as one convolution.
 
-Patterns, in either order: `Add(Conv(x), Conv(x))`; `Add(Conv(x), BatchNormalization(x))`; `Add(Conv(x), x)`.
-Longer sums are merged pair by pair.
+Patterns, in either order: `Add(Conv(x), Conv(x))`; `Add(Conv(x), BatchNormalization(x))`; `Add(Conv(x), x)`;
+and the same with `Sub`, whose second term has its weights negated. Longer sums are merged pair by pair.
 
 Algebra: a convolution is a sum over taps, the positions of its kernel: tap j reads x at `j d - p` from where
 the window stands, for dilation d and padding p in front. Where two convolutions have the same strides and
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import gcd, prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -87,7 +87,13 @@ class _Branch:
 
 
 class _MergeBranches(Rule):
-    """Shared by all patterns, which bind the terms of the sum to "a" and "b", and x alone to "x"."""
+    """Shared by all patterns, which bind the terms of the sum to "a" and "b", and x alone to "x".
+
+    Attributes:
+        signs: Of "a", and of "b" or x alone.
+    """
+
+    signs: ClassVar[tuple[int, int]] = (1, 1)
 
     def refusal(self, match: Match) -> str | None:
         nodes = _nodes(match)
@@ -98,7 +104,7 @@ class _MergeBranches(Rule):
             reason = batch_norm_fault(node) if node.op_type == "BatchNormalization" else weight_fault(node)
             if reason is not None:
                 return reason
-        first, second = _branches(match)
+        first, second = _branches(match, self.signs)
         reason = _window_fault(first, second)
         if reason is not None:
             return reason
@@ -118,7 +124,7 @@ class _MergeBranches(Rule):
     def replacement(self, op: Any, match: Match) -> Any:
         layer = next(node for node in _nodes(match) if node is not None and node.op_type == "Conv")
         like, name = weights(layer.inputs[1]), layer.inputs[1].name  # type: ignore[union-attr]
-        first, second = _branches(match)
+        first, second = _branches(match, self.signs)
         taps = _taps(first, second)
         kernel, bias = _sum(first, second)
         kernel = kernel.reshape(-1, *kernel.shape[2:])
@@ -157,6 +163,33 @@ class MergeBranchOfIdentity(_MergeBranches):
         return op.Add(x, op.Conv(x, _allow_other_inputs=True, _outputs=["a"]))
 
 
+class MergeDifference(_MergeBranches):
+    """`Sub(Conv(x), Conv(x))`, also with one `BatchNormalization(x)`, to `Conv(x)`."""
+
+    signs = (1, -1)
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Sub(*(_term(op, x, name) for name in "ab"))
+
+
+class MergeLessIdentity(_MergeBranches):
+    """`Sub(Conv(x), x)` to `Conv(x)`."""
+
+    signs = (1, -1)
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Sub(op.Conv(x, _allow_other_inputs=True, _outputs=["a"]), x)
+
+
+class MergeIdentityLess(_MergeBranches):
+    """`Sub(x, Conv(x))` to `Conv(x)`."""
+
+    signs = (-1, 1)
+
+    def pattern(self, op: Any, x: ir.Value) -> Any:
+        return op.Sub(x, op.Conv(x, _allow_other_inputs=True, _outputs=["a"]))
+
+
 def _term(op: Any, x: ir.Value, name: str) -> Any:
     layers = (op.Conv, op.BatchNormalization)
     return OrValue([layer(x, _allow_other_inputs=True) for layer in layers], name=name)
@@ -167,17 +200,21 @@ def _nodes(match: Match) -> tuple[ir.Node | None, ir.Node | None]:
     return match.node("a"), match.node("b") if "b" in match.values else None
 
 
-def _branches(match: Match) -> tuple[_Branch, _Branch]:
+def _branches(match: Match, signs: tuple[int, int]) -> tuple[_Branch, _Branch]:
     """Both terms; those that only scale and shift are written as convolutions of the other's rank."""
     nodes = _nodes(match)
-    layers = [_convolution(node) for node in nodes if node is not None and node.op_type == "Conv"]
-    channels, rank = layers[0].channels[0], len(layers[0].view.kernel)
-    for node in nodes:
+    layer = _convolution(next(node for node in nodes if node is not None and node.op_type == "Conv"))
+    channels, rank = layer.channels[0], len(layer.view.kernel)
+    branches = []
+    for node, sign in zip(nodes, signs, strict=True):
         if node is None:
-            layers.append(_pointwise(np.ones(channels), np.zeros(channels), rank, cost=0))
+            branch = _pointwise(np.ones(channels), np.zeros(channels), rank, cost=0)
         elif node.op_type == "BatchNormalization":
-            layers.append(_pointwise(*batch_norm(node), rank, cost=channels))
-    first, second = layers
+            branch = _pointwise(*batch_norm(node), rank, cost=channels)
+        else:
+            branch = _convolution(node)
+        branches.append(replace(branch, kernel=sign * branch.kernel, bias=sign * branch.bias))
+    first, second = branches
     return first, second
 
 
@@ -244,6 +281,13 @@ def _sum(first: _Branch, second: _Branch) -> tuple[Array, Array]:
 
 MERGE_BRANCHES = Pass(
     "merge-branches",
-    "parallel convolutions of one tensor, added up, as one where that takes no more multiplications",
-    apply_rules(MergeBranches, MergeIdentityBranch, MergeBranchOfIdentity),
+    "parallel convolutions of one tensor, added up or subtracted, as one where that takes no more work",
+    apply_rules(
+        MergeBranches,
+        MergeIdentityBranch,
+        MergeBranchOfIdentity,
+        MergeDifference,
+        MergeLessIdentity,
+        MergeIdentityLess,
+    ),
 )

@@ -9,7 +9,8 @@ Patterns and algebra, all from the ONNX operator documentation:
   Relu does not).
 - `PRelu(x, a)` is `LeakyRelu(x, alpha=a)` where a is one number for all: `x < 0 ? a * x : x`. The attribute
   alpha is a float32: the slope must be one too.
-- `Cast` to the dtype that x has, and `Transpose` with the axes in order, are x.
+- `Cast` to the dtype that x has, and `Transpose` with the axes in order, are x. So is `Add(x, 0)`, with which
+  Python's `sum` begins; again -0.0 counts as 0.
 - `Reshape(Reshape(x, s), t)` is `Reshape(x, t)`: both keep the elements in order, and t alone decides the
   sizes, -1 included, as long as no 0 in it copies a size of the first result.
 - `Relu(Relu(x))` is `Relu(x)`: a Relu leaves what is not negative.
@@ -134,6 +135,31 @@ class CastToOwnDtype(Rule):
         return op.Identity(match["x"])
 
 
+class AddOfZero(Rule):
+    """`Add(x, 0)` to `Identity(x)`."""
+
+    def pattern(self, op: Any, x: ir.Value, zero: ir.Value) -> Any:
+        return op.Add(x, zero)
+
+    def refusal(self, match: Match) -> str | None:
+        zero = constant(match["zero"])
+        if zero is None or zero.size == 0 or zero.any():
+            return NOTHING_TO_DO
+        if not _fits(zero.shape, match["x"]):
+            return f"zeros of shape {list(zero.shape)} may enlarge the result"
+        return None
+
+    def replacement(self, op: Any, match: Match) -> Any:
+        return op.Identity(match["x"])
+
+
+class ZeroAndX(AddOfZero):
+    """`Add(0, x)` to `Identity(x)`."""
+
+    def pattern(self, op: Any, x: ir.Value, zero: ir.Value) -> Any:
+        return op.Add(zero, x)
+
+
 class TransposeOfNothing(Rule):
     """`Transpose(x)` to `Identity(x)` where every axis stays in its place."""
 
@@ -207,6 +233,8 @@ SIMPLIFY_TAILS = Pass(
         MaxOfZeroToRelu,
         PReluToLeakyRelu,
         CastToOwnDtype,
+        AddOfZero,
+        ZeroAndX,
         TransposeOfNothing,
         ReshapeOfReshape,
         ReluOfRelu,

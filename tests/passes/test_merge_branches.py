@@ -200,6 +200,34 @@ def test_a_depthwise_block_of_mobileone(apply, random):
     assert (found["plane"], found["group"]) == ([3, 3], C)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (conv("v", WIDE, "b"), conv("w", bias="c")),
+        (conv("w", bias="c"), conv("v", WIDE, "b")),
+        (conv("v", WIDE, "b"), NORM),
+        (NORM, conv("v", WIDE, "b")),
+        (conv("v", WIDE, "b"), "x"),
+        ("x", conv("v", WIDE, "b")),
+    ],
+)
+def test_a_difference(apply, random, first, second, dtype):
+    """Which of the two is subtracted is seen in the numbers."""
+    used = kernels(random, dtype, v=(3, 3), w=(1, 1)) | statistics(random, C, dtype)
+    weights = {name: array for name, array in used.items() if name in f"{first} {second}".replace("Conv", "")}
+    text = graph(first, second, dtype=dtype).replace("Add(", "Sub(")
+    assert merged(apply(MERGE_BRANCHES, text, weights))["plane"] == [3, 3]
+
+
+def test_the_token_mixer_of_fastvit(apply, random):
+    """What is left of a block and the norm of its input: a difference of sums."""
+    weights = kernels(random, group=C, v=(3, 3), w=(1, 1)) | statistics(random, C)
+    nodes = f"p = {conv('v', WIDE + f', group={C}', 'b')} q = {conv('w', f'group={C}', 'c')} s = Add(p, q)"
+    text = graph("x", NORM).replace("{", f"{{ {nodes}").replace("y = Add(x, t1)", "y = Sub(s, t1)")
+    assert merged(apply(MERGE_BRANCHES, text, weights), changes=2)["group"] == C
+
+
 def test_a_depthwise_branch_of_a_dense_convolution(apply, random):
     weights = kernels(random, v=(3, 3)) | {"w": random.standard_normal((C, 1, 1, 1)).astype("f4")}
     found = merged(apply(MERGE_BRANCHES, graph(conv("v", WIDE), conv("w", f"group={C}")), weights))
@@ -269,11 +297,12 @@ def test_windows_that_differ(apply, random, first, second, reason):
     unchanged(apply(MERGE_BRANCHES, text, weights), reason)
 
 
+@pytest.mark.parametrize("operator", ["Add", "Sub"])
 @pytest.mark.parametrize("other", [conv("w"), NORM, "x"])
-def test_a_term_that_is_one_row_for_all(apply, random, other):
-    """A convolution of the whole plane has one result, which Add broadcasts."""
+def test_a_term_that_is_one_row_for_all(apply, random, other, operator):
+    """A convolution of the whole plane has one result, which Add and Sub broadcast."""
     weights = kernels(random, v=(3, 3), w=(1, 1)) | statistics(random, C)
-    text = graph(conv("v"), other, size="3, 3")
+    text = graph(conv("v"), other, size="3, 3").replace("Add(", f"{operator}(")
     unchanged(apply(MERGE_BRANCHES, text, weights), "the two terms differ in size")
 
 
@@ -391,7 +420,8 @@ def test_shared_weights_stay_for_their_other_readers(apply, random):
         "r = Relu(x) g = Conv(x, w) h = Conv(r, w) y = Add(g, h)",
         "r = Relu(x) g = Conv(x, w) y = Add(g, r)",
         f"g = {NORM} h = {NORM} y = Add(g, h)",
-        "g = Conv(x, w) h = Conv(x, w) y = Sub(g, h)",
+        "g = Conv(x, w) h = Conv(x, w) y = Mul(g, h)",
+        f"g = {NORM} y = Sub(g, x)",
         "y = Add(x, x)",
     ],
 )

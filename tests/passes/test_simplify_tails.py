@@ -180,6 +180,24 @@ def test_what_does_nothing_between_input_and_output(apply, nodes):
     assert apply(SIMPLIFY_TAILS, graph(f"y = {nodes}")).operators == ["Identity"]
 
 
+@pytest.mark.parametrize("zero", [np.zeros((), "f4"), np.zeros((1, 1), "f4"), np.zeros((2, 5), "f4")])
+@pytest.mark.parametrize("node", ["Add(a, zero)", "Add(zero, a)"])
+def test_nothing_is_added(apply, node, zero):
+    applied = apply(SIMPLIFY_TAILS, graph(f"a = Neg(x) b = {node} y = Exp(b)"), {"zero": zero}, engines=BOTH)
+    assert applied.operators == ["Neg", "Identity", "Exp"]
+
+
+@pytest.mark.parametrize("added", [np.float32(1e-30), np.array([0, 0, 0, 0, 1], "f4")])
+def test_something_is_added(apply, added):
+    unchanged(apply(SIMPLIFY_TAILS, graph("y = Add(x, added)"), {"added": added}))
+
+
+def test_zeros_that_enlarge(apply):
+    text = "g (float[n, 1, 5] x) => (float[n, 2, 5] y) { y = Add(x, zero) }"
+    applied = apply(SIMPLIFY_TAILS, text, {"zero": np.zeros((2, 1), "f4")})
+    unchanged(applied, "zeros of shape [2, 1] may enlarge the result")
+
+
 def test_a_vector_has_one_axis_to_reverse(apply):
     assert apply(SIMPLIFY_TAILS, graph("y = Transpose(x)", shape="n")).operators == ["Identity"]
 
