@@ -7,7 +7,9 @@ Patterns, where sizes are computed in the graph (Shape, Squeeze, Concat ...):
   With a known size of 0 among the others it would not follow, and the rule refuses.
 - `Resize(x, sizes)` where each size of the output is known, or is that of the input: what `interpolate` to
   the size of another tensor becomes. ONNX defines the scale of an axis as the quotient of the sizes, and the
-  size as `floor(size * scale)`. The rule refuses where the quotient, rounded to float32, gives another size.
+  size as `floor(size * scale)`. Where the quotient rounded to float32 gives another size, the next larger one
+  is taken to interpolate, which moves positions by less than computing them in float32 does; for the nearest
+  element, which might be another, the rule refuses.
 """
 
 from __future__ import annotations
@@ -78,17 +80,24 @@ def _scales(match: Match) -> Array | None:
     before, after = match["x"].shape, match["y"].shape
     if before is None or after is None or len(before) != len(after):
         return None
+    nearest = string_attribute(match.node("y"), "mode", "nearest") == "nearest"
     scales = np.ones(len(before), np.float32)
     for axis, (size, count) in enumerate(zip(before, after, strict=True)):
         if isinstance(size, int) and isinstance(count, int) and size > 0:
-            scales[axis] = scale = np.float32(count / size)
-            if {np.floor(np.float32(size) * scale), np.floor(size * float(scale))} != {count}:
+            scale = np.float32(count / size)
+            if not nearest and not _makes(count, size, scale):
+                scale = np.nextafter(scale, np.float32(np.inf))
+            if not _makes(count, size, scale):
                 return None
-        elif (
-            isinstance(size, int) or size != count or size.value is None
-        ):  # no other symbol, and it has a name
-            return None
+            scales[axis] = scale
+        elif isinstance(size, int) or size != count or size.value is None:
+            return None  # another symbol, or one without a name
     return scales
+
+
+def _makes(count: int, size: int, scale: np.float32) -> bool:
+    """Whether a scale makes `count` elements of `size`, computed in float32 or without rounding."""
+    return np.floor(np.float32(size) * scale) == np.floor(size * float(scale)) == count
 
 
 STATIC_RESHAPE = Pass(

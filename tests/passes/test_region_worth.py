@@ -88,6 +88,34 @@ def test_what_is_saved_against_what_the_borders_cost(layers, shape, worth):
         assert {refusal.reason for refusal in report.refusals} == {TOO_LITTLE}
 
 
+class Decoder(nn.Module):
+    """What U-Nets and feature pyramids do: a smaller plane, as large as another and beside it."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = self.first(x)
+        small = self.second(nn.functional.max_pool2d(whole, 2))
+        large = nn.functional.interpolate(small, whole.shape[-2:], mode=self.mode)
+        return self.last(torch.cat([large, whole], 1)) - large
+
+
+@pytest.mark.parametrize(
+    ("mode", "plane"),
+    [("nearest", (32, 48)), ("nearest", (33, 19)), ("bilinear", (32, 48)), ("bilinear", (33, 31))],
+)
+def test_a_decoder_is_one_region(mode, plane):
+    """The exporter computes the sizes to which a plane is resized, from those of the input."""
+    found = optimized(Decoder(mode), (3, *plane))
+    assert (found.passes[-1].changes, found.passes[-1].refusals) == (1, ())
+    (region,) = onnx.load_from_string(found.model).graph.node
+    assert region.op_type == "FusedRegion"
+
+
 def test_linear_layers_of_large_weights_are_left_to_onnx_runtime():
     """64 MB of them; they would be kept twice."""
     for width, changes in ((2300, 1), (2400, 0)):

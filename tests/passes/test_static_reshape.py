@@ -109,6 +109,17 @@ def test_computed_sizes_become_scales(apply, given, sizes):
     )
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize(("size", "count"), [(7, 25), (5, 33), (15, 31), (3, 1)])
+def test_a_quotient_that_rounds_down(apply, mode, size, count):
+    """Of the scale itself 25 / 7 ... `floor` would make one element less."""
+    text = resized(f"float[n, 3, 8, {count}]", f"float[n, 3, 4, {size}]", given=f'mode = "{mode}"')
+    applied = apply(STATIC_RESHAPE, text, plane(8, count), engines=("onnxruntime", "reference"))
+    scale = applied.weights[applied.node("Resize").input[2]][3]
+    assert abs(scale / (count / size) - 1) < 2.0**-22
+    assert int(size * float(scale)) == count
+
+
 def test_a_resize_of_fixed_size(apply):
     applied = apply(STATIC_RESHAPE, resized("float[2, 3, 8, 15]", "float[2, 3, 4, 5]"), plane(8, 15))
     assert applied.weights[applied.node("Resize").input[2]].tolist() == [1, 1, 2, 3]
