@@ -108,8 +108,10 @@ class RandomProgram {
       case 14:
         if (column) add(number(0, 1) ? Opcode::kSoftmax : Opcode::kLogSoftmax, {x}, shape);
         return;
-      case 15:
-        return resize(x);
+      case 15:  // and fewer channels, as decoders have: then both run row by row
+        resize(x);
+        if (number(0, 1)) convolution(int(shapes_.size()) - 1, false, number(1, 2));
+        return;
       default:
         return add(Opcode::kActivation, {x, number(1, 9), 1, 2}, shape);
     }

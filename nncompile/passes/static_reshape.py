@@ -97,7 +97,7 @@ def _scales(match: Match) -> Array | None:
 
 def _makes(count: int, size: int, scale: np.float32) -> bool:
     """Whether a scale makes `count` elements of `size`, computed in float32 or without rounding."""
-    return np.floor(np.float32(size) * scale) == np.floor(size * float(scale)) == count
+    return bool(np.floor(np.float32(size) * scale) == np.floor(size * float(scale)) == count)
 
 
 STATIC_RESHAPE = Pass(

@@ -98,7 +98,7 @@ def chains(draw):
         if draw(st.booleans()):
             other = drawing.plain_convolution(x, region.shapes[y][0], kernel)
             if region.shapes[other] == region.shapes[y]:
-                y = region.add(y, other)
+                y = draw(st.sampled_from((region.add, region.subtract)))(y, other)
         if draw(st.booleans()):
             y = region.activation(y, *draw(activations()))
         x = drawing.pool(y) if draw(st.integers(0, 3)) else drawing.resized(y)
