@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from random_regions import THREADS, chains, examples, graphs
 from regions import Region, assert_close, run, session
 
-from nncompile.passes.region_program import Kind
+from nncompile.passes.region_program import Kind, Opcode, Resizing
 
 SPECIAL = (np.nan, np.inf, -np.inf)
+
+
+def interpolates(region):
+    """PyTorch multiplies what has a weight of 0, too, and which weights are 0 depends on its roundings."""
+    return any(op == Opcode.RESIZE and fields[-1] != Resizing.NEAREST for op, fields in region.instructions)
 
 
 def everywhere(shape, special, channel):
@@ -133,6 +138,7 @@ def test_one_special_pixel_at_each_place(build, name, special, exact):
     exact=st.booleans(),
 )
 def test_one_special_number_in_a_graph(build, region, batch, threads, special, place, exact):
+    assume(not interpolates(region))
     inputs = region.random_inputs(batch)
     inputs[0].reshape(-1)[place % inputs[0].size] = special
     running = session(region.model(), build, threads=threads, exact=exact)
@@ -147,6 +153,7 @@ def test_one_special_number_in_a_graph(build, region, batch, threads, special, p
     exact=st.booleans(),
 )
 def test_one_special_number_in_a_chain(build, region, special, place, exact):
+    assume(not interpolates(region))
     """Of one sample among finite ones in lanes; alone it has the same bits."""
     inputs = region.random_inputs(17)
     one = inputs[0][place % 17]
