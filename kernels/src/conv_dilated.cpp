@@ -84,7 +84,7 @@ class DilatedConv : public Step {
     job.run = inputs_;
     job.lines = window_.kw * inputs_;
     job.y_pixel = job.residual_pixel = out_.c;
-    set_activation(job, epilogue_.activation);
+    job.finish = Finish(epilogue_.activation);
     const float* x = frame.data(x_, sample) + block.group * inputs_;
     if (rows.count) x += from.at(top + rows.first * window_.dh, 0);
     for (const Span& span : spans_) {
