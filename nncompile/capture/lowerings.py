@@ -218,6 +218,13 @@ def rrelu(x: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, 
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
 
 
+def celu(x: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
+    """Without ONNX's Celu, for which ONNX Runtime has no kernel on a GPU."""
+    if alpha == 1:
+        return torch.nn.functional.elu(x)
+    return torch.where(x > 0, x, alpha * torch.expm1(x / alpha))
+
+
 LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool,
     aten._adaptive_avg_pool3d.default: adaptive_avg_pool,
@@ -244,6 +251,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.one_hot.default: one_hot,
     aten.rrelu.default: rrelu,
+    aten.celu.default: celu,
     **quantized.LOWERINGS,
 }
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -285,6 +286,15 @@ def test_fractional_max_pool_in_bfloat16():
     x = torch.randn(2, 3, 9, 8, 7)
     model = nncompile.compile(layer, x, precision="bfloat16", dynamic_batch=False)
     torch.testing.assert_close(model(x), layer(x), rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3, 2.5, -0.7])
+def test_celu_is_no_operator_of_its_own(alpha):
+    layer = nn.CELU(alpha)
+    x = torch.cat([3 * torch.randn(2, 40), torch.tensor([[0.0, -0.0, torch.inf, -30.0, torch.nan]] * 2)], 1)
+    model = nncompile.compile(layer, x)
+    assert "Celu" not in {node.op_type for node in onnx.load_from_string(model.artifact).graph.node}
+    torch.testing.assert_close(model(x), layer(x), equal_nan=True, **EXACT)
 
 
 def test_adaptive_log_softmax():
