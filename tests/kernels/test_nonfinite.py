@@ -153,8 +153,8 @@ def test_one_special_number_in_a_graph(build, region, batch, threads, special, p
     exact=st.booleans(),
 )
 def test_one_special_number_in_a_chain(build, region, special, place, exact):
-    assume(not interpolates(region))
     """Of one sample among finite ones in lanes; alone it has the same bits."""
+    assume(not interpolates(region))
     inputs = region.random_inputs(17)
     one = inputs[0][place % 17]
     one.reshape(-1)[place // 17 % one.size] = special
