@@ -31,7 +31,7 @@ def test_a_copy_of_its_own_is_tuned(lenet, subject_of, monkeypatch):
     subject = subject_of(lenet.path)
     with open_engine("nncompile-tuned", subject) as engine:
         ((predictor, given),) = tuned
-        assert given == {"seconds": nncompile_tuned.SECONDS, "batches": None}
+        assert given == {"seconds": nncompile_tuned.SECONDS, "batches": None, "like": None}
         assert predictor is not subject.predictor
         assert engine.compile_seconds > 0
 

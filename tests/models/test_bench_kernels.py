@@ -160,9 +160,9 @@ def test_errors(monkeypatch):
     monkeypatch.setattr(winograd_error, "LAYERS", ((64, 14),))
     found = {(one.inputs, one.kernel, one.plan): one for one in winograd_error.measure()}
     assert len(found) == len(winograd_error.INPUTS) * 4
-    for kernel in (3, 5):
+    for kernel, least in ((3, 1.2), (5, 2)):  # times the error of the definition
         fast, direct = (found["normal", kernel, plan] for plan in ("Winograd", "as defined"))
-        assert 1e-5 > fast.of_sum > 2 * direct.of_sum > 1e-8
+        assert 1e-5 > fast.of_sum > least * direct.of_sum > 1e-8
         assert fast.of_output > fast.of_sum
 
 
