@@ -12,8 +12,8 @@ _PEAK = (
     "products are all there is to do, and run at the machine's peak (see *Where the rest of the time goes*)"
 )
 _WEIGHTS = (
-    "four fifths of the time go to the last seven convolutions, which read 38 MB of weights for planes of 4 x 4 "
-    "and 2 x 2 pixels (see *By layers*)"
+    "four fifths of the time go to the last seven convolutions, which read 38 MB of weights for planes of "
+    "4 x 4 and 2 x 2 pixels (see *By layers*)"
 )
 REASONS: grid.Reasons = {
     (network, batch, peer): reason
