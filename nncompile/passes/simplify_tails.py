@@ -85,12 +85,8 @@ class MaxWithZeroToRelu(_ToRelu):
         return op.Max(x, zero, _outputs=["y"])
 
     def refusal(self, match: Match) -> str | None:
-        zero = constant(match["zero"])
-        if zero is None or zero.size == 0 or zero.any():
-            return NOTHING_TO_DO
-        if not _fits(zero.shape, match["x"]):
-            return f"zeros of shape {list(zero.shape)} may enlarge the result"
-        return _no_relu(match.node("y"), zero.dtype)
+        fault = _no_zero(match)
+        return _no_relu(match.node("y"), weights(match["zero"]).dtype) if fault is None else fault
 
 
 class MaxOfZeroToRelu(MaxWithZeroToRelu):
@@ -142,12 +138,7 @@ class AddOfZero(Rule):
         return op.Add(x, zero)
 
     def refusal(self, match: Match) -> str | None:
-        zero = constant(match["zero"])
-        if zero is None or zero.size == 0 or zero.any():
-            return NOTHING_TO_DO
-        if not _fits(zero.shape, match["x"]):
-            return f"zeros of shape {list(zero.shape)} may enlarge the result"
-        return None
+        return _no_zero(match)
 
     def replacement(self, op: Any, match: Match) -> Any:
         return op.Identity(match["x"])
@@ -211,6 +202,16 @@ def _no_relu(node: ir.Node, dtype: np.dtype[Any]) -> str | None:
     since = _RELU.get(dtype.name)
     version = node.graph.opset_imports.get("", 1) if node.graph is not None else 1
     return f"ONNX Runtime has no Relu of {dtype}" if since is None or since > version else None
+
+
+def _no_zero(match: Match) -> str | None:
+    """Why "zero" is no constant 0 that leaves the shape of "x" as it is; None where it is."""
+    zero = constant(match["zero"])
+    if zero is None or zero.size == 0 or zero.any():
+        return NOTHING_TO_DO
+    if not _fits(zero.shape, match["x"]):
+        return f"zeros of shape {list(zero.shape)} may enlarge the result"
+    return None
 
 
 def _fits(shape: tuple[int, ...], value: ir.Value) -> bool:

@@ -20,10 +20,9 @@ from nncompile_runtime.errors import VerificationError
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Precision, Verification
 from nncompile_runtime.plan import default_plan
-from nncompile_runtime.session import Session
+from nncompile_runtime.session import NO_KERNEL, Session
 
 _log = logging.getLogger("nncompile")
-_NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
 
 Optimize = Callable[[frozenset[str]], OptimizedModel]
 
@@ -68,7 +67,7 @@ def verify(
             suite, exact = suite.exactly(), True
             continue
         guilty = _bisect(suite, optimize, model, frozenset(dropped), outcome)
-        if guilty is None and _NO_KERNEL in outcome.what:
+        if guilty is None and NO_KERNEL in outcome.what:
             raise VerificationError(
                 f"ONNX Runtime's CPU cannot run the module in its dtype. {outcome.what}.",
                 remedy="Compile module.float(), with example inputs of float32.",

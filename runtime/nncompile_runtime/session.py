@@ -37,7 +37,7 @@ _OUTSIDE = re.compile(
     r"Name:'([^']*)'.*?(?:indices element out of data bounds.*?,(\d+)\]|Out of range value in index)",
     re.DOTALL,
 )
-_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)")
+NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
 _ERRORS_ONLY = 3
 # ONNX Runtime 1.31's kernels of these end the process (abort, SIGFPE) where the batch is empty.
 _FATAL_WHEN_EMPTY = frozenset({"LSTM", "GRU", "Einsum"})
@@ -137,7 +137,7 @@ class Session:
                     f"{cuda.failure(error) or _reason(error)}.",
                     remedy="Run nncompile doctor, or choose device='cpu'.",
                 ) from None
-            missing = _NO_KERNEL.search(str(error))
+            missing = re.search(rf"{NO_KERNEL} (\w+)", str(error))
             if missing and plan.provider == "cpu" and model.in_bfloat16:
                 raise DeviceError(
                     f"{model.name} computes in bfloat16, for which ONNX Runtime's CPU has no {missing[1]}.",

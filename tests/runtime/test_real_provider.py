@@ -20,18 +20,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def library(cuda_library: Path) -> Path:
-    return cuda_library
-
-
 def linear() -> onnx.ModelProto:
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["t"]), helper.make_node("Relu", ["t"], ["y"])]
     weights = {"w": floats(4, 3), "b": floats(3)}
     return build(nodes, [spec("x", "batch", 4)], [spec("y", "batch", 3)], weights)
 
 
-def test_every_option_and_value_is_known_to_the_provider(library: Path, tmp_path: Path) -> None:
+def test_every_option_and_value_is_known_to_the_provider(cuda_library: Path, tmp_path: Path) -> None:
     program = """
 from nncompile_runtime.cuda_options import provider_options
 from nncompile_runtime.plan import Plan
@@ -53,14 +48,14 @@ for plan, precision in zip(plans, ("float32", "tf32")):
         except Exception:
             pass
 """
-    said = stand_in.run(library, tmp_path, linear(), program).said
+    said = stand_in.run(cuda_library, tmp_path, linear(), program).said
     assert len(said) == 2
     for options in said:
         assert {name for name, (given, taken) in options.items() if given != taken} <= {"user_compute_stream"}
         assert int(options["user_compute_stream"][1], 0) == 0xABC
 
 
-def test_float32_gets_no_tf32(library: Path, tmp_path: Path) -> None:
+def test_float32_gets_no_tf32(cuda_library: Path, tmp_path: Path) -> None:
     modes = set()
     for precision in ("float32", "tf32"):
         program = f"""
@@ -71,14 +66,14 @@ made = ort().InferenceSession(model, providers=["CUDAExecutionProvider"],
     provider_options=[provider_options(Plan(provider="cuda"), {precision!r})], enable_fallback=0)
 made.run(None, {{"x": np.ones((2, 4), np.float32)}})
 """
-        calls = stand_in.run(library, tmp_path, linear(), program).calls
+        calls = stand_in.run(cuda_library, tmp_path, linear(), program).calls
         modes.add((precision, "math mode 3" in calls))  # CUBLAS_TF32_TENSOR_OP_MATH
     assert modes == {("float32", False), ("tf32", True)}
 
 
 @pytest.mark.parametrize(("precision", "exact"), [("float32", True), ("tf32", False)])
 def test_fused_convolutions_of_float32_get_no_tf32(
-    library: Path, tmp_path: Path, precision: str, exact: bool
+    cuda_library: Path, tmp_path: Path, precision: str, exact: bool
 ) -> None:
     program = f"""
 from nncompile_runtime.cuda_options import provider_options
@@ -88,12 +83,12 @@ made = ort().InferenceSession(model, providers=["CUDAExecutionProvider"],
 made.run(None, {{"x": np.ones((2, 1, 8, 8), np.float32)}})
 """
     specs = [spec("x", "batch", 1, 8, 8)], [spec("y", "batch", 4, 6, 6)]
-    calls = stand_in.run(library, tmp_path, fused(*specs), program).calls
+    calls = stand_in.run(cuda_library, tmp_path, fused(*specs), program).calls
     assert ("convolution math 3" in calls) is exact  # CUDNN_FMA_MATH
 
 
 @pytest.mark.parametrize(("precision", "plans"), [("float32", 2), ("float16", 1)])
-def test_float16_keeps_tensor_cores(library: Path, tmp_path: Path, precision: str, plans: int) -> None:
+def test_float16_keeps_tensor_cores(cuda_library: Path, tmp_path: Path, precision: str, plans: int) -> None:
     """All engines need them: where they were struck out, the provider asks again and takes them all."""
     weights = {"w": floats(8, 4, 3, 3).astype(np.float16)}
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
@@ -105,12 +100,12 @@ made = ort().InferenceSession(model, providers=["CUDAExecutionProvider"],
     provider_options=[provider_options(Plan(provider="cuda"), {precision!r})], enable_fallback=0)
 made.run(None, {{"x": np.ones((2, 4, 8, 8), np.float16)}})
 """
-    calls = stand_in.run(library, tmp_path, build([node], *specs, weights), program).calls
+    calls = stand_in.run(cuda_library, tmp_path, build([node], *specs, weights), program).calls
     assert calls.count("engines asked for") == plans
     assert calls.count("convolution") == 1
 
 
-def test_a_call_waits_for_its_answer_alone(library: Path, tmp_path: Path) -> None:
+def test_a_call_waits_for_its_answer_alone(cuda_library: Path, tmp_path: Path) -> None:
     program = """
 predictor = load()
 x = np.ones((2, 4), np.float32)
@@ -119,14 +114,14 @@ before = len(calls())
 predictor(x)
 say(calls()[before:])
 """
-    (calls,) = stand_in.run(library, tmp_path, linear(), program).said
+    (calls,) = stand_in.run(cuda_library, tmp_path, linear(), program).said
     assert "product" in calls
     assert [call for call in calls if call.startswith(("wait", "answer"))] == ["answer"]
     assert not any(call.startswith("copy") for call in calls)  # none of ONNX Runtime's own
     assert sum(call.startswith("driver copy") for call in calls) == 2
 
 
-def test_the_first_call_captures_and_the_next_ones_only_launch(library: Path, tmp_path: Path) -> None:
+def test_the_first_call_captures_and_the_next_ones_only_launch(cuda_library: Path, tmp_path: Path) -> None:
     program = """
 predictor = load(cuda_graph=True)
 for _ in range(3):
@@ -134,7 +129,7 @@ for _ in range(3):
     predictor(np.ones((2, 4), np.float32))
     say(calls()[before:])
 """
-    first, *others = stand_in.run(library, tmp_path, linear(), program).said
+    first, *others = stand_in.run(cuda_library, tmp_path, linear(), program).said
     (capture,) = [call for call in first if call.startswith("capture")]
     assert capture.endswith("mode 0")  # global: see driver.Gpu.current
     assert sum(call == "product" for call in first) == 3  # twice before, once into the graph
@@ -149,7 +144,7 @@ for _ in range(3):
         assert "order" not in calls
 
 
-def test_threads_capture_beside_others_that_open_close_and_run(library: Path, tmp_path: Path) -> None:
+def test_threads_capture_beside_others_that_open_close_and_run(cuda_library: Path, tmp_path: Path) -> None:
     program = """
 predictor, plain = load(cuda_graph=True), load()
 wrong = []
@@ -166,13 +161,13 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 say(wrong)
 """
-    told = stand_in.run(library, tmp_path, linear(), program)
+    told = stand_in.run(cuda_library, tmp_path, linear(), program)
     assert told.said == [[]]
     assert [call for call in told.calls if call.startswith("BROKEN")] == []
     assert sum(call.startswith("capture") for call in told.calls) == 12  # each thread, each bucket
 
 
-def test_the_stand_in_tells_what_would_break_a_capture(library: Path, tmp_path: Path) -> None:
+def test_the_stand_in_tells_what_would_break_a_capture(cuda_library: Path, tmp_path: Path) -> None:
     """The test above can fail."""
     program = """
 import ctypes
@@ -181,12 +176,12 @@ cuda.cudaStreamBeginCapture(ctypes.c_size_t(77), 0)
 thread = threading.Thread(target=lambda: load())
 thread.start(); thread.join()
 """
-    calls = stand_in.run(library, tmp_path, linear(), program).calls
+    calls = stand_in.run(cuda_library, tmp_path, linear(), program).calls
     assert "BROKEN by cudaDeviceSynchronize" in calls
     assert "BROKEN by cudaMalloc" not in calls  # in our threads' mode it is no harm
 
 
-def test_a_capture_that_breaks_gives_way_to_plain_runs(library: Path, tmp_path: Path) -> None:
+def test_a_capture_that_breaks_gives_way_to_plain_runs(cuda_library: Path, tmp_path: Path) -> None:
     program = """
 import logging
 logging.basicConfig(level=logging.ERROR)
@@ -196,7 +191,7 @@ say(predictor(np.ones((2, 4), np.float32)).shape)
 del os.environ["STAND_IN_END"]
 say(predictor(np.ones((2, 4), np.float32)).shape)
 """
-    told = stand_in.run(library, tmp_path, linear(), program)
+    told = stand_in.run(cuda_library, tmp_path, linear(), program)
     assert told.said == [[2, 3], [2, 3]]
     assert not any(call.startswith("launch") for call in told.calls)
 
@@ -223,9 +218,9 @@ failed("NOTHING", "", lambda: predictor.session.run(large))
 """
 
 
-def test_errors_are_told_apart(library: Path, tmp_path: Path) -> None:
+def test_errors_are_told_apart(cuda_library: Path, tmp_path: Path) -> None:
     """As ONNX Runtime words them; after each the next call is answered."""
-    said = stand_in.run(library, tmp_path, linear(), ERRORS).said
+    said = stand_in.run(cuda_library, tmp_path, linear(), ERRORS).said
     assert said[1::2] == [[2, 3]] * 6
     kinds = [kind for kind, _ in said[::2]]
     full, broken = "OutOfMemoryError", "DeviceError"
@@ -236,7 +231,7 @@ def test_errors_are_told_apart(library: Path, tmp_path: Path) -> None:
     assert said[6][1].startswith("cuda:0 failed: CUDA failure 700")
 
 
-def test_an_input_that_the_cpu_reads_is_not_bound(library: Path, tmp_path: Path) -> None:
+def test_an_input_that_the_cpu_reads_is_not_bound(cuda_library: Path, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["r"]),
         helper.make_node("Relu", ["r"], ["y"]),
@@ -257,13 +252,13 @@ before = len(calls())
 binding.bind_input("shape", "cuda", 0, np.int64, s.shape, s.ctypes.data)
 say(calls()[before:])
 """
-    said = stand_in.run(library, tmp_path, build(nodes, inputs, outputs), program).said
+    said = stand_in.run(cuda_library, tmp_path, build(nodes, inputs, outputs), program).said
     assert said[0] == ["Cuda", "Cpu", "Cuda", "Cpu"]
     assert said[1:4] == [[[4, 2], [2, 4]], [[2, 4], [2, 4]], [[8, 1], [2, 4]]]
     assert said[4] == ["copy 16 kind 2"]  # when it is bound, and never again
 
 
-def test_a_fused_convolution_is_captured_and_breaks_nothing(library: Path, tmp_path: Path) -> None:
+def test_a_fused_convolution_is_captured_and_breaks_nothing(cuda_library: Path, tmp_path: Path) -> None:
     program = """
 predictor = load(cuda_graph=True)
 say(predictor.session.binds)
@@ -271,7 +266,7 @@ for _ in range(2):
     predictor(np.ones((2, 1, 8, 8), np.float32))
 """
     specs = [spec("x", "batch", 1, 8, 8)], [spec("y", "batch", 4, 6, 6)]
-    told = stand_in.run(library, tmp_path, fused(*specs), program)
+    told = stand_in.run(cuda_library, tmp_path, fused(*specs), program)
     assert told.said == [True]
     assert [call.split()[0] for call in told.calls if call[:6] in ("captur", "launch", "BROKEN")] == [
         "capture",
@@ -288,17 +283,19 @@ def fused(inputs: Specs, outputs: Specs) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("plan", [{}, {"channels_last": True}, {"cuda_graph": True}])
-def test_a_network_is_placed_on_the_gpu_whole(library: Path, tmp_path: Path, plan: dict[str, bool]) -> None:
+def test_a_network_is_placed_on_the_gpu_whole(
+    cuda_library: Path, tmp_path: Path, plan: dict[str, bool]
+) -> None:
     program = f"""
 from nncompile_runtime.cuda import placement
 say(placement(load(**{plan}).session.native))
 """
-    (placed,) = stand_in.run(library, tmp_path, conv_net()[0], program).said
+    (placed,) = stand_in.run(cuda_library, tmp_path, conv_net()[0], program).said
     assert list(placed) == ["CUDAExecutionProvider"]
     assert {"Conv", "Relu", "MaxPool", "Gemm"} <= placed["CUDAExecutionProvider"].keys()
 
 
-def test_a_node_without_a_kernel_is_refused_by_name(library: Path, tmp_path: Path) -> None:
+def test_a_node_without_a_kernel_is_refused_by_name(cuda_library: Path, tmp_path: Path) -> None:
     """Alone, the provider would leave it to the CPU."""
     nodes = [helper.make_node("Det", ["x"], ["d"], name="determinant"), helper.make_node("Neg", ["d"], ["y"])]
     program = """
@@ -308,6 +305,6 @@ except NncompileError as error:
     say([type(error).__name__, str(error)])
 """
     specs = [spec("x", "batch", 3, 3)], [spec("y", "batch")]
-    ((kind, said),) = stand_in.run(library, tmp_path, build(nodes, *specs), program).said
+    ((kind, said),) = stand_in.run(cuda_library, tmp_path, build(nodes, *specs), program).said
     assert kind == "DeviceError"
     assert "no CUDA kernel for Det 'determinant'" in said
