@@ -12,9 +12,9 @@ from nncompile.passes.fuse_linear_relu import Linear, graphs
 
 from . import stand_in
 from .graphs import build, floats, spec
-from .test_real_provider import library, linear, pytestmark
+from .test_real_provider import linear, pytestmark
 
-__all__ = ["library", "pytestmark"]
+__all__ = ["pytestmark"]
 LAYER = graphs(Linear(8, 4, transposed=True))
 LINEAR = """
 from nncompile_runtime.cuda import placement
@@ -30,23 +30,23 @@ for rows in (2, 0):
     [("Gemm, Relu", {"Gemm", "Relu", "Neg"}), ("FusedConv", {"Unsqueeze", "FusedConv", "Flatten", "Neg"})],
 )
 def test_a_linear_layer_is_on_the_gpu_in_both_forms(
-    library: Path, tmp_path: Path, form: str, operators: set[str]
+    cuda_library: Path, tmp_path: Path, form: str, operators: set[str]
 ) -> None:
-    told = stand_in.run(library, tmp_path, ir.to_proto(LAYER[form]), LINEAR)
+    told = stand_in.run(cuda_library, tmp_path, ir.to_proto(LAYER[form]), LINEAR)
     assert told.said == [{"CUDAExecutionProvider": dict.fromkeys(operators, 1)}, [2, 4], [0, 4]]
     assert not any(call.startswith("copy") and call.endswith("kind 3") for call in told.calls)
 
 
-def test_unsqueeze_and_flatten_copy_only_an_output_of_the_graph(library: Path, tmp_path: Path) -> None:
+def test_unsqueeze_and_flatten_copy_only_an_output_of_the_graph(cuda_library: Path, tmp_path: Path) -> None:
     """What fuse-linear-relu leaves alone for it."""
     model = ir.to_proto(LAYER["FusedConv"])
     reader = model.graph.node.pop()
     model.graph.node[-1].output[0] = reader.output[0]
-    calls = stand_in.run(library, tmp_path, model, LINEAR).calls
+    calls = stand_in.run(cuda_library, tmp_path, model, LINEAR).calls
     assert "copy 32 kind 3" in calls
 
 
-def test_matmul_and_add_become_a_gemm(library: Path, tmp_path: Path) -> None:
+def test_matmul_and_add_become_a_gemm(cuda_library: Path, tmp_path: Path) -> None:
     """Why they are no third form."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["s"]),
@@ -56,12 +56,12 @@ def test_matmul_and_add_become_a_gemm(library: Path, tmp_path: Path) -> None:
     model = build(
         nodes, [spec("x", "batch", 8)], [spec("y", "batch", 4)], {"w": floats(8, 4), "b": floats(4)}
     )
-    said = stand_in.run(library, tmp_path, model, LINEAR).said
+    said = stand_in.run(cuda_library, tmp_path, model, LINEAR).said
     assert said[0] == {"CUDAExecutionProvider": {"Gemm": 1, "Relu": 1}}
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32"])
-def test_a_linear_layer_is_measured_in_both_forms(library: Path, tmp_path: Path, precision: str) -> None:
+def test_a_linear_layer_is_measured_in_both_forms(cuda_library: Path, tmp_path: Path, precision: str) -> None:
     """The times are those of kernels that compute nothing."""
     program = f"""
 from nncompile.passes import layer_race
@@ -70,7 +70,7 @@ layer_race._SECONDS = 0.01
 say(measured(Linear(8, 4, True), {precision!r}, "cuda:0").said)
 say(measured(Linear(8, 4, True), {precision!r}, "cuda:1").said)
 """
-    told = stand_in.run(library, tmp_path, linear(), program)
+    told = stand_in.run(cuda_library, tmp_path, linear(), program)
     first, second = told.said
     ratio, _, each = first.partition("): ")
     assert " times as fast as Gemm, Relu on cuda:0 (" in ratio
