@@ -31,6 +31,7 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_batch: bool = True,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
     target: Target = "portable",
     precision: Precision = "float32",
     exact: bool = False,
@@ -50,6 +51,9 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
         example_inputs: A tensor, or a tuple of positional inputs, of typical shapes and values.
         example_kwargs: Keyword inputs.
         dynamic_batch: Whether dimension 0 of every input and output takes any size.
+        dynamic_axes: Other dimensions that take several sizes, as input -> axis -> a name for the size:
+            `{"tokens": {1: "length"}, "mask": {1: "length"}}`. Axes of one name have one size. Which sizes
+            the model takes is found out and kept in its signature (`model.signature.sizes`).
         target: `portable` keeps to standard ONNX operators (a fused region is a function of them);
             `cpu` and `cuda` may use ONNX Runtime's.
         precision: `float32` computes as the module does, `float16` and `bfloat16` as a copy of it cast to
@@ -78,6 +82,7 @@ def compile(  # noqa: A001 - the public name, as in torch.compile
             raise NncompileError(f"{name}={given!r} is one string.", remedy="Give a list of names.")
     options = CompileOptions(
         dynamic_batch=dynamic_batch,
+        dynamic_axes=dynamic_axes or {},
         target=target,
         precision=precision,
         exact=exact,

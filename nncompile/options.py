@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.manifest import ImagePreprocessing, Precision, Target
@@ -15,6 +16,7 @@ class CompileOptions:
 
     Attributes:
         dynamic_batch: Whether dimension 0 of inputs and outputs takes any size.
+        dynamic_axes: Other free dimensions, as input -> axis -> name of the size.
         target: Which operators the graph may hold: `portable` keeps to the ONNX standard (a fused
             region is a function of its operators).
         precision: How the compiled model computes: `float32` as the module does, `float16` and `bfloat16`
@@ -28,6 +30,7 @@ class CompileOptions:
     """
 
     dynamic_batch: bool = True
+    dynamic_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     target: Target = "portable"
     precision: Precision = "float32"
     exact: bool = False
@@ -52,6 +55,7 @@ class CompileOptions:
                 f"preprocess is of type {type(self.preprocess).__name__}.",
                 remedy="Give an nncompile.ImagePreprocessing.",
             )
+        _check_axes(self.dynamic_axes)
         for name, value, choices in (
             ("target", self.target, get_args(Target)),
             ("precision", self.precision, get_args(Precision)),
@@ -66,3 +70,18 @@ class CompileOptions:
                 "for it, so it would cost accuracy and gain nothing.",
                 remedy="Choose precision='float32' or 'float16', or target='portable' or 'cuda'.",
             )
+
+
+def _check_axes(axes: Any) -> None:
+    """Refuse what is not input -> axis -> name, in types at least; only capture knows the inputs."""
+    well = isinstance(axes, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(free, Mapping)
+        and all(type(axis) is int and isinstance(size, str) and size.isidentifier() for axis, size in free.items())
+        for name, free in axes.items()
+    )
+    if not well:
+        raise NncompileError(
+            f"dynamic_axes={axes!r:.80} does not say which axes are free.",
+            remedy="Give, by input, the axes and a name for the size of each: {'tokens': {1: 'length'}}.",
+        )

@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -16,14 +16,16 @@ from torch.utils import _pytree as pytree
 
 from nncompile.bfloat16 import widen
 from nncompile.capture.containers import known_containers
-from nncompile.capture.errors import explain, watching_for_a_fixed_batch
+from nncompile.capture.errors import explain, watching_for_fixed_sizes
 from nncompile.capture.example import Example, prepare
 from nncompile.capture.exporter import to_onnx
+from nncompile.capture.free_axes import FreeInput, free_inputs
+from nncompile.capture.free_sizes import free_sizes
 from nncompile.capture.indices import without_negative_indices
 from nncompile.capture.keywords import collected_keywords_named
 from nncompile.capture.lowerings import lowered
 from nncompile.capture.precision import narrowed
-from nncompile.capture.signature import BATCH, name_and_describe, take_out_constants
+from nncompile.capture.signature import BATCH, input_names, name_and_describe, take_out_constants
 from nncompile.capture.substitutions import substituted
 from nncompile.capture.traceable import traceable
 from nncompile.options import CompileOptions
@@ -46,7 +48,7 @@ def capture(
         module: Left as it is, except that lazy layers are materialised.
         example_inputs: A tensor, or a tuple of positional inputs.
         example_kwargs: Keyword inputs.
-        options: `dynamic_batch` and `precision` are read.
+        options: `dynamic_batch`, `dynamic_axes` and `precision` are read.
 
     Raises:
         CaptureError: The module cannot be captured; the message names the line of its code.
@@ -55,23 +57,29 @@ def capture(
         module, example = prepare(
             module, example_inputs, example_kwargs, make_known, dynamic_batch=options.dynamic_batch
         )
+        wanted = options.dynamic_axes
+        inputs = free_inputs(wanted, input_names(example), example, BATCH) if wanted else ()
         narrow = narrowed(module, example.args, example.kwargs, options.precision)
-        return _captured(narrow, example, module)
+        return _captured(narrow, example, inputs, module)
 
 
-def _captured(module: torch.nn.Module, example: Example, reference: torch.nn.Module) -> CapturedModel:
+def _captured(
+    module: torch.nn.Module, example: Example, inputs: tuple[FreeInput, ...], reference: torch.nn.Module
+) -> CapturedModel:
     traced = traceable(module)
     with (
         _quiet(),
         substituted(traced),
         collected_keywords_named(traced, example.kwargs),
         torch.no_grad(),
-        watching_for_a_fixed_batch() as witness,
+        watching_for_fixed_sizes() as witness,
     ):
         try:
+            shapes = _dynamic_shapes(example, inputs)
             program = torch.export.export(
-                traced, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
+                traced, example.args, example.kwargs, dynamic_shapes=shapes, strict=False
             )
+            sizes = free_sizes(program, example, inputs, reference, witness)
             program = lowered(program)
             without_negative_indices(program)
             returned = take_out_constants(program)
@@ -81,19 +89,23 @@ def _captured(module: torch.nn.Module, example: Example, reference: torch.nn.Mod
         except Exception as error:
             raise explain(error, witness) from error
     _keep_outputs_apart(model.graph)
-    signature = name_and_describe(program, returned, model, example)
+    signature = name_and_describe(program, returned, model, example, inputs, sizes)
     widen(model.graph)
     _name_nodes_after_modules(model.graph)
     model.producer_name, model.producer_version = "nncompile", None
-    flat = tuple(x for x in pytree.tree_leaves((example.args, example.kwargs)) if isinstance(x, torch.Tensor))
-    return CapturedModel(type(module).__name__, model, signature, module, flat, reference)
+    return CapturedModel(type(module).__name__, model, signature, module, example.tensors, reference)
 
 
-def _dynamic_shapes(example: Example) -> Any:
-    """Dimension 0 of every input: `batch` where it has the batch's size, free if possible elsewhere."""
-    if example.batch is None:
+def _dynamic_shapes(example: Example, inputs: Sequence[FreeInput]) -> Any:
+    """Dimension 0 of every input: `batch` where it has the batch's size, free if possible elsewhere.
+
+    And what the user wants free, which `free_sizes` looks at afterwards: where that were demanded here, the
+    error would not tell where it was fixed.
+    """
+    if example.batch is None and not inputs:
         return None
     batch = torch.export.Dim(BATCH)
+    axes = iter([given.axes for given in inputs])
 
     def builtin(value: Any) -> bool:
         return pytree._get_node_type(value) in pytree.BUILTIN_TYPES
@@ -102,9 +114,12 @@ def _dynamic_shapes(example: Example) -> Any:
         registered = pytree.SUPPORTED_NODES.get(type(value))
         if registered is not None and not builtin(value):  # torch.export wants such a class as a flat list
             return [pytree.tree_map(of, part, is_leaf=other) for part in registered.flatten_fn(value)[0]]
-        if not isinstance(value, torch.Tensor) or not value.dim():
+        if not isinstance(value, torch.Tensor):
             return None
-        return {0: batch if value.shape[0] == example.batch else torch.export.Dim.AUTO}
+        free: dict[int, Any] = dict.fromkeys(next(axes, ()), torch.export.Dim.AUTO)
+        if example.batch is not None and value.dim():
+            free[0] = batch if value.shape[0] == example.batch else torch.export.Dim.AUTO
+        return free or None
 
     def other(value: Any) -> bool:
         return not builtin(value)

@@ -41,35 +41,49 @@ def _describe(frames: Iterable[traceback.FrameSummary]) -> str:
     return ""
 
 
-class BatchWitness(logging.Handler):
-    """Notes the user's line at which the symbol of the batch was fixed, from torch's own log."""
+class SizeWitness(logging.Handler):
+    """Notes the user's lines at which symbolic sizes were fixed, from torch's own log.
+
+    Attributes:
+        fixed: torch's name of a dimension (`L['x'].size()[1]`) -> where it became a constant.
+    """
 
     def __init__(self) -> None:
         """Nothing was seen yet."""
         super().__init__(logging.INFO)
+        self.fixed: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
         self._batch: set[str] = set()  # the symbols that are known to be the batch
-        self._fixed = ""
-        self._restricted = ""
+        self._batch_fixed = ""
+        self._batch_restricted = ""
 
     @property
-    def location(self) -> str:
+    def batch(self) -> str:
         """Where the batch became a constant, or was first restricted (to even sizes, say)."""
-        return self._fixed or self._restricted
+        return self._batch_fixed or self._batch_restricted
 
     def emit(self, record: logging.LogRecord) -> None:
         """Follow the symbols: the first is the batch, which is dimension 0 of the first input."""
         message, args = str(record.msg), [str(arg) for arg in record.args or ()]
-        if message.startswith("create_symbol") and not self._batch:
-            self._batch = {args[0]}
-        elif message.startswith("set_replacement") and self._batch & {args[0], args[1]}:
-            if args[1].isdigit():
-                self._fixed = self._fixed or _describe(_frames_of_forward())
-            elif args[0].isidentifier() and args[1].isidentifier():
-                self._batch |= {args[0], args[1]}
-        elif "[guard added]" in message and args[1].startswith("Eq(") and not self._restricted:
+        if message.startswith("create_symbol"):
+            self._sources[args[0]] = args[2]
+            self._batch = self._batch or {args[0]}
+        elif message.startswith("set_replacement"):
+            self._replaced(args[0], args[1])
+        elif "[guard added]" in message and args[1].startswith("Eq(") and not self._batch_restricted:
             symbols = set(re.findall(r"s\d+", args[1]))
             if len(symbols) == 1 and symbols <= self._batch:
-                self._restricted = _describe(_frames_of_forward())
+                self._batch_restricted = _describe(_frames_of_forward())
+
+    def _replaced(self, symbol: str, by: str) -> None:
+        if by.isdigit():
+            where = _describe(_frames_of_forward())
+            if symbol in self._sources:
+                self.fixed.setdefault(self._sources[symbol], where)
+            if symbol in self._batch:
+                self._batch_fixed = self._batch_fixed or where
+        elif self._batch & {symbol, by} and symbol.isidentifier() and by.isidentifier():
+            self._batch |= {symbol, by}
 
 
 def _frames_of_forward() -> list[traceback.FrameSummary]:
@@ -81,11 +95,11 @@ def _frames_of_forward() -> list[traceback.FrameSummary]:
 
 
 @contextmanager
-def watching_for_a_fixed_batch() -> Iterator[BatchWitness]:
+def watching_for_fixed_sizes() -> Iterator[SizeWitness]:
     """Listen to torch's own log of symbolic sizes, silently."""
     logger = logging.getLogger(_SYMBOLIC_SHAPES)
     level, handlers = logger.level, logger.handlers[:]
-    witness = BatchWitness()
+    witness = SizeWitness()
     logger.handlers[:] = [witness]
     logger.setLevel(logging.INFO)
     try:
@@ -95,7 +109,7 @@ def watching_for_a_fixed_batch() -> Iterator[BatchWitness]:
         logger.handlers[:] = handlers
 
 
-def explain(error: Exception, witness: BatchWitness) -> CaptureError:
+def explain(error: Exception, witness: SizeWitness) -> CaptureError:
     """The error to show for a failure of torch.export or of the ONNX exporter."""
     text = str(error)
     where = user_location(error)
@@ -106,7 +120,7 @@ def explain(error: Exception, witness: BatchWitness) -> CaptureError:
         )
     if "Constraints violated" in text or "specialized it to be a constant" in text:
         return CaptureError(
-            f"The network fixes its batch size{witness.location}.",
+            f"The network fixes its batch size{witness.batch}.",
             remedy="Write that line for any batch (x.shape[0], -1), or compile with dynamic_batch=False "
             "(--static), which accepts the example's batch size only.",
         )

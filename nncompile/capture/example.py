@@ -37,6 +37,12 @@ class Example:
     keyword_only: frozenset[str]
     batch: int | None
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All tensors among the inputs, flat, in the order of the graph's inputs."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        return tuple(x for x in leaves if isinstance(x, torch.Tensor))
+
 
 def prepare(
     module: torch.nn.Module,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 import onnx_ir as ir
@@ -13,8 +14,9 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from nncompile.capture.example import Example
+from nncompile.capture.free_axes import FreeInput
 from nncompile_runtime.errors import CaptureError
-from nncompile_runtime.manifest import Argument, DType, Signature, TensorSpec
+from nncompile_runtime.manifest import Argument, DType, FreeSize, Signature, TensorSpec
 from nncompile_runtime.structure import (
     ConstantLeaf,
     FieldsOf,
@@ -48,10 +50,38 @@ def take_out_constants(program: torch.export.ExportedProgram) -> Any:
     return returned
 
 
+def input_names(example: Example) -> list[str]:
+    """What the graph's inputs will be called, in their order, before there is a graph.
+
+    Raises:
+        CaptureError: An input is of a type that the runtime cannot hold.
+    """
+    count = itertools.count()
+    marked = pytree.tree_map_only(torch.Tensor, lambda _: _Tensor(next(count)), example.arguments)
+    paths: list[str] = []
+    for name, value in marked.items():
+        parts = {f"{name}_{i}": part for i, part in enumerate(value)} if name == example.variadic else {name: value}
+        paths += [path for key, part in parts.items() for path, _ in leaves(_structure(part, key), key)]
+    return _unlike_names(paths, "input", set())
+
+
 def name_and_describe(
-    program: torch.export.ExportedProgram, returned: Any, model: ir.Model, example: Example
+    program: torch.export.ExportedProgram,
+    returned: Any,
+    model: ir.Model,
+    example: Example,
+    inputs: Sequence[FreeInput],
+    sizes: Mapping[str, FreeSize],
 ) -> Signature:
     """Name the graph's inputs and outputs after `forward`'s, and describe them.
+
+    Args:
+        program: The program that was exported.
+        returned: Its result, tensors marked, from `take_out_constants`.
+        model: The graph.
+        example: How the module was called.
+        inputs: What else is free in each input.
+        sizes: Which sizes that may be, by name.
 
     Raises:
         CaptureError: An input or output is of a type or dtype that the runtime cannot hold.
@@ -63,18 +93,19 @@ def name_and_describe(
             "forward returns no tensor.", remedy="Return what the model computes; None and {} hold nothing."
         )
     graph = model.graph
-    inputs = [path for argument in arguments for path, _ in leaves(argument.structure, argument.name)]
-    outputs = [path for path, _ in leaves(result)]
-    taken = _rename(graph.inputs, inputs, "input", set())
-    _rename(graph.outputs, outputs, "output", taken)
+    taken: set[str] = set()
+    paths = [path for argument in arguments for path, _ in leaves(argument.structure, argument.name)]
+    _rename(graph.inputs, _unlike_names(paths, "input", taken))
+    _rename(graph.outputs, _unlike_names([path for path, _ in leaves(result)], "output", taken))
     _free_the_names(graph)
-    _name_symbols(graph, example)
+    _name_symbols(graph, example, inputs)
     return Signature(
         arguments=tuple(arguments),
         inputs=tuple(_spec(value) for value in graph.inputs),
         outputs=tuple(_spec(value) for value in graph.outputs),
         result=result,
         batch=BATCH if example.batch is not None else None,
+        sizes=dict(sizes),
     )
 
 
@@ -136,9 +167,16 @@ def _structure(value: Any, path: str) -> Structure:
     )
 
 
-def _rename(values: Any, paths: list[str], fallback: str, taken: set[str]) -> set[str]:
-    """Name graph values after their paths: `x`, `state_0`, `logits`; `output` where there is none."""
-    for value, path in zip(values, paths, strict=True):
+def _unlike_names(paths: Iterable[str], fallback: str, taken: set[str]) -> list[str]:
+    """Names after paths, none of them twice: `x`, `state_0`, `logits`; `output` where there is none.
+
+    Args:
+        paths: Where each value stands in what `forward` takes or returns.
+        fallback: The name of one that has no path.
+        taken: Names in use; the new ones are added.
+    """
+    names = []
+    for path in paths:
         plain = re.sub(r"\W+", "_", path).strip("_") or fallback
         if plain[0].isdigit():
             plain = f"{fallback}_{plain}"
@@ -147,8 +185,13 @@ def _rename(values: Any, paths: list[str], fallback: str, taken: set[str]) -> se
             number += 1
             name = f"{plain}_{number}"
         taken.add(name)
+        names.append(name)
+    return names
+
+
+def _rename(values: Iterable[ir.Value], names: Iterable[str]) -> None:
+    for value, name in zip(values, names, strict=True):
         value.name = name
-    return taken
 
 
 def _free_the_names(graph: ir.Graph) -> None:
@@ -167,16 +210,18 @@ def _free_the_names(graph: ir.Graph) -> None:
         value.name = f"{value.name}_{number}"
 
 
-def _name_symbols(graph: ir.Graph, example: Example) -> None:
-    """Rename torch's symbols (`s77`) to `batch`, and `dim_1`, `dim_2` ... for others."""
+def _name_symbols(graph: ir.Graph, example: Example, inputs: Sequence[FreeInput]) -> None:
+    """Rename torch's symbols (`s77`): `batch`, the user's own names, and `dim_1`, `dim_2` ... for others."""
     names: dict[str, str] = {}
-    for value in graph.inputs:
+    axes: Sequence[Mapping[int, str]] = [given.axes for given in inputs] or [{}] * len(graph.inputs)
+    for value, free in zip(graph.inputs, axes, strict=True):
         for i, size in enumerate(value.shape or ()):
             symbol = str(size)
             if isinstance(size, int) or symbol in names:
                 continue
             first = example.batch is not None and i == 0 and BATCH not in names.values()
-            names[symbol] = BATCH if first else f"dim_{len(names) + (BATCH not in names.values())}"
+            other = f"dim_{len(names) + (BATCH not in names.values())}"
+            names[symbol] = free[i] if i in free else BATCH if first else other
     for value in _all_values(graph):
         if value.shape is not None:
             sizes = [size if isinstance(size, int) else _renamed(str(size), names) for size in value.shape]

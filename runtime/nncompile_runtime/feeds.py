@@ -21,7 +21,7 @@ def standard_feed(
     Args:
         signature: The model's.
         batch: Size of the free batch.
-        sizes: Sizes of other free dimensions by symbol.
+        sizes: Sizes of other free dimensions by symbol; those of the example, where the file tells them.
         seed: Of the values.
 
     Raises:
@@ -37,7 +37,14 @@ def standard_feed(
                 if others
                 else "There is none but the batch.",
             )
-    known = {**(sizes or {}), **({signature.batch: batch} if signature.batch else {})}
+    typical = {name: size.typical for name, size in signature.sizes.items()}
+    for name, size in (sizes or {}).items():
+        if name in signature.sizes and size not in signature.sizes[name]:
+            raise InputError(
+                f"{name} = {size} is to be measured: the model was compiled for {signature.sizes[name]}.",
+                remedy="Give such a size.",
+            )
+    known = {**typical, **(sizes or {}), **({signature.batch: batch} if signature.batch else {})}
     generator = np.random.default_rng(seed)
     arrays = []
     for spec in signature.inputs:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nncompile_runtime import device_arrays, torch_arrays
 from nncompile_runtime.errors import InputError
-from nncompile_runtime.manifest import Signature, TensorSpec
+from nncompile_runtime.manifest import FreeSize, Signature, TensorSpec
 from nncompile_runtime.structure import StructureMismatchError, TensorLeaf, flatten
 from nncompile_runtime.torch_arrays import is_tensor
 
@@ -36,9 +36,18 @@ def holds_every_value(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 class TensorCheck:
     """Checks one graph input against its specification and makes it ready for ONNX Runtime."""
 
-    def __init__(self, spec: TensorSpec, device: str = "cpu") -> None:
-        """Prepare for `spec` of a model on `device`: `cpu`, `cuda:0` and so on."""
+    def __init__(
+        self, spec: TensorSpec, device: str = "cpu", sizes: Mapping[str, FreeSize] | None = None
+    ) -> None:
+        """Prepare for `spec` of a model on `device`: `cpu`, `cuda:0` and so on.
+
+        Args:
+            spec: What it expects.
+            device: Where the model runs.
+            sizes: What the symbols of its shape may be; any size where they are not named.
+        """
         self.spec, self.device = spec, device
+        self.sizes = sizes or {}
         self.dtype = spec.array_dtype
         self.rank = len(spec.shape)
         self.fixed = tuple((i, size) for i, size in enumerate(spec.shape) if isinstance(size, int))
@@ -68,7 +77,16 @@ class TensorCheck:
                 remedy=self._shape_hint(shape),
             )
         for symbol, size in zip(self.spec.shape, shape, strict=True):
-            if isinstance(symbol, str) and symbols.setdefault(symbol, (size, self.spec.name))[0] != size:
+            if not isinstance(symbol, str):
+                continue
+            allowed = self.sizes.get(symbol)
+            if allowed is not None and size not in allowed:
+                raise InputError(
+                    f"Input {self.spec.name!r} is {self.spec}, and {symbol} = {size}: the model was compiled "
+                    f"for {allowed}.",
+                    remedy="Pad or cut the input to such a size.",
+                )
+            if symbols.setdefault(symbol, (size, self.spec.name))[0] != size:
                 known, owner = symbols[symbol]
                 raise InputError(
                     f"Input {self.spec.name!r} has {symbol} = {size}, but {owner!r} has {known}.",
@@ -156,7 +174,7 @@ class InputBinder:
         self._arguments = signature.arguments
         self._positional = [a.name for a in signature.arguments if not a.keyword_only]
         self._by_name = {a.name: a for a in signature.arguments}
-        self.checks = tuple(TensorCheck(spec, device) for spec in signature.inputs)
+        self.checks = tuple(TensorCheck(spec, device, signature.sizes) for spec in signature.inputs)
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[dict[str, Array], Any]:
         """The feed by graph input name, and a torch tensor among the inputs (None without one).

@@ -53,6 +53,41 @@ class TensorSpec(_Part):
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
+class FreeSize(_Part):
+    """Which sizes a free dimension other than the batch takes: `least`, `least + step` and so on.
+
+    Attributes:
+        least: The smallest.
+        step: From one to the next; 1 where each size from the smallest on is right.
+        most: The largest; None where no bound is known.
+        typical: That of the example.
+    """
+
+    least: Annotated[int, Field(ge=1, le=2**40)]
+    step: Annotated[int, Field(ge=1, le=2**40)] = 1
+    most: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    typical: Annotated[int, Field(ge=1, le=2**40)]
+
+    @model_validator(mode="after")
+    def _holds_the_typical_size(self) -> FreeSize:
+        if self.typical not in self:
+            raise ValueError(f"the typical size {self.typical} is not {self}")
+        return self
+
+    def __contains__(self, size: int) -> bool:
+        """Whether a dimension may have this size."""
+        above = size - self.least
+        return above >= 0 and above % self.step == 0 and (self.most is None or size <= self.most)
+
+    def __str__(self) -> str:
+        """For example `8, 16, 24 and so on, at most 512`, or `at least 2`."""
+        least, step = self.least, self.step
+        if step == 1:
+            return f"at least {least}" if self.most is None else f"{least} to {self.most}"
+        row = f"{least}, {least + step}, {least + 2 * step} and so on"
+        return row if self.most is None else f"{row}, at most {self.most}"
+
+
 class Argument(_Part):
     """One argument of `forward`."""
 
@@ -70,6 +105,7 @@ class Signature(_Part):
         outputs: The graph's outputs, flat; the leaves of `result` point into it.
         result: The nesting of what `forward` returns.
         batch: The symbol that stands for the batch in the shapes; None where the batch is fixed.
+        sizes: The sizes that other symbols may take; those that are not named take any.
     """
 
     arguments: Annotated[tuple[Argument, ...], Field(max_length=1024)]
@@ -77,6 +113,7 @@ class Signature(_Part):
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=4096)]
     result: Structure
     batch: Name | None
+    sizes: Annotated[dict[Name, FreeSize], Field(max_length=64)] = {}
 
     @model_validator(mode="after")
     def _leaves_cover_the_tensors(self) -> Signature:
