@@ -111,7 +111,8 @@ def verification_lines(record: Verification) -> list[str]:
     if record.status == "skipped":
         return [*_dropped(record), "NOT VERIFIED: compiled with verify=False"]
     batches = f", batches {', '.join(map(str, record.batches))}" if record.batches else ", fixed batch"
-    lines = [f"verified against eager PyTorch in {record.reference}: {record.cases} inputs{batches}"]
+    sizes = "".join(f", {name} {', '.join(map(str, tried))}" for name, tried in record.sizes.items())
+    lines = [f"verified against eager PyTorch in {record.reference}: {record.cases} inputs{batches}{sizes}"]
     for output in record.outputs:
         top1 = "" if output.top1_agreement is None else f", top-1 agreement {output.top1_agreement:.1%}"
         error = f"largest error {output.max_abs:.2g} (eager's own {output.eager_max_abs:.2g})"

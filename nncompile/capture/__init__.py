@@ -19,13 +19,13 @@ from nncompile.capture.containers import known_containers
 from nncompile.capture.errors import explain, watching_for_fixed_sizes
 from nncompile.capture.example import Example, prepare
 from nncompile.capture.exporter import to_onnx
-from nncompile.capture.free_axes import FreeInput, free_inputs
+from nncompile.capture.free_axes import BATCH, FreeInput, batch_elsewhere, free_inputs
 from nncompile.capture.free_sizes import free_sizes
 from nncompile.capture.indices import without_negative_indices
 from nncompile.capture.keywords import collected_keywords_named
 from nncompile.capture.lowerings import lowered
 from nncompile.capture.precision import narrowed
-from nncompile.capture.signature import BATCH, input_names, name_and_describe, take_out_constants
+from nncompile.capture.signature import input_names, name_and_describe, take_out_constants
 from nncompile.capture.substitutions import substituted
 from nncompile.capture.traceable import traceable
 from nncompile.options import CompileOptions
@@ -57,8 +57,7 @@ def capture(
         module, example = prepare(
             module, example_inputs, example_kwargs, make_known, dynamic_batch=options.dynamic_batch
         )
-        wanted = options.dynamic_axes
-        inputs = free_inputs(wanted, input_names(example), example, BATCH) if wanted else ()
+        inputs = free_inputs(options.dynamic_axes, input_names(example), example)
         narrow = narrowed(module, example.args, example.kwargs, options.precision)
         return _captured(narrow, example, inputs, module)
 
@@ -79,7 +78,7 @@ def _captured(
             program = torch.export.export(
                 traced, example.args, example.kwargs, dynamic_shapes=shapes, strict=False
             )
-            sizes = free_sizes(program, example, inputs, reference, witness)
+            free = free_sizes(program, example, inputs, reference, witness)
             program = lowered(program)
             without_negative_indices(program)
             returned = take_out_constants(program)
@@ -87,9 +86,9 @@ def _captured(
         except CaptureError:
             raise
         except Exception as error:
-            raise explain(error, witness) from error
+            raise explain(error, witness, batch_elsewhere(inputs, example)) from error
     _keep_outputs_apart(model.graph)
-    signature = name_and_describe(program, returned, model, example, inputs, sizes)
+    signature = name_and_describe(program, returned, model, example, free)
     widen(model.graph)
     _name_nodes_after_modules(model.graph)
     model.producer_name, model.producer_version = "nncompile", None
@@ -102,10 +101,10 @@ def _dynamic_shapes(example: Example, inputs: Sequence[FreeInput]) -> Any:
     And what the user wants free, which `free_sizes` looks at afterwards: where that were demanded here, the
     error would not tell where it was fixed.
     """
-    if example.batch is None and not inputs:
+    if example.batch is None and not any(given.axes for given in inputs):
         return None
-    batch = torch.export.Dim(BATCH)
-    axes = iter([given.axes for given in inputs])
+    batch: Any = torch.export.Dim(BATCH)
+    awaiting = iter(inputs)
 
     def builtin(value: Any) -> bool:
         return pytree._get_node_type(value) in pytree.BUILTIN_TYPES
@@ -116,7 +115,8 @@ def _dynamic_shapes(example: Example, inputs: Sequence[FreeInput]) -> Any:
             return [pytree.tree_map(of, part, is_leaf=other) for part in registered.flatten_fn(value)[0]]
         if not isinstance(value, torch.Tensor):
             return None
-        free: dict[int, Any] = dict.fromkeys(next(axes, ()), torch.export.Dim.AUTO)
+        given = next(awaiting)
+        free = dict.fromkeys(given.axes, torch.export.Dim.AUTO) | dict.fromkeys(given.batch, batch)
         if example.batch is not None and value.dim():
             free[0] = batch if value.shape[0] == example.batch else torch.export.Dim.AUTO
         return free or None

@@ -109,8 +109,15 @@ def watching_for_fixed_sizes() -> Iterator[SizeWitness]:
         logger.handlers[:] = handlers
 
 
-def explain(error: Exception, witness: SizeWitness) -> CaptureError:
-    """The error to show for a failure of torch.export or of the ONNX exporter."""
+def explain(error: Exception, witness: SizeWitness, batch_elsewhere: str = "") -> CaptureError:
+    """The error to show for a failure of torch.export or of the ONNX exporter.
+
+    Args:
+        error: What was raised.
+        witness: Saw which line fixed the batch.
+        batch_elsewhere: What `dynamic_axes` would say of an axis that has the batch's size and is not the
+            first one of its input; empty where there is none.
+    """
     text = str(error)
     where = user_location(error)
     if isinstance(error, GuardOnDataDependentSymNode) or "data-dependent" in text:
@@ -119,10 +126,11 @@ def explain(error: Exception, witness: SizeWitness) -> CaptureError:
             remedy="Use torch.where, or torch.cond with both branches as functions.",
         )
     if "Constraints violated" in text or "specialized it to be a constant" in text:
+        elsewhere = f"or say where the batch is, if it is there: dynamic_axes={batch_elsewhere}, "
         return CaptureError(
             f"The network fixes its batch size{witness.batch}.",
-            remedy="Write that line for any batch (x.shape[0], -1), or compile with dynamic_batch=False "
-            "(--static), which accepts the example's batch size only.",
+            remedy=f"Write that line for any batch (x.shape[0], -1), {elsewhere if batch_elsewhere else ''}"
+            "or compile with dynamic_batch=False (--static), which accepts the example's batch size only.",
         )
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", _innermost(error))
     if missing:

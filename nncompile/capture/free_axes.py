@@ -1,4 +1,4 @@
-"""The dimensions besides the batch that the user wants free, by the graph's inputs."""
+"""The dimensions that the user wants free besides dimension 0, by the graph's inputs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ import torch
 from nncompile.capture.example import Example
 from nncompile_runtime.errors import CaptureError
 
+BATCH = "batch"
+
 
 @dataclass(frozen=True)
 class FreeInput:
-    """An input of the graph, and which of its dimensions are free besides the batch.
+    """An input of the graph, and which of its dimensions are free.
 
     Attributes:
         name: Of the graph's input.
         example: The tensor that is given for it.
         axes: Axis -> name of the size.
+        batch: Axes other than 0 that are the batch: 1 of a recurrent layer's state, say.
     """
 
     name: str
     example: torch.Tensor
     axes: Mapping[int, str]
+    batch: frozenset[int]
 
 
 def free_inputs(
-    wanted: Mapping[str, Mapping[int, str]], names: Sequence[str], example: Example, batch: str
+    wanted: Mapping[str, Mapping[int, str]], names: Sequence[str], example: Example
 ) -> tuple[FreeInput, ...]:
     """All inputs in the graph's order, with what the user wants free in them.
 
@@ -35,7 +39,6 @@ def free_inputs(
         wanted: What the user gave: input -> axis -> name of the size.
         names: Of the graph's inputs.
         example: How the module is called.
-        batch: The name of the batch.
 
     Raises:
         CaptureError: There is no such input or axis, or the example has a size that cannot stand for others.
@@ -46,17 +49,12 @@ def free_inputs(
             f"dynamic_axes names {unknown!r}, which is no input.",
             remedy=f"The inputs are {', '.join(map(repr, names))}.",
         )
-    inputs = tuple(_named(name, x, wanted.get(name, {})) for name, x in zip(names, example.tensors, strict=True))
+    pairs = zip(names, example.tensors, strict=True)
+    inputs = tuple(_named(name, x, wanted.get(name, {}), example.batch) for name, x in pairs)
     owners: dict[str, tuple[int, str]] = {}
     for given in inputs:
         for axis, size in given.axes.items():
-            where = f"axis {axis} of input {given.name!r}"
-            if size == batch or (axis == 0 and given.example.shape[0] == example.batch):
-                raise CaptureError(
-                    f"dynamic_axes names {where} {size!r}, and the batch is free without it.",
-                    remedy="Name the other free axes only; dynamic_batch=False keeps the batch fixed.",
-                )
-            number = int(given.example.shape[axis])
+            number, where = int(given.example.shape[axis]), f"axis {axis} of input {given.name!r}"
             if number < 2:
                 raise CaptureError(
                     f"The example has size {number} in {where}, which torch.export takes for fixed.",
@@ -71,7 +69,7 @@ def free_inputs(
     return inputs
 
 
-def _named(name: str, x: torch.Tensor, axes: Mapping[int, str]) -> FreeInput:
+def _named(name: str, x: torch.Tensor, axes: Mapping[int, str], batch: int | None) -> FreeInput:
     rank = x.dim()
     wrong = next((axis for axis in axes if not -rank <= axis < rank), None)
     if wrong is not None:
@@ -79,4 +77,28 @@ def _named(name: str, x: torch.Tensor, axes: Mapping[int, str]) -> FreeInput:
             f"dynamic_axes names axis {wrong} of input {name!r}, which has {rank} axes in the example.",
             remedy=f"Give an axis from 0 to {rank - 1}." if rank else "Leave that input out.",
         )
-    return FreeInput(name, x, {axis % rank: size for axis, size in axes.items()})
+    named = {axis % rank: size for axis, size in axes.items()}
+    for axis, size in named.items():
+        where, number = f"axis {axis} of input {name!r}", x.shape[axis]
+        if batch is not None and axis == 0 and number == batch and size != BATCH:
+            raise CaptureError(
+                f"dynamic_axes calls {where} {size!r}, and it is the batch.",
+                remedy="Leave it out, or compile with dynamic_batch=False.",
+            )
+        if size == BATCH and number != batch:
+            raise CaptureError(
+                f"dynamic_axes calls {where} the batch: it is {number} in the example, and the batch is "
+                f"{'fixed' if batch is None else batch}.",
+                remedy="Give another name." if batch is None else "Give an example of 2 or more rows.",
+            )
+    own = {axis: size for axis, size in named.items() if size != BATCH}
+    return FreeInput(name, x, own, frozenset(named.keys() - own.keys() - {0}))
+
+
+def batch_elsewhere(inputs: Sequence[FreeInput], example: Example) -> str:
+    """What the user may have to say: an axis of the batch's size in an input that has another size first."""
+    for given in inputs:
+        sizes = list(given.example.shape)
+        if example.batch in sizes[1:] and sizes[0] != example.batch and not given.batch:
+            return repr({given.name: {sizes.index(example.batch, 1): BATCH}})
+    return ""

@@ -1,17 +1,12 @@
-"""Which sizes of the free dimensions a traced graph is right for.
-
-torch.export traces `forward` at one size. What it met on the way (a table of 512 positions, a sum with a
-plane that was halved and doubled again, an `if` on a shape) it keeps as guards, for which ONNX has no place.
-Here they become a row of sizes for each name, which the runtime holds every input against.
-"""
+"""Which sizes of the free dimensions a traced graph is right for: a row for each name, kept in the signature."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import torch
 from torch.export.graph_signature import InputKind, TensorArgument
@@ -19,18 +14,29 @@ from torch.utils import _pytree as pytree
 
 from nncompile.capture.errors import SizeWitness
 from nncompile.capture.example import Example
-from nncompile.capture.free_axes import FreeInput
+from nncompile.capture.free_axes import BATCH, FreeInput
+from nncompile.capture.guards import Guards
+from nncompile.capture.size_rows import longest_row, where_eager_answers
 from nncompile_runtime.errors import CaptureError
 from nncompile_runtime.manifest import FreeSize
 
-_REACH = 64  # sizes above the example's after which a row counts as without end
-_LARGEST_STEP = 256
-_FARTHEST = 2**20
-_TRIES = 16  # of small sizes that eager refuses, before none below the example's is taken
 _MOST_ELEMENTS = 2**21  # of all inputs that the module is tried on
-_LONG_S = 0.2  # a call after which no larger one is tried
 
-Sizes = Mapping[str, int]
+Axes = tuple[Mapping[int, str], ...]
+"""For each input, axis -> name of the size."""
+
+
+@dataclass(frozen=True)
+class Free:
+    """What is free in a traced graph besides the batch.
+
+    Attributes:
+        axes: For each input, axis -> name of the size, or the one size that it must have.
+        sizes: Which sizes each name may stand for.
+    """
+
+    axes: tuple[Mapping[int, str | int], ...]
+    sizes: Mapping[str, FreeSize]
 
 
 def free_sizes(
@@ -39,193 +45,146 @@ def free_sizes(
     inputs: Sequence[FreeInput],
     module: torch.nn.Module,
     witness: SizeWitness,
-) -> dict[str, FreeSize]:
+) -> Free:
     """A row of sizes for each name, within which they may be chosen freely of one another.
+
+    Besides what the user wants free, dimension 0 of an input that has another size than the batch is free
+    where the network allows it, as `dim_1`, `dim_2` and so on.
 
     Args:
         program: As torch.export made it.
         example: How the module is called.
-        inputs: What is free.
+        inputs: What the user wants free.
         module: In evaluation mode; called to see which sizes it refuses that no guard speaks of.
         witness: Saw which line fixed a size.
 
     Raises:
-        CaptureError: A size is fixed, tied to another, or the sizes are no row.
+        CaptureError: A size that is to be free is fixed, or depends on another.
     """
-    typical = {name: int(i.example.shape[axis]) for i in inputs for axis, name in i.axes.items()}
-    if not typical:
-        return {}
-    guards = _Guards(program, example, inputs)
-    _check_symbols(program, example, inputs, lambda number, axis: guards.line(witness, number, axis))
-    found = {}
-    for name, size in typical.items():
+    wanted = {name for given in inputs for name in given.axes.values()}
+    symbols = _symbols(program)
+    axes = _with_first_dimensions(symbols, example, inputs)
+    texts = getattr(program, "_guards_code", None)  # not public, and not in every torch
+    if texts is None:
+        if wanted:
+            raise CaptureError(
+                f"torch {torch.__version__} does not tell which sizes a graph is right for.",
+                remedy="Install torch 2.13 or later, or compile without dynamic_axes.",
+            )
+        return Free(_or_numbers(axes, symbols, {}), {})
+    guards = Guards(texts, example)
+    _check(symbols, example, inputs, guards, witness)
+    typical = {
+        name: int(x.shape[axis])
+        for x, free in zip(example.tensors, axes, strict=True)
+        for axis, name in free.items()
+    }
+    rows = {name: _row(name, typical, axes, guards, module, example) for name in typical}
+    fixed = {name: row.typical for name, row in rows.items() if row.least == row.most}
+    for name in wanted & fixed.keys():
+        raise CaptureError(
+            f"The network takes {name!r} at {fixed[name]} only, the example's size.",
+            remedy="Give an example of another size, or leave it out of dynamic_axes and pad.",
+        )
+    sizes = {name: row for name, row in rows.items() if name not in fixed}
+    _refuse_ties(sizes, typical, axes, guards)
+    return Free(_or_numbers(axes, symbols, fixed), sizes)
 
-        def traced(n: int, name: str = name) -> bool:
-            return guards.broken({**typical, name: n}) is None
 
-        def answers(n: int, name: str = name) -> float | None:
-            return _seconds(module, example, inputs, {**typical, name: n})
-
-        least, step, most = _row(size, traced)
-        found[name] = _where_eager_answers(FreeSize(least=least, step=step, most=most, typical=size), answers)
-    _refuse_ties(found, guards)
-    return found
-
-
-def _check_symbols(
-    program: torch.export.ExportedProgram,
-    example: Example,
-    inputs: Sequence[FreeInput],
-    line: Callable[[int, int], str],
-) -> None:
-    """Each name must stand for a symbol of torch.export's that no other name stands for."""
+def _symbols(program: torch.export.ExportedProgram) -> list[list[str]]:
+    """torch's name or number for each size of each input."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     arguments = [s.arg for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-    traced = [values[arg.name] for arg in arguments if isinstance(arg, TensorArgument)]
+    tensors = [values[arg.name] for arg in arguments if isinstance(arg, TensorArgument)]
+    return [[str(size) for size in x.shape] for x in tensors]
+
+
+def _check(
+    symbols: Sequence[Sequence[str]],
+    example: Example,
+    inputs: Sequence[FreeInput],
+    guards: Guards,
+    witness: SizeWitness,
+) -> None:
+    """Each of the user's names must stand for a symbol that no other name stands for."""
     owners = {
-        str(x.shape[0]): "the batch"
-        for x, given in zip(traced, inputs, strict=True)
-        if example.batch is not None and x.dim() and given.example.shape[0] == example.batch
+        shape[0]: "the batch"
+        for shape, x in zip(symbols, example.tensors, strict=True)
+        if example.batch is not None and shape and x.shape[0] == example.batch
     }
-    for number, (x, given) in enumerate(zip(traced, inputs, strict=True)):
+    for number, (shape, given) in enumerate(zip(symbols, inputs, strict=True)):
         for axis, name in given.axes.items():
-            symbol, where = str(x.shape[axis]), f"axis {axis} of input {given.name!r}"
+            symbol, what = shape[axis], f"{name!r} (axis {axis} of input {given.name!r})"
             if symbol.isdigit():
                 raise CaptureError(
-                    f"The network fixes {name!r} ({where}) at {symbol}{line(number, axis)}.",
+                    f"The network fixes {what} at {symbol}{guards.line(witness, number, axis)}.",
                     remedy="Write that line for any size, or leave the axis out of dynamic_axes and pad.",
                 )
             if not symbol.isidentifier():
                 raise CaptureError(
-                    f"{name!r} ({where}) follows from other sizes in this network ({symbol}).",
+                    f"In this network {what} follows from other sizes: {symbol}.",
                     remedy="Leave that axis out of dynamic_axes.",
                 )
             other = owners.setdefault(symbol, repr(name))
             if other != repr(name):
                 raise CaptureError(
-                    f"{name!r} ({where}) always equals {other} in this network.",
-                    remedy="Leave it out of dynamic_axes." if other == "the batch" else "Give both one name.",
+                    f"In this network {what} always equals {other}.",
+                    remedy=f"Call it {BATCH!r}." if other == "the batch" else "Give both one name.",
                 )
 
 
-class _Shape:
-    """Stands for a tensor in a guard."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.sizes = list(sizes)
-
-    def size(self) -> list[int]:
-        return self.sizes
-
-
-class _Guards:
-    """What torch.export took for granted about the sizes of the inputs, as Python expressions."""
-
-    def __init__(
-        self, program: torch.export.ExportedProgram, example: Example, inputs: Sequence[FreeInput]
-    ) -> None:
-        texts = getattr(program, "_guards_code", None)
-        if texts is None:
-            raise CaptureError(
-                f"torch {torch.__version__} does not tell which sizes a graph is right for.",
-                remedy="Install torch 2.13 or later, or compile without dynamic_axes.",
-            )
-        self._codes = [(text, compile(text, "<guard>", "eval")) for text in texts]
-        self._inputs = inputs
-        self._shapes = [_Shape(i.example.shape) for i in inputs]
-        shapes = iter(self._shapes)
-        nested = pytree.tree_map_only(torch.Tensor, lambda _: next(shapes), example.arguments)
-        self._names = {"L": nested, "math": math, "torch": torch}
-
-    def broken(self, sizes: Sizes) -> str | None:
-        """The first guard that does not hold for the named sizes, None where all do."""
-        if min(sizes.values()) < 2:
-            return "sizes 0 and 1, which torch.export takes for fixed"
-        for shape, given in zip(self._shapes, self._inputs, strict=True):
-            for axis, name in given.axes.items():
-                shape.sizes[axis] = sizes[name]
-        return next((text for text, code in self._codes if not eval(code, self._names)), None)  # noqa: S307
-
-    def line(self, witness: SizeWitness, number: int, axis: int) -> str:
-        """Where an axis of input `number` became a constant; empty where that was not seen."""
-        for source, where in witness.fixed.items():
-            tensor, _, place = source.removesuffix("]").rpartition(".size()[")
-            if place == str(axis) and eval(tensor, self._names) is self._shapes[number]:  # noqa: S307
-                return where
-        return ""
+def _with_first_dimensions(
+    symbols: Sequence[Sequence[str]], example: Example, inputs: Sequence[FreeInput]
+) -> Axes:
+    """What the user named, and dimension 0 of other inputs where torch.export left it free."""
+    names = {
+        shape[axis]: name
+        for shape, given in zip(symbols, inputs, strict=True)
+        for axis, name in given.axes.items()
+    }
+    found = []
+    for shape, x, given in zip(symbols, example.tensors, inputs, strict=True):
+        free = dict(given.axes)
+        if shape and shape[0].isidentifier() and x.shape[0] != example.batch and 0 not in free:
+            free[0] = names.setdefault(shape[0], f"dim_{len(names) + 1}")
+        found.append(free)
+    return tuple(found)
 
 
-def _row(typical: int, allowed: Callable[[int], bool]) -> tuple[int, int, int | None]:
-    """The longest row of allowed sizes around the typical one: smallest, distance, largest."""
-    best = (typical, 1, typical)
-    for step in range(1, _LARGEST_STEP + 1):
-        least = most = typical
-        while least > step and allowed(least - step):
-            least -= step
-        while most < typical + _REACH * step and allowed(most + step):
-            most += step
-        if most == typical + _REACH * step:
-            return least, step, _end(most, step, allowed)
-        if (most - least) // step > (best[2] - best[0]) // best[1]:
-            best = (least, step, most)
-    return best
+def _or_numbers(
+    axes: Axes, symbols: Sequence[Sequence[str]], fixed: Mapping[str, int]
+) -> tuple[dict[int, str | int], ...]:
+    """The axes with a number for each size that torch.export or the guards fixed."""
+    numbers = ({i: int(size) for i, size in enumerate(shape) if size.isdigit()} for shape in symbols)
+    return tuple(
+        known | {axis: fixed.get(name, name) for axis, name in free.items()}
+        for known, free in zip(numbers, axes, strict=True)
+    )
 
 
-def _end(most: int, step: int, allowed: Callable[[int], bool]) -> int | None:
-    """The last allowed size of a row that goes on beyond `most`; None where it does not end."""
-    low = most
-    while low < _FARTHEST:
-        high = low + step * (low // step)
-        if not allowed(high):
-            return _last(low, high, step, allowed)
-        low = high
-    return None
-
-
-def _last(low: int, high: int, step: int, allowed: Callable[[int], bool]) -> int:
-    """The last allowed size from `low`, which is, to `high`, which is not."""
-    while high - low > step:
-        middle = low + (high - low) // step // 2 * step
-        low, high = (middle, high) if allowed(middle) else (low, middle)
-    return low
-
-
-def _where_eager_answers(row: FreeSize, seconds: Callable[[int], float | None]) -> FreeSize:
-    """The part of a row that the module itself takes: a table without a guard ends it, say.
-
-    Larger sizes are tried, twice as large each time, until a call takes long.
-    """
-    least, step, most = row.least, row.step, row.most
-    for _ in range(_TRIES):
-        if least == row.typical or seconds(least) is not None:
-            break
-        least += step
-    else:
-        least = row.typical
-    low = row.typical
-    while True:
-        high = low + step * max(1, low // step)
-        if high > _FARTHEST or (most is not None and high > most):
-            break
-        took = seconds(high)
-        if took is None:
-            most = _last(low, high, step, lambda n: seconds(n) is not None)
-            break
-        if took > _LONG_S:
-            break
-        low = high
-    return FreeSize(least=least, step=step, most=most, typical=row.typical)
+def _row(
+    name: str,
+    typical: Mapping[str, int],
+    axes: Axes,
+    guards: Guards,
+    module: torch.nn.Module,
+    example: Example,
+) -> FreeSize:
+    """The sizes of one name, with the others at their typical ones."""
+    row = longest_row(typical[name], lambda n: guards.broken(axes, {**typical, name: n}) is None)
+    return where_eager_answers(row, lambda n: _seconds(module, example, axes, {**typical, name: n}))
 
 
 def _seconds(
-    module: torch.nn.Module, example: Example, inputs: Sequence[FreeInput], sizes: Sizes
+    module: torch.nn.Module, example: Example, axes: Axes, sizes: Mapping[str, int]
 ) -> float | None:
-    """How long eager takes for other sizes; None where it refuses them, infinity where they are too large."""
-    resized = [_resized(given, sizes) for given in inputs]
-    if sum(x.numel() for x in resized) > _MOST_ELEMENTS:
+    """How long eager takes; None where it refuses, infinity for more than it is to be asked for."""
+    pairs = list(zip(example.tensors, axes, strict=True))
+    shapes = [[sizes[free[i]] if i in free else n for i, n in enumerate(x.shape)] for x, free in pairs]
+    if sum(map(math.prod, shapes)) > _MOST_ELEMENTS:
         return math.inf
-    others = iter(resized)
-    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda _: next(others), (example.args, example.kwargs))
+    resized = iter([_resized(x, {axis: sizes[name] for axis, name in free.items()}) for x, free in pairs])
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda _: next(resized), (example.args, example.kwargs))
     started = time.perf_counter()
     try:
         with torch.no_grad():
@@ -235,27 +194,24 @@ def _seconds(
     return time.perf_counter() - started
 
 
-def _resized(given: FreeInput, sizes: Sizes) -> torch.Tensor:
-    """The example with its entries repeated or cut along the free axes."""
-    x = given.example
-    for axis, name in given.axes.items():
-        x = x.index_select(axis, torch.arange(sizes[name]) % x.shape[axis])
+def _resized(x: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
+    """A tensor with its entries repeated or cut along some axes."""
+    for axis, size in sizes.items():
+        x = x.index_select(axis, torch.arange(size) % x.shape[axis])
     return x
 
 
-def _refuse_ties(found: Mapping[str, FreeSize], guards: _Guards) -> None:
+def _refuse_ties(
+    rows: Mapping[str, FreeSize], typical: Mapping[str, int], axes: Axes, guards: Guards
+) -> None:
     """Each name was looked at with the others at their typical sizes; here several move."""
-    choices = [sorted({row.least, row.typical, row.typical + row.step} & _within(row)) for row in found.values()]
+    choices = [[n for n in (row.least, row.typical, row.typical + row.step) if n in row] for row in rows.values()]
     for corner in product(*choices):
-        sizes = dict(zip(found, corner, strict=True))
-        broken = guards.broken(sizes)
+        sizes = dict(zip(rows, corner, strict=True))
+        broken = guards.broken(axes, {**typical, **sizes})
         if broken:
             raise CaptureError(
-                f"The sizes {', '.join(map(repr, found))} depend on one another: at {sizes} the captured graph "
+                f"The sizes {', '.join(map(repr, rows))} depend on one another: at {sizes} the captured graph "
                 f"does not stand for the module ({broken}).",
                 remedy="Leave one of them out of dynamic_axes, or give those that are always equal one name.",
             )
-
-
-def _within(row: FreeSize) -> set[int]:
-    return {n for n in (row.least, row.typical, row.typical + row.step) if n in row}

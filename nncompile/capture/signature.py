@@ -14,9 +14,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from nncompile.capture.example import Example
-from nncompile.capture.free_axes import FreeInput
+from nncompile.capture.free_axes import BATCH
+from nncompile.capture.free_sizes import Free
 from nncompile_runtime.errors import CaptureError
-from nncompile_runtime.manifest import Argument, DType, FreeSize, Signature, TensorSpec
+from nncompile_runtime.manifest import Argument, DType, Signature, TensorSpec
 from nncompile_runtime.structure import (
     ConstantLeaf,
     FieldsOf,
@@ -27,8 +28,6 @@ from nncompile_runtime.structure import (
     TensorLeaf,
     leaves,
 )
-
-BATCH = "batch"
 
 
 class _Tensor:
@@ -70,8 +69,7 @@ def name_and_describe(
     returned: Any,
     model: ir.Model,
     example: Example,
-    inputs: Sequence[FreeInput],
-    sizes: Mapping[str, FreeSize],
+    free: Free,
 ) -> Signature:
     """Name the graph's inputs and outputs after `forward`'s, and describe them.
 
@@ -80,8 +78,7 @@ def name_and_describe(
         returned: Its result, tensors marked, from `take_out_constants`.
         model: The graph.
         example: How the module was called.
-        inputs: What else is free in each input.
-        sizes: Which sizes that may be, by name.
+        free: What is free in it besides the batch.
 
     Raises:
         CaptureError: An input or output is of a type or dtype that the runtime cannot hold.
@@ -98,14 +95,14 @@ def name_and_describe(
     _rename(graph.inputs, _unlike_names(paths, "input", taken))
     _rename(graph.outputs, _unlike_names([path for path, _ in leaves(result)], "output", taken))
     _free_the_names(graph)
-    _name_symbols(graph, example, inputs)
+    _name_symbols(graph, free)
     return Signature(
         arguments=tuple(arguments),
         inputs=tuple(_spec(value) for value in graph.inputs),
         outputs=tuple(_spec(value) for value in graph.outputs),
         result=result,
         batch=BATCH if example.batch is not None else None,
-        sizes=dict(sizes),
+        sizes=dict(free.sizes),
     )
 
 
@@ -210,18 +207,13 @@ def _free_the_names(graph: ir.Graph) -> None:
         value.name = f"{value.name}_{number}"
 
 
-def _name_symbols(graph: ir.Graph, example: Example, inputs: Sequence[FreeInput]) -> None:
-    """Rename torch's symbols (`s77`): `batch`, the user's own names, and `dim_1`, `dim_2` ... for others."""
+def _name_symbols(graph: ir.Graph, free: Free) -> None:
+    """Rename torch's symbols (`s77`) to `batch` and the names of what else is free, or to their one size."""
     names: dict[str, str] = {}
-    axes: Sequence[Mapping[int, str]] = [given.axes for given in inputs] or [{}] * len(graph.inputs)
-    for value, free in zip(graph.inputs, axes, strict=True):
-        for i, size in enumerate(value.shape or ()):
-            symbol = str(size)
-            if isinstance(size, int) or symbol in names:
-                continue
-            first = example.batch is not None and i == 0 and BATCH not in names.values()
-            other = f"dim_{len(names) + (BATCH not in names.values())}"
-            names[symbol] = free[i] if i in free else BATCH if first else other
+    for value, axes in zip(graph.inputs, free.axes, strict=True):
+        for axis, size in enumerate(value.shape or ()):
+            if str(size).isidentifier():
+                names.setdefault(str(size), str(axes.get(axis, BATCH)))
     for value in _all_values(graph):
         if value.shape is not None:
             sizes = [size if isinstance(size, int) else _renamed(str(size), names) for size in value.shape]
@@ -232,10 +224,11 @@ def _all_values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *(out for node in graph.all_nodes() for out in node.outputs)]
 
 
-def _renamed(symbol: str, names: Mapping[str, str]) -> str | None:
+def _renamed(symbol: str, names: Mapping[str, str]) -> str | int | None:
     if symbol in ("", "?", "None"):
         return None
-    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), symbol)
+    text = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), symbol)
+    return int(text) if text.isdigit() else text
 
 
 def _spec(value: ir.Value) -> TensorSpec:

@@ -17,6 +17,7 @@ from torch.nn.modules.adaptive import _ASMoutput
 
 from nncompile.capture import losses, quantized
 from nncompile.capture.fractional import fractional_max_pool, samples_at_hand
+from nncompile.capture.recurrent import known_shapes
 
 
 def _data_parallel(self: nn.DataParallel[Any], *inputs: Any, **named: Any) -> Any:
@@ -84,7 +85,7 @@ def substituted(module: nn.Module) -> Iterator[None]:
     try:
         for owner, name, body in present:
             setattr(owner, name, body)
-        with samples_at_hand(module):
+        with samples_at_hand(module), known_shapes():
             yield
     finally:
         for owner, name, original in originals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +33,8 @@ class Case:
 def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case, ...]:
     """The user's example, seeded normal values, values of large range, and constants.
 
-    With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size. The
-    example occurs as it is and at batch 1: once where the batch is fixed, and at batch 1 alone where its 1,
+    With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size. Of
+    other free sizes the smallest, some next to it and larger ones than the example's occur. The example occurs as it is and at batch 1: once where the batch is fixed, and at batch 1 alone where its 1,
     2, 3 or 8 rows are all the same.
     Integer and boolean inputs are rows of the example: only the module knows what others would mean
     (an index into a table, a mask that hides a whole row).
@@ -50,12 +50,18 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
     def constant(like: torch.Tensor) -> torch.Tensor:
         return torch.full_like(like, 0.5) if like.is_floating_point() else like
 
-    def invented(name: str, batch: int, make: Callable[[torch.Tensor], torch.Tensor]) -> Case:
-        sized = at_batch(signature, example, batch)
-        return Case(f"{name}, batch {batch}", tuple(map(make, sized)), fallback=sized)
+    def invented(
+        name: str,
+        batch: int,
+        make: Callable[[torch.Tensor], torch.Tensor],
+        sizes: Mapping[str, int] | None = None,
+    ) -> Case:
+        sized = resized(signature, example, batch, sizes)
+        others = "".join(f", {symbol} {size}" for symbol, size in (sizes or {}).items())
+        return Case(f"{name}, batch {batch}{others}", tuple(map(make, sized)), fallback=sized)
 
     one, two, three, large = BATCHES
-    row = at_batch(signature, example, one)
+    row = resized(signature, example, one)
     single = Case(f"example, batch {one}", row)
     return (
         *(() if signature.batch and _repeats(example, row) else (Case("example", example),)),
@@ -63,6 +69,10 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
         invented("normal", two, normal),
         invented("large range", three, lambda like: normal(like, _LARGE)),
         invented("constant", one, constant),
+        *(
+            invented("normal", batch, normal, sizes)
+            for batch, sizes in zip((two, one, three), other_sizes(signature), strict=False)
+        ),
         invented("normal", large, normal),
     )
 
@@ -75,12 +85,35 @@ def _repeats(example: tuple[torch.Tensor, ...], row: tuple[torch.Tensor, ...]) -
     )
 
 
-def at_batch(signature: Signature, inputs: tuple[torch.Tensor, ...], batch: int) -> tuple[torch.Tensor, ...]:
-    """The inputs with their rows repeated or cut to `batch`, where they carry the dynamic batch."""
+def other_sizes(signature: Signature) -> tuple[dict[str, int], ...]:
+    """What the free dimensions besides the batch are compared at, beyond the example's sizes.
 
-    def resized(x: torch.Tensor, shape: tuple[int | str, ...]) -> torch.Tensor:
-        if signature.batch is None or not shape or shape[0] != signature.batch:
-            return x
-        return x[torch.arange(batch) % len(x)]
+    All at their smallest; all larger than in the example by about half; and each other one of them next to
+    its smallest, so that no two that were equal in the example stay so.
+    """
+    rows = signature.sizes
+    if not rows:
+        return ()
+    larger = {name: row.typical + row.step * max(1, row.typical // 2 // row.step) for name, row in rows.items()}
+    next_to = {name: row.least + row.step * (1 + i % 2 * 2) for i, (name, row) in enumerate(rows.items())}
+    wanted = ({name: row.least for name, row in rows.items()}, larger, next_to)
+    allowed = ({n: s if s in rows[n] else rows[n].typical for n, s in sizes.items()} for sizes in wanted)
+    return tuple(dict(sizes) for sizes in dict.fromkeys(tuple(sizes.items()) for sizes in allowed))
 
-    return tuple(resized(x, spec.shape) for x, spec in zip(inputs, signature.inputs, strict=True))
+
+def resized(
+    signature: Signature,
+    inputs: tuple[torch.Tensor, ...],
+    batch: int,
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """The inputs with their entries repeated or cut to a batch, and to other sizes where they are free."""
+    wanted = {**(sizes or {}), **({signature.batch: batch} if signature.batch else {})}
+
+    def fitted(x: torch.Tensor, shape: tuple[int | str, ...]) -> torch.Tensor:
+        for axis, symbol in enumerate(shape):
+            if symbol in wanted:
+                x = x.index_select(axis, torch.arange(wanted[symbol]) % x.shape[axis])
+        return x
+
+    return tuple(fitted(x, spec.shape) for x, spec in zip(inputs, signature.inputs, strict=True))

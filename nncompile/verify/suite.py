@@ -11,7 +11,7 @@ import torch
 
 from nncompile.bfloat16 import emulated
 from nncompile.verify.answers import answered, largest_value
-from nncompile.verify.cases import BATCHES, Case, cases
+from nncompile.verify.cases import BATCHES, Case, cases, other_sizes
 from nncompile.verify.compare import (
     EAGER_MULTIPLE,
     QUANTIZED_ROUNDING,
@@ -284,6 +284,7 @@ class Suite:
             status="verified",
             reference="float64" if self._double else "float32",
             batches=BATCHES if self._signature.batch else (),
+            sizes=_compared_sizes(self._signature),
             cases=cases,
             rtol=rtol,
             atol=atol,
@@ -291,6 +292,13 @@ class Suite:
             rows_independent=independent,
             outputs=tuple(outputs),
         )
+
+
+def _compared_sizes(signature: Signature) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(sorted({row.typical, *(sizes[name] for sizes in other_sizes(signature))}))
+        for name, row in signature.sizes.items()
+    }
 
 
 def _describe(case: Case, output: str, result: Difference) -> str:

@@ -161,6 +161,7 @@ class Verification(_Part):
         status: `skipped` where the user asked for no verification.
         reference: Dtype of the eager reference.
         batches: Batch sizes that were compared; empty where the batch is fixed.
+        sizes: Sizes of other free dimensions that were compared, by name.
         cases: How many inputs were compared.
         rtol: Relative tolerance.
         atol: Absolute tolerance.
@@ -173,6 +174,7 @@ class Verification(_Part):
     status: Literal["verified", "skipped"]
     reference: Literal["float64", "float32", "float16", "none"] = "none"
     batches: Annotated[tuple[Count, ...], Field(max_length=64)] = ()
+    sizes: Annotated[dict[Name, tuple[Count, ...]], Field(max_length=64)] = {}
     cases: Count = 0
     rtol: Error = 0.0
     atol: Error = 0.0
