@@ -77,7 +77,9 @@ def _check_axes(axes: Any) -> None:
     well = isinstance(axes, Mapping) and all(
         isinstance(name, str)
         and isinstance(free, Mapping)
-        and all(type(axis) is int and isinstance(size, str) and size.isidentifier() for axis, size in free.items())
+        and all(
+            type(axis) is int and isinstance(size, str) and size.isidentifier() for axis, size in free.items()
+        )
         for name, free in axes.items()
     )
     if not well:

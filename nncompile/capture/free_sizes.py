@@ -1,4 +1,4 @@
-"""Which sizes of the free dimensions a traced graph is right for: a row for each name, kept in the signature."""
+"""Which sizes of the free dimensions a traced graph is right for: a row for each name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 
 import torch
 from torch.export.graph_signature import InputKind, TensorArgument
@@ -92,7 +92,7 @@ def free_sizes(
 
 
 def _symbols(program: torch.export.ExportedProgram) -> list[list[str]]:
-    """torch's name or number for each size of each input."""
+    """Torch's name or number for each size of each input."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     arguments = [s.arg for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
     tensors = [values[arg.name] for arg in arguments if isinstance(arg, TensorArgument)]
@@ -146,20 +146,22 @@ def _with_first_dimensions(
     for shape, x, given in zip(symbols, example.tensors, inputs, strict=True):
         free = dict(given.axes)
         if shape and shape[0].isidentifier() and x.shape[0] != example.batch and 0 not in free:
-            free[0] = names.setdefault(shape[0], f"dim_{len(names) + 1}")
+            unlike = (name for number in count(1) if (name := f"dim_{number}") not in names.values())
+            free[0] = names.get(shape[0]) or names.setdefault(shape[0], next(unlike))
         found.append(free)
     return tuple(found)
 
 
 def _or_numbers(
     axes: Axes, symbols: Sequence[Sequence[str]], fixed: Mapping[str, int]
-) -> tuple[dict[int, str | int], ...]:
+) -> tuple[Mapping[int, str | int], ...]:
     """The axes with a number for each size that torch.export or the guards fixed."""
-    numbers = ({i: int(size) for i, size in enumerate(shape) if size.isdigit()} for shape in symbols)
-    return tuple(
-        known | {axis: fixed.get(name, name) for axis, name in free.items()}
-        for known, free in zip(numbers, axes, strict=True)
-    )
+    found = []
+    for shape, free in zip(symbols, axes, strict=True):
+        sizes: dict[int, str | int] = {i: int(size) for i, size in enumerate(shape) if size.isdigit()}
+        sizes |= {axis: fixed.get(name, name) for axis, name in free.items()}
+        found.append(sizes)
+    return tuple(found)
 
 
 def _row(
@@ -175,9 +177,7 @@ def _row(
     return where_eager_answers(row, lambda n: _seconds(module, example, axes, {**typical, name: n}))
 
 
-def _seconds(
-    module: torch.nn.Module, example: Example, axes: Axes, sizes: Mapping[str, int]
-) -> float | None:
+def _seconds(module: torch.nn.Module, example: Example, axes: Axes, sizes: Mapping[str, int]) -> float | None:
     """How long eager takes; None where it refuses, infinity for more than it is to be asked for."""
     pairs = list(zip(example.tensors, axes, strict=True))
     shapes = [[sizes[free[i]] if i in free else n for i, n in enumerate(x.shape)] for x, free in pairs]
@@ -205,13 +205,15 @@ def _refuse_ties(
     rows: Mapping[str, FreeSize], typical: Mapping[str, int], axes: Axes, guards: Guards
 ) -> None:
     """Each name was looked at with the others at their typical sizes; here several move."""
-    choices = [[n for n in (row.least, row.typical, row.typical + row.step) if n in row] for row in rows.values()]
+    choices = [
+        [n for n in (row.least, row.typical, row.typical + row.step) if n in row] for row in rows.values()
+    ]
     for corner in product(*choices):
         sizes = dict(zip(rows, corner, strict=True))
         broken = guards.broken(axes, {**typical, **sizes})
         if broken:
             raise CaptureError(
-                f"The sizes {', '.join(map(repr, rows))} depend on one another: at {sizes} the captured graph "
-                f"does not stand for the module ({broken}).",
+                f"The sizes {', '.join(map(repr, rows))} depend on one another: at {sizes} the captured "
+                f"graph does not stand for the module ({broken}).",
                 remedy="Leave one of them out of dynamic_axes, or give those that are always equal one name.",
             )

@@ -58,8 +58,9 @@ def _gru(
 
 def _check_state(x: torch.Tensor, state: torch.Tensor, layers: int, batch_first: bool) -> None:
     """What the steps would have shown: (layers * directions, batch, hidden), which fixes the first."""
-    torch._check(state.shape[0] == layers)
-    torch._check(state.shape[1] == x.shape[0 if batch_first else 1])
+    check: Callable[[Any], None] = torch._check
+    check(state.shape[0] == layers)
+    check(state.shape[1] == x.shape[0 if batch_first else 1])
 
 
 _SHAPES: dict[Any, Callable[..., Any]] = {aten.lstm.input: _lstm, aten.gru.input: _gru}

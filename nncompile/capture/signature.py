@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import onnx_ir as ir
@@ -59,7 +59,11 @@ def input_names(example: Example) -> list[str]:
     marked = pytree.tree_map_only(torch.Tensor, lambda _: _Tensor(next(count)), example.arguments)
     paths: list[str] = []
     for name, value in marked.items():
-        parts = {f"{name}_{i}": part for i, part in enumerate(value)} if name == example.variadic else {name: value}
+        parts = (
+            {f"{name}_{i}": part for i, part in enumerate(value)}
+            if name == example.variadic
+            else {name: value}
+        )
         paths += [path for key, part in parts.items() for path, _ in leaves(_structure(part, key), key)]
     return _unlike_names(paths, "input", set())
 

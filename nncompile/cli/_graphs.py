@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from nncompile_runtime.errors import NncompileError
@@ -79,12 +80,23 @@ def captured_again(
     from nncompile.options import CompileOptions
 
     symbols = {size for spec in signature.inputs for size in spec.shape if isinstance(size, str)}
-    # No two alike: capture takes dimensions of one size for one dimension.
-    others = {symbol: size for size, symbol in enumerate(sorted(symbols - {signature.batch}), 3)}
-    feed = make_feed(signature, 2, others)
+    unknown = sorted(symbols - {signature.batch, *signature.sizes})
+    sizes = {name: row.typical for name, row in signature.sizes.items()}
+    # No two alike: capture takes dimension 0 of one size for one dimension.
+    sizes |= {symbol: size for size, symbol in enumerate(unknown, 3 + max(sizes.values(), default=0))}
+    batch = next(size for size in count(2) if size not in sizes.values())
+    feed = make_feed(signature, batch, sizes)
+    axes = {
+        spec.name: {
+            i: s for i, s in enumerate(spec.shape) if s in signature.sizes or (i and s == signature.batch)
+        }
+        for spec in signature.inputs
+    }
     calling = Calling(signature)
     args, kwargs = calling.arguments([torch.from_numpy(feed[name]) for name in calling.names])
-    options = CompileOptions(dynamic_batch=signature.batch is not None, precision=precision)
+    options = CompileOptions(
+        dynamic_batch=signature.batch is not None, dynamic_axes=axes, precision=precision
+    )
     with evaluation_mode(module):
         return capture(module, tuple(args), kwargs, options)
 

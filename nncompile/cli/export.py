@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nncompile.cli import console
-from nncompile.cli.source import Arguments, ModuleReference, Weights, load_source, random_examples
+from nncompile.cli.source import Arguments, ModuleReference, Weights, load_source, parse_axes, random_examples
 from nncompile.cli.usage import UsageError, check_folder, wrong_usage
 from nncompile_runtime.errors import NncompileError
 
@@ -44,6 +44,13 @@ def export(
     weights: Weights = None,
     arg: Arguments = None,
     static: Annotated[bool, typer.Option("--static", help="Keep the example's batch size.")] = False,
+    dynamic_axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME:]AXIS=SIZE",
+            help="Another axis that takes several sizes, such as tokens:1=length; may be repeated.",
+        ),
+    ] = None,
     target: Annotated[
         str, typer.Option(help="portable, cpu or cuda; the last two may use ONNX Runtime's own operators.")
     ] = "portable",
@@ -78,6 +85,7 @@ def export(
     args, kwargs = _examples(input_shape, input_file)
     with wrong_usage():
         _check_compile_options(target, precision, disable_pass or [])
+    axes = parse_axes(dynamic_axis or [], source)
 
     import nncompile
 
@@ -86,6 +94,7 @@ def export(
         args,
         kwargs,
         dynamic_batch=not static,
+        dynamic_axes=axes,
         target=target,  # type: ignore[arg-type]  # checked above
         precision=precision,  # type: ignore[arg-type]
         exact=exact,

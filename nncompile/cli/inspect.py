@@ -156,6 +156,7 @@ def _as_dict(model: ModelFile, here: _Here) -> dict[str, Any]:
         "bytes": len(model.data),
         "inputs": [spec.model_dump(mode="json") for spec in here.signature.inputs],
         "outputs": [spec.model_dump(mode="json") for spec in here.signature.outputs],
+        "sizes": {name: row.model_dump(mode="json") for name, row in here.signature.sizes.items()},
         "operators": dict(sorted(model.facts.operators.items())),
         "plans": {str(first): plan.model_dump() for first, plan in here.plans.items()},
         "kernels": _kernels_as_dict(here.kernels),
@@ -194,6 +195,8 @@ def _show(file: Path, model: ModelFile, here: _Here) -> None:
         for spec in specs:
             grid.add_row(kind, spec.name, str(spec).replace("[", r"\["))
     say(grid)
+    for symbol, row in here.signature.sizes.items():
+        say(f"{symbol}: {row}", markup=False)
     operators = ", ".join(f"{op} {count}" for op, count in sorted(model.facts.operators.items()))
     say(f"operators: {operators}", markup=False)
     _say_how_it_runs(model, here)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +82,29 @@ def parse_shape(text: str) -> tuple[str | None, tuple[int, ...], str]:
             remedy="Write 1x3x224x224, NAME:1x3x224x224 or NAME:1x128:int64.",
         )
     return name, tuple(map(int, sizes)), parts[1] if len(parts) > 1 else "float32"
+
+
+def parse_axes(texts: list[str], module: torch.nn.Module) -> dict[str, dict[int, str]]:
+    """`tokens:1=length` and the like as `dynamic_axes` of `nncompile.compile`.
+
+    Args:
+        texts: What the option was given; without a name the first input is meant.
+        module: Tells the name of the first input.
+
+    Raises:
+        UsageError: A text is no axis.
+    """
+    axes: dict[str, dict[int, str]] = {}
+    for text in texts:
+        found = re.fullmatch(r"(?:(\w+):)?(-?\d+)=([^\W\d]\w*)", text, re.ASCII)
+        if found is None:
+            raise UsageError(
+                f"--dynamic-axis {text!r} is no axis.",
+                remedy="Write AXIS=SIZE or NAME:AXIS=SIZE, such as 2=height or tokens:1=length.",
+            )
+        name = found[1] or next(iter(inspect.signature(module.forward).parameters), "")
+        axes.setdefault(name, {})[int(found[2])] = found[3]
+    return axes
 
 
 def random_examples(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:

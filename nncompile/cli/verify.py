@@ -52,11 +52,13 @@ def verify(
 
 
 def _example(signature: Signature) -> tuple[torch.Tensor, ...]:
-    """Seeded inputs of the signature's shapes; a symbolic dimension takes 2."""
+    """Seeded inputs of the signature's shapes; a free dimension has its typical size, the batch 2."""
     from nncompile.cli.source import random_examples
 
+    typical = {name: row.typical for name, row in signature.sizes.items()}
     shapes = [
-        "x".join(str(size if isinstance(size, int) else 2) for size in spec.shape) + f":{spec.dtype}"
+        "x".join(str(size if isinstance(size, int) else typical.get(size, 2)) for size in spec.shape)
+        + f":{spec.dtype}"
         for spec in signature.inputs
     ]
     return random_examples(shapes)[0]

@@ -34,8 +34,9 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
     """The user's example, seeded normal values, values of large range, and constants.
 
     With a dynamic batch the sizes 1, 2, 3 and 8 occur; otherwise every case has the example's size. Of
-    other free sizes the smallest, some next to it and larger ones than the example's occur. The example occurs as it is and at batch 1: once where the batch is fixed, and at batch 1 alone where its 1,
-    2, 3 or 8 rows are all the same.
+    other free sizes the smallest, some next to it and some larger than the example's occur. The example
+    occurs as it is and at batch 1: once where the batch is fixed, and at batch 1 alone where its 1, 2, 3 or
+    8 rows are all the same.
     Integer and boolean inputs are rows of the example: only the module knows what others would mean
     (an index into a table, a mask that hides a whole row).
     """
@@ -94,7 +95,9 @@ def other_sizes(signature: Signature) -> tuple[dict[str, int], ...]:
     rows = signature.sizes
     if not rows:
         return ()
-    larger = {name: row.typical + row.step * max(1, row.typical // 2 // row.step) for name, row in rows.items()}
+    larger = {
+        name: row.typical + row.step * max(1, row.typical // 2 // row.step) for name, row in rows.items()
+    }
     next_to = {name: row.least + row.step * (1 + i % 2 * 2) for i, (name, row) in enumerate(rows.items())}
     wanted = ({name: row.least for name, row in rows.items()}, larger, next_to)
     allowed = ({n: s if s in rows[n] else rows[n].typical for n, s in sizes.items()} for sizes in wanted)

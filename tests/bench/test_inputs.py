@@ -3,7 +3,7 @@ import pytest
 
 from nncompile.bench.inputs import check_batches, fixed_batch, make_feed
 from nncompile_runtime import NncompileError
-from nncompile_runtime.manifest import Argument, Signature, TensorSpec
+from nncompile_runtime.manifest import Argument, FreeSize, Signature, TensorSpec
 from nncompile_runtime.structure import TensorLeaf
 
 
@@ -51,6 +51,15 @@ def test_a_free_dimension_takes_the_size_given_for_it():
 def test_a_free_dimension_without_a_size_is_named():
     with pytest.raises(NncompileError, match="'height' may have any size"):
         make_feed(signature(("x", "float32", ("batch", 3, "height"))), 2)
+
+
+def test_a_free_dimension_has_its_typical_size_unless_told():
+    spec = signature(("x", "float32", ("batch", 3, "height")))
+    spec = spec.model_copy(update={"sizes": {"height": FreeSize(least=8, step=4, typical=16)}})
+    assert make_feed(spec, 2)["x"].shape == (2, 3, 16)
+    assert make_feed(spec, 2, {"height": 20})["x"].shape == (2, 3, 20)
+    with pytest.raises(NncompileError, match=r"height = 10 is to be measured: .* 8, 12, 16 and so on"):
+        make_feed(spec, 2, {"height": 10})
 
 
 def test_a_fixed_batch_is_known():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nncompile_runtime.manifest import (
     Argument,
     DType,
+    FreeSize,
     Manifest,
     OutputRecord,
     Signature,
@@ -54,6 +55,16 @@ def structures(draw: st.DrawFn, tensors: int) -> Any:
 
 
 @st.composite
+def free_sizes(draw: st.DrawFn) -> FreeSize:
+    """A row of sizes that holds its typical one."""
+    least, step, steps = draw(st.integers(1, 2**20)), draw(st.integers(1, 64)), draw(st.integers(0, 99))
+    typical = least + step * steps
+    return FreeSize(
+        least=least, step=step, most=draw(st.none() | st.integers(typical, 2**40)), typical=typical
+    )
+
+
+@st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     dimensions = st.lists(st.one_of(st.integers(0, 2**40), names), max_size=5).map(tuple)
     specs = st.builds(TensorSpec, name=names, dtype=st.sampled_from(get_args(DType)), shape=dimensions)
@@ -69,6 +80,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         outputs=tuple(outputs),
         result=draw(structures(len(outputs))),
         batch=draw(st.none() | names),
+        sizes=draw(st.dictionaries(names, free_sizes(), max_size=2)),
     )
     values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
     records = st.builds(

@@ -11,10 +11,10 @@ from onnx import helper
 
 from nncompile import InputError
 from nncompile_runtime.inputs import holds_every_value
-from nncompile_runtime.manifest import Argument
+from nncompile_runtime.manifest import Argument, FreeSize
 from nncompile_runtime.structure import ConstantLeaf, MappingOf, SequenceOf, TensorLeaf
 
-from .graphs import adding, build, compiled, doubling, floats, predictor, spec
+from .graphs import adding, build, compiled, doubling, floats, manifest, predictor, spec
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 DTYPES = ["bool", *INTEGERS, "float16", "float32", "float64"]
@@ -236,3 +236,27 @@ def test_torch_tensors_without_plain_values() -> None:
     torch = pytest.importorskip("torch")
     assert "x.to_dense()" in refusal(doubling(), torch.ones(2, 4).to_sparse())
     assert "holds values" in refusal(doubling(), torch.ones(2, 4, device="meta"))
+
+
+class TestFreeSizes:
+    """Sizes that the graph is not right for are refused, as a wrong static size is."""
+
+    @pytest.fixture
+    def net(self) -> Any:
+        inputs, outputs = [spec("x", "batch", "n")], [spec("y", "batch", "n")]
+        about = manifest(inputs, outputs)
+        sizes = {"n": FreeSize(least=4, step=2, most=8, typical=6)}
+        signature = about.signature.model_copy(update={"sizes": sizes})
+        node = helper.make_node("Add", ["x", "x"], ["y"])
+        return predictor(build([node], inputs, outputs), about.model_copy(update={"signature": signature}))
+
+    @pytest.mark.parametrize("size", [4, 6, 8])
+    def test_inside_the_row(self, net: Any, size: int) -> None:
+        x = floats(3, size)
+        np.testing.assert_array_equal(net.predict(x), x + x)
+
+    @pytest.mark.parametrize("size", [0, 2, 5, 10])
+    def test_outside_it(self, net: Any, size: int) -> None:
+        net.predict(floats(3, 6))  # a call that fits is no licence for the next
+        message = refusal(net, floats(3, size))
+        assert f"n = {size}: the model was compiled for 4, 6, 8 and so on, at most 8" in message

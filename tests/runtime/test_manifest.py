@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from pydantic import ValidationError
 
 from nncompile import ModelLoadError
-from nncompile_runtime.manifest import MAX_MANIFEST_BYTES, ImagePreprocessing, Manifest, PassRecord, parse
+from nncompile_runtime.manifest import (
+    MAX_MANIFEST_BYTES,
+    FreeSize,
+    ImagePreprocessing,
+    Manifest,
+    PassRecord,
+    parse,
+)
 from nncompile_runtime.structure import ConstantLeaf
 
 from .graphs import manifest, spec
@@ -224,3 +231,37 @@ def test_the_parts_are_frozen(plain: JSON) -> None:
     about = parse(json.dumps(plain).encode(), "net.onnx")
     with pytest.raises(ValidationError):
         about.model_name = "Other"
+
+
+class TestFreeSize:
+    """Which sizes a free dimension takes."""
+
+    @pytest.mark.parametrize(
+        ("row", "inside", "outside", "words"),
+        [
+            ({"least": 2, "typical": 5}, (2, 3, 10**9), (0, 1, -1), "at least 2"),
+            ({"least": 2, "most": 40, "typical": 5}, (2, 40), (1, 41), "2 to 40"),
+            ({"least": 8, "step": 4, "typical": 8}, (8, 12, 400), (4, 9, 10), "8, 12, 16 and so on"),
+            (
+                {"least": 3, "step": 2, "most": 9, "typical": 5},
+                (3, 9),
+                (1, 4, 11),
+                "3, 5, 7 and so on, at most 9",
+            ),
+        ],
+    )
+    def test_holds(
+        self, row: dict[str, int], inside: tuple[int, ...], outside: tuple[int, ...], words: str
+    ) -> None:
+        free = FreeSize.model_validate(row)
+        assert all(size in free for size in inside)
+        assert not any(size in free for size in outside)
+        assert str(free) == words
+
+    @pytest.mark.parametrize(
+        "row",
+        [{"typical": 1}, {"typical": 9}, {"typical": 4}, {"least": 0}, {"step": 0}, {"most": 0}, {"mean": 3}],
+    )
+    def test_refuses(self, row: dict[str, int]) -> None:
+        with pytest.raises(ValidationError):
+            FreeSize.model_validate({"least": 3, "step": 2, "most": 7, "typical": 5} | row)

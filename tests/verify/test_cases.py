@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from nncompile.verify.cases import BATCHES, at_batch, cases
+from nncompile.verify.cases import BATCHES, cases, other_sizes, resized
+from nncompile_runtime.manifest import FreeSize
 
 X = {"x": "float32 n 4"}
 Y = {"y": "float32 n 4"}
@@ -105,8 +106,8 @@ def test_inputs_without_the_batch_keep_their_size(signature):
 
 def test_rows_are_repeated_or_cut(signature):
     x = torch.arange(6.0).reshape(3, 2)
-    (more,) = at_batch(signature({"x": "float32 n 2"}, Y), (x,), 7)
-    (fewer,) = at_batch(signature({"x": "float32 n 2"}, Y), (x,), 2)
+    (more,) = resized(signature({"x": "float32 n 2"}, Y), (x,), 7)
+    (fewer,) = resized(signature({"x": "float32 n 2"}, Y), (x,), 2)
     assert torch.equal(more, torch.cat([x, x, x[:1]]))
     assert torch.equal(fewer, x[:2])
 
@@ -115,3 +116,26 @@ def test_inputs_without_elements(signature):
     empty = signature({"x": "float32 n 0", "i": "int64 n 0"}, Y)
     for case in cases(empty, (torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.int64))):
         assert all(x.numel() == 0 for x in case.inputs)
+
+
+@pytest.mark.parametrize(
+    ("row", "sizes"),
+    [
+        (FreeSize(least=2, typical=11), [2, 16, 3]),
+        (FreeSize(least=4, step=4, typical=16), [4, 24, 8]),
+        (FreeSize(least=2, most=12, typical=11), [2, 11, 3]),
+        (FreeSize(least=8, step=8, most=16, typical=8), [8, 16]),
+    ],
+)
+def test_other_free_sizes_are_the_smallest_the_next_and_larger(signature, row, sizes):
+    free = signature({"x": "float32 n 4 length"}, Y).model_copy(update={"sizes": {"length": row}})
+    assert [found["length"] for found in other_sizes(free)] == sizes
+    found = cases(free, (torch.randn(2, 4, row.typical),))
+    assert [case.inputs[0].shape[2] for case in found if "length" in case.name] == sizes
+    assert {case.inputs[0].shape[2] for case in found if "length" not in case.name} == {row.typical}
+
+
+def test_sizes_that_are_equal_in_the_example_are_not_always(signature):
+    rows = {"h": FreeSize(least=2, typical=8), "w": FreeSize(least=2, typical=8)}
+    free = signature({"x": "float32 n h w"}, Y).model_copy(update={"sizes": rows})
+    assert {"h": 3, "w": 5} in other_sizes(free)
