@@ -8,6 +8,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from nncompile.capture.translations import TRANSLATIONS
+
 OPSET = 20
 
 
@@ -19,7 +21,14 @@ def to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
     """
     table = _translations()
     if table is None:
-        exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET)
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=OPSET,
+            custom_translation_table=TRANSLATIONS,
+        )
         return exported.model  # type: ignore[union-attr]  # None is for dynamo=False
     from torch.onnx._internal.exporter import _core
 
@@ -32,6 +41,9 @@ def _translations() -> Any:
     try:
         from torch.onnx._internal.exporter import _registration
 
-        return _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
+        registry = _registration.ONNXRegistry().from_torchlib(opset_version=OPSET)
+        for target, translation in TRANSLATIONS.items():
+            registry.register_op(target, translation)
+        return registry
     except (ImportError, AttributeError, TypeError):
         return None

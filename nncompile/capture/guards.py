@@ -8,7 +8,7 @@ halved and doubled again, an `if` on a shape) it keeps as guards: Python express
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,43 @@ class _Shape:
         return self.sizes
 
 
+class _Parts:
+    """Stands for an object of a class that torch takes apart; its parts are found as items or attributes."""
+
+    def __init__(self, parts: Mapping[Any, Any]) -> None:
+        self.parts = parts
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.parts[key]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.parts[name]
+
+
+def _place(key: Any) -> Any:
+    if isinstance(key, pytree.GetAttrKey):
+        return key.name
+    return key.key if isinstance(key, pytree.MappingKey) else key.idx
+
+
+def _nested(value: Any, shapes: Iterator[_Shape]) -> Any:
+    """A nest of inputs with shapes in place of tensors."""
+
+    def is_other(part: Any) -> bool:
+        return pytree._get_node_type(part) not in pytree.BUILTIN_TYPES
+
+    def stand_in(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return next(shapes)
+        kind = pytree.SUPPORTED_NODES.get(type(part))
+        if kind is None or kind.flatten_with_keys_fn is None or not is_other(part):
+            return part
+        keyed, _ = kind.flatten_with_keys_fn(part)
+        return _Parts({_place(key): _nested(inner, shapes) for key, inner in keyed})
+
+    return pytree.tree_map(stand_in, value, is_leaf=is_other)
+
+
 class Guards:
     """The guards of a program, as a question about sizes."""
 
@@ -40,8 +77,7 @@ class Guards:
         """
         self._codes = [(text, compile(text, "<guard>", "eval")) for text in texts]
         self._shapes = [_Shape(x.shape) for x in example.tensors]
-        shapes = iter(self._shapes)
-        nested = pytree.tree_map_only(torch.Tensor, lambda _: next(shapes), example.arguments)
+        nested = _nested(example.arguments, iter(self._shapes))
         self._names: dict[str, Any] = {"L": nested, "math": math, "torch": torch}
 
     def broken(self, axes: Sequence[Mapping[int, str]], sizes: Mapping[str, int]) -> str | None:

@@ -1,6 +1,6 @@
 """The shapes of recurrent layers, without walking through their time steps.
 
-To know what an LSTM or a GRU returns, torch traces it step by step, which fixes the length of the sequence
+To know what an LSTM, GRU or RNN returns, torch traces it step by step, which fixes the length of the sequence
 and takes as long as the sequence is. The operator itself is kept and becomes ONNX's in any case.
 """
 
@@ -38,7 +38,7 @@ def _lstm(
     return sequence, torch.empty_like(hidden), torch.empty_like(cell)
 
 
-def _gru(
+def _one_state(
     x: torch.Tensor,
     hidden: torch.Tensor,
     params: Tensors,
@@ -63,12 +63,17 @@ def _check_state(x: torch.Tensor, state: torch.Tensor, layers: int, batch_first:
     check(state.shape[1] == x.shape[0 if batch_first else 1])
 
 
-_SHAPES: dict[Any, Callable[..., Any]] = {aten.lstm.input: _lstm, aten.gru.input: _gru}
+_SHAPES: dict[Any, Callable[..., Any]] = {
+    aten.lstm.input: _lstm,
+    aten.gru.input: _one_state,
+    aten.rnn_tanh.input: _one_state,
+    aten.rnn_relu.input: _one_state,
+}
 
 
 @contextmanager
 def known_shapes() -> Iterator[None]:
-    """Answer for the shapes of LSTMs and GRUs while a module is traced."""
+    """Answer for the shapes of recurrent layers while a module is traced."""
     kernels = {op: dict(op.py_kernels) for op in _SHAPES}
     decompositions = {op: decomposition_table[op] for op in _SHAPES if op in decomposition_table}
     try:

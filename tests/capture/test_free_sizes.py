@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import OrderedDict, namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,7 @@ CASES = [
     (Longer(), "x", {1: "n"}, lambda n: rows(2, n), 9, "2 to 10", (2, 10), 11),
     (But(), "x", {1: "n"}, lambda n: rows(2, n), 9, "at least 8", (8, 99), 7),
     (Recurrent(nn.LSTM, batch_first=True), "x", {1: "n"}, lambda n: rows(2, n), 9, "at least 2", (2, 31), 1),
+    (Recurrent(nn.RNN, batch_first=True), "x", {1: "n"}, lambda n: rows(2, n), 9, "at least 2", (2, 31), 1),
     (Recurrent(nn.GRU, batch_first=True), "x", {1: "n"}, lambda n: rows(2, n), 9, "at least 2", (2, 31), 1),
 ]
 
@@ -299,6 +302,45 @@ def test_a_fixed_batch_beside_a_free_size():
     assert_as_eager(model, net, rows(3, 20))
     with pytest.raises(InputError, match=r"expects float32\[3, n, 5\]"):
         model(rows(2, 20))
+
+
+@dataclasses.dataclass
+class Given:
+    first: torch.Tensor
+    others: list
+
+
+class Fields(OrderedDict):
+    """A class of its own, as those of Hugging Face."""
+
+
+class Nested(nn.Module):
+    """Another answer from 6 on."""
+
+    def forward(self, given):
+        first = given.first if hasattr(given, "first") else given["first"]
+        return first * 2 if first.shape[1] > 5 else first * 3
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda x, y: Given(x, [y]),
+        lambda x, y: Fields(first=x, other=y),
+        lambda x, y: namedtuple("Pair", ["first", "other"])(x, y),
+        lambda x, y: {"other": (y,), "first": x},
+    ],
+    ids=["dataclass", "ordered dict", "named tuple", "dict"],
+)
+def test_guards_of_nested_inputs(nest):
+    net = Nested()
+    model = nncompile.compile(
+        net, (nest(torch.ones(2, 8), torch.ones(2, 3)),), dynamic_axes={"given_first": {1: "n"}}
+    )
+    assert str(model.signature.sizes["n"]) == "at least 6"
+    assert_as_eager(model, net, nest(torch.ones(3, 6), torch.ones(3, 3)))
+    with pytest.raises(InputError, match="n = 5"):
+        model(nest(torch.ones(3, 5), torch.ones(3, 3)))
 
 
 def test_nested_and_collected_inputs_have_names_too():
