@@ -66,6 +66,11 @@ class ModelFile:
         return self.manifest is not None and self.manifest.exact
 
     @property
+    def pads_and_pools(self) -> bool:
+        """Whether `Pad_Fusion` may be wrong: ONNX Runtime 1.31 takes Pad(0) before a MaxPool for -inf."""
+        return {"Pad", "MaxPool"} <= self.facts.operators.keys()
+
+    @property
     def rows_independent(self) -> bool:
         """Whether a row's answer was seen not to depend on the other rows, so that batches may be cut."""
         return self.manifest is not None and self.manifest.verification.rows_independent

@@ -21,7 +21,7 @@ from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
 from nncompile_runtime.outputs import as_tensors
 from nncompile_runtime.plan import Plan, Plans, default_plan, key, plain_plan, stored_form
 from nncompile_runtime.regimes import Regimes, Sessions, opened
-from nncompile_runtime.session import Runner, Session
+from nncompile_runtime.session import Session
 from nncompile_runtime.signature import check_against, signature_of
 from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
 from nncompile_runtime.trial import Subject
@@ -54,8 +54,8 @@ class Predictor:
             ModelLoadError: ONNX Runtime refuses the model.
         """
         self._file = model
-        self._fixed = plan is not None
-        plans, ready = opened(model, str(device), plan, session)
+        self._asked, self._fixed = str(device), plan is not None
+        plans, ready = opened(model, self._asked, plan, session)
         if model.manifest:
             check_against(ready, model.manifest.signature)
         self._signature = model.manifest.signature if model.manifest else signature_of(ready)
@@ -269,9 +269,12 @@ class Predictor:
         return f"{type(self).__name__}({name}: {ins} -> {outs}; {self.device})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """The model's bytes and its plan, where one was given: a session itself cannot be pickled."""
+        """The model's bytes with what was asked for: a session itself cannot be pickled.
+
+        So `auto` chooses anew where it is unpickled, which may be another machine.
+        """
         plan = self.plan.model_dump() if self._fixed else None
-        return {"name": self._file.name, "data": self._file.data, "device": self.device, "plan": plan}
+        return {"name": self._file.name, "data": self._file.data, "device": self._asked, "plan": plan}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open a session of its own in the process that unpickles."""
@@ -285,7 +288,7 @@ class Predictor:
         self._regimes = regimes
         # The checked shapes of a single plain input, and how each is run; each call still looks at its dtype.
         # Set after the regimes and read before them: no call under way puts an old one's runner in here.
-        self._accepted: dict[tuple[int, ...], Runner] = {}
+        self._accepted = regimes.checked
 
 
 def load(

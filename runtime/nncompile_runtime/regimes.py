@@ -15,6 +15,7 @@ from nncompile_runtime.cuda_options import unsuited
 from nncompile_runtime.cuda_session import CudaSession, open_session
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import DeviceError, PlanError
+from nncompile_runtime.forks import give_up_when_forked, keep_for_ever
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Signature
@@ -27,9 +28,12 @@ _log = logging.getLogger("nncompile")
 class Sessions:
     """The open sessions of one model: one for all plans that differ only in how batches are cut."""
 
-    def __init__(self, model: ModelFile, ready: Sequence[Session] = ()) -> None:
-        """Keep sessions of `model`, beginning with those that are open."""
+    def __init__(
+        self, model: ModelFile, ready: Sequence[Session] = (), *, refusal: DeviceError | None = None
+    ) -> None:
+        """Keep sessions of `model`, beginning with those that are open; `refusal` says why none can be."""
         self.model = model
+        self._refusal = refusal
         self._lock = threading.Lock()
         self._open = {session.plan.session: session for session in ready}
 
@@ -40,6 +44,8 @@ class Sessions:
             ModelLoadError: ONNX Runtime refuses the graph.
             DeviceError: The plan's provider cannot be had.
         """
+        if self._refusal is not None:
+            raise self._refusal
         with self._lock:
             if plan.session not in self._open:
                 self._open[plan.session] = open_session(self.model, plan.session)
@@ -62,6 +68,7 @@ class Regimes:
     Attributes:
         plans: By the smallest batch that each serves; the first key is 1.
         sessions: The sessions they run in.
+        checked: How feeds of one input are run, by shapes that a call has checked; kept by the predictor.
     """
 
     def __init__(
@@ -84,6 +91,18 @@ class Regimes:
         self._signature, self._rows_independent = signature, rows_independent
         self._opened: list[Session | None] = [None] * len(self._chosen)
         self._calls: list[DeviceCalls | None] = [None] * len(self._chosen)
+        self._making = threading.Lock()
+        self.checked: dict[tuple[int, ...], Runner] = {}
+        give_up_when_forked(self)
+
+    def give_up_sessions(self) -> None:
+        """In a forked child: the next call opens sessions of this process, on a GPU it is refused."""
+        keep_for_ever(self.sessions, self._opened, self._calls, self.checked.copy())
+        self.checked.clear()
+        refusal = None if self.first.provider == "cpu" else _forked(self.first.device)
+        self.sessions = Sessions(self.sessions.model, refusal=refusal)
+        self._opened = [None] * len(self._chosen)
+        self._calls = [None] * len(self._chosen)
         self._making = threading.Lock()
 
     @property
@@ -130,6 +149,13 @@ class Regimes:
         if session is None:
             session = self._opened[number] = self.sessions.get(self._chosen[number])
         return session
+
+
+def _forked(device: str) -> DeviceError:
+    return DeviceError(
+        f"The model was loaded on {device} before this process was forked; CUDA does not work in a child.",
+        remedy="Start workers with multiprocessing's spawn or forkserver, or load the model in them only.",
+    )
 
 
 def _run_cut(

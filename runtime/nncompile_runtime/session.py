@@ -23,6 +23,7 @@ from nncompile_runtime.errors import (
     NncompileError,
     OutOfMemoryError,
 )
+from nncompile_runtime.forks import waited_for_by_forks
 from nncompile_runtime.kernels import REGION, Kernels, refused, register, with_choices
 from nncompile_runtime.machine import installed_onnxruntime
 from nncompile_runtime.plan import Plan
@@ -41,8 +42,9 @@ NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
 _ERRORS_ONLY = 3
 # ONNX Runtime 1.31's kernels of these end the process (abort, SIGFPE) where the batch is empty.
 _FATAL_WHEN_EMPTY = frozenset({"LSTM", "GRU", "Einsum"})
-# Creating sessions from several threads at once is not promised to be safe (onnxruntime issue 27089).
-_creation = threading.Lock()
+# Creating sessions from several threads at once is not promised to be safe (onnxruntime issue 27089). A fork
+# waits for its end: what a session leaves half-made, no thread of the child would finish.
+_creation = waited_for_by_forks(threading.Lock())
 
 
 class Port(NamedTuple):
@@ -210,9 +212,7 @@ class Session:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not plan.blocked_layout:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        # ONNX Runtime 1.31 folds Pad(0) into MaxPool as if it padded with -inf: wrong where the
-        # input is negative.
-        if {"Pad", "MaxPool"} <= model.facts.operators.keys():
+        if model.pads_and_pools:
             options.add_session_config_entry("optimization.disable_specified_optimizers", "Pad_Fusion")
         return options
 
