@@ -1,4 +1,4 @@
-"""The command line: `nncompile export | predict | bench | tune | inspect | verify | doctor`."""
+"""The command line: `nncompile export | predict | bench | tune | triton | inspect | verify | doctor`."""
 
 from __future__ import annotations
 

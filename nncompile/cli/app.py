@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nncompile.cli import bench, doctor, export, inspect, predict, tune, verify
+from nncompile.cli import bench, doctor, export, inspect, predict, triton, tune, verify
 
 app = typer.Typer(
     add_completion=False,
@@ -20,6 +20,7 @@ app.command("export")(export.export)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
+app.command("triton")(triton.triton)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
