@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import keyword
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +13,7 @@ import numpy.typing as npt
 
 from nncompile_runtime import device_arrays, torch_arrays
 from nncompile_runtime.errors import InputError
-from nncompile_runtime.manifest import FreeSize, Signature, TensorSpec
+from nncompile_runtime.manifest import Argument, FreeSize, Signature, TensorSpec
 from nncompile_runtime.structure import StructureMismatchError, TensorLeaf, flatten
 from nncompile_runtime.torch_arrays import is_tensor
 
@@ -228,6 +230,20 @@ class InputBinder:
         if isinstance(structure, TensorLeaf):
             return f"{name}: {self.checks[structure.index].spec}"
         return f"{name} (a {structure.kind})"
+
+
+def python_signature(arguments: Sequence[Argument]) -> inspect.Signature:
+    """How the model is called, as `inspect.signature` tells it; Spark counts a predict function's inputs so.
+
+    Where an ONNX file names an input otherwise than Python can, all inputs are positional and numbered.
+    """
+    names = [argument.name for argument in arguments]
+    if not all(name.isidentifier() and not keyword.iskeyword(name) for name in names):
+        numbered = (f"input_{i}" for i in range(len(names)))
+        return inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in numbered])
+    plain, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    ordered = sorted(arguments, key=lambda argument: argument.keyword_only)
+    return inspect.Signature([inspect.Parameter(a.name, named if a.keyword_only else plain) for a in ordered])
 
 
 def _refuse_two_places(feed: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from nncompile_runtime.container import ModelFile
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
-from nncompile_runtime.inputs import InputBinder
+from nncompile_runtime.inputs import InputBinder, python_signature
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
 from nncompile_runtime.outputs import as_tensors
@@ -64,6 +64,7 @@ class Predictor:
         self._nest = unflattener(self._signature.result)
         self._narrow = self.outputs if any(spec.dtype == "bfloat16" for spec in self.outputs) else None
         arguments = self._signature.arguments
+        self.__signature__ = python_signature(arguments)
         plain = len(arguments) == 1 and isinstance(arguments[0].structure, TensorLeaf)
         self._argument, self._name = (arguments[0].name, self.inputs[0].name) if plain else ("", "")
         self._dtype = self.inputs[0].array_dtype if plain else None

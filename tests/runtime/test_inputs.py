@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
 from decimal import Decimal
 from typing import Any
 
@@ -9,8 +11,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from nncompile import InputError
-from nncompile_runtime.inputs import holds_every_value
+from nncompile import InputError, Predictor
+from nncompile_runtime.inputs import holds_every_value, python_signature
 from nncompile_runtime.manifest import Argument, FreeSize
 from nncompile_runtime.structure import ConstantLeaf, MappingOf, SequenceOf, TensorLeaf
 
@@ -260,3 +262,24 @@ class TestFreeSizes:
         net.predict(floats(3, 6))  # a call that fits is no licence for the next
         message = refusal(net, floats(3, size))
         assert f"n = {size}: the model was compiled for 4, 6, 8 and so on, at most 8" in message
+
+
+class TestPythonSignature:
+    def test_as_forward_has_it(self) -> None:
+        a, b = (Argument(name=n, structure=TensorLeaf(index=i)) for i, n in enumerate("ab"))
+        assert str(python_signature([a, b])) == "(a, b)"
+        named = a.model_copy(update={"keyword_only": True})
+        assert str(python_signature([b, named])) == "(b, *, a)"
+        assert str(python_signature([named, b])) == "(b, *, a)"
+        assert str(python_signature([])) == "()"
+
+    @pytest.mark.parametrize("name", ["input.1", "class", "0"])
+    def test_names_that_python_does_not_have(self, name: str) -> None:
+        arguments = [Argument(name=n, structure=TensorLeaf(index=i)) for i, n in enumerate(["x", name])]
+        assert str(python_signature(arguments)) == "(input_0, input_1, /)"
+
+    def test_of_a_predictor_and_of_its_copy(self) -> None:
+        net = adding()
+        for one in (net, pickle.loads(pickle.dumps(net))):
+            assert str(inspect.signature(one)) == "(a, b)"
+        assert "model" in inspect.signature(Predictor).parameters
