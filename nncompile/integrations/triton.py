@@ -12,7 +12,13 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from nncompile.integrations.triton_config import LABELS, Serving, config, why_requests_stay_apart
+from nncompile.integrations.triton_config import (
+    LABELS,
+    Serving,
+    config,
+    names_classes,
+    why_requests_stay_apart,
+)
 from nncompile_runtime import container, devices
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import DeviceError, NncompileError
@@ -93,8 +99,8 @@ def write(
         )
     how = _serving(model, signature, device, max_batch_size, instances, threads, kernels)
     beside = {_CONFIG: config(model, signature, how).encode()}
-    if model.manifest and model.manifest.labels:
-        beside[LABELS] = _label_file(model.manifest.labels)
+    if model.manifest and any(names_classes(model, spec) for spec in signature.outputs):
+        beside[LABELS] = _label_file(model.manifest.labels or ())
     folder = _place(Path(repository) / name, version, beside, model.data, overwrite=overwrite)
     return Written(folder, how.max_batch_size, tuple(_notes(model, signature, how)))
 

@@ -52,14 +52,12 @@ def config(model: ModelFile, signature: Signature, how: Serving) -> str:
 
 
 def _lines(model: ModelFile, signature: Signature, how: Serving) -> Iterator[str]:
-    labels = model.manifest.labels if model.manifest else None
     yield 'backend: "onnxruntime"'
     yield f"max_batch_size: {how.max_batch_size}"
     for spec in signature.inputs:
         yield from _tensor("input", spec, how.max_batch_size)
     for spec in signature.outputs:
-        labelled = labels is not None and spec.shape[1:] == (len(labels),)
-        yield from _tensor("output", spec, how.max_batch_size, LABELS if labelled else None)
+        yield from _tensor("output", spec, how.max_batch_size, LABELS if names_classes(model, spec) else None)
     if how.max_batch_size > 1:
         yield "dynamic_batching { }"
     yield from _instances(how)
@@ -110,6 +108,12 @@ def _cuda(model: ModelFile) -> Iterator[str]:
         yield f'      parameters {{ key: "{key}" value: "{value}" }}'
     yield "    }"
     yield "  }"
+
+
+def names_classes(model: ModelFile, output: TensorSpec) -> bool:
+    """Whether an output has, in each row, a number for each of the model's labels."""
+    labels = model.manifest.labels if model.manifest else None
+    return labels is not None and output.shape[1:] == (len(labels),)
 
 
 def why_requests_stay_apart(model: ModelFile, signature: Signature) -> str | None:

@@ -100,8 +100,10 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
                     f"{name} is {size} bytes; one ONNX file holds at most {MAX_FILE_BYTES}.",
                     remedy="Export the model in a smaller precision.",
                 )
-            data = file.read(MAX_FILE_BYTES + 1)
-            if len(data) > MAX_FILE_BYTES:  # a device or a pipe says size 0
+            data = file.read(size + 1)  # no more: Python sets aside at once what it may read
+            if len(data) > size:  # a device or a pipe, which say size 0
+                data += file.read(MAX_FILE_BYTES + 1 - len(data))
+            if len(data) > MAX_FILE_BYTES:
                 raise ModelLoadError(f"{name} is endless.", remedy="Give a file.")
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise ModelLoadError(

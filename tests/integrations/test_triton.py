@@ -82,6 +82,12 @@ class TestConfiguration:
         (y,) = serve(written.folder).run(None, {"x": x})
         np.testing.assert_allclose(y, nncompile.load(net, device="cpu")(x), rtol=1e-5, atol=1e-6)
 
+    def test_labels_of_no_output(self, saved: Any, repository: Path) -> None:
+        """There are five scores and three labels: whose they are is not known."""
+        written = triton.write(saved(*conv_net(), labels=("a", "b", "c")), repository)
+        assert config_of(written.folder).output[0].label_filename == ""
+        assert not (repository / "net" / "labels.txt").exists()
+
     def test_rows_that_depend_on_one_another_are_never_batched(self, saved: Any, repository: Path) -> None:
         """Two clients' rows in one call would answer each other's."""
         softmax = helper.make_node("Softmax", ["x"], ["y"], axis=0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,6 +181,32 @@ def test_a_file_beyond_protobufs_limit_is_refused_unread(tmp_path: Path) -> None
         file.truncate(2**31)  # sparse: takes no room
     with pytest.raises(ModelLoadError, match="2147483648 bytes"):
         load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_is_read_to_its_end(packed: bytes, tmp_path: Path) -> None:
+    """Its size is 0 as far as the system tells."""
+    pipe = tmp_path / "pipe.onnx"
+    os.mkfifo(pipe)
+    thread = threading.Thread(target=lambda: pipe.write_bytes(packed))
+    thread.start()
+    assert container.read(pipe).data == packed
+    thread.join()
+
+
+def test_reading_takes_no_more_memory_than_the_file_has(packed: bytes, tmp_path: Path) -> None:
+    """A process may have a limit of address space, as batch systems set it."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(packed)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, before[1]))
+    try:
+        data = container.read(path).data
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert data == packed
 
 
 def test_data_outside_the_file_is_refused(tmp_path: Path) -> None:
