@@ -187,7 +187,7 @@ class TestConfiguration:
         triton.write(file, repository, device="cuda")
 
     @pytest.mark.parametrize(
-        "text", ['a"b', "back\\slash", "two\nlines", "größe", "日本", "\x00\x7f", "octal 7", "'"]
+        "text", ['a"b', "back\\new", "two\nlines", "größe", "日本", "\x00\x7f", "\x01", "octal 7", "'"]
     )
     def test_any_name_can_be_said(self, text: str) -> None:
         assert parse(f"input {{ name: {quoted(text)} }}").input[0].name == text

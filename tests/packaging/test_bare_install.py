@@ -22,6 +22,7 @@ after_import = sorted({"torch", "onnx", "onnxruntime", "numpy"} & set(sys.module
 import numpy as np
 model = nncompile.load(sys.argv[1])
 y = model.predict(np.load(sys.argv[2]))
+import nncompile.integrations.ray, nncompile.integrations.triton
 np.save(sys.argv[3], y)
 compiler = ""
 try:
