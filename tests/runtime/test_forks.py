@@ -54,7 +54,8 @@ class TestForks:
         def holds() -> bool:
             unopened = len(net._regimes.sessions) == 0
             same = np.array_equal(net(x), y) and np.array_equal(net(x[:2]), net(x)[:2])
-            return unopened and same and net.session is not mine and len(net._regimes.sessions) == 1
+            opened = len(net._regimes.sessions) == 1
+            return unopened and same and opened and net.session is not mine
 
         assert in_a_child(holds)
         assert net.session is mine
