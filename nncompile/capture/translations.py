@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset20
 
 aten = torch.ops.aten
+op: Any = opset20  # lists of numbers become constants, which its types do not say
 
 
 def _rnn(

@@ -62,4 +62,3 @@ def test_torch_has_its_own_shapes_back(captured, kind):
     net = Recurrent(kind).eval()
     captured(net, (torch.randn(7, 4, 5), state_of(net, 4)), dynamic_batch=False)
     assert (dict(target.py_kernels), torch._decomp.decomposition_table.get(target)) == before
-
