@@ -164,7 +164,25 @@ class TensorCheck:
     def _shape_hint(self, shape: tuple[int, ...]) -> str:
         if len(shape) == self.rank - 1 and isinstance(self.spec.shape[0], str):
             return "Add the batch dimension: x[None]."
+        move = _misplaced_channels(shape, self.spec.shape)
+        if move is not None:
+            source, target = move
+            return (
+                f"Its axes are in another order, it seems: moveaxis(x, {source}, {target}), of numpy or torch, "
+                "mends that; reshape would mix the values up."
+            )
         return "Reshape or resize the input to that shape; named dimensions take any size."
+
+
+def _misplaced_channels(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> tuple[int, int] | None:
+    """Which axis belongs where, if moving the channels from last to first or back makes the shape fit."""
+    if len(shape) != len(wanted) or len(shape) < 3:
+        return None
+    batch, first, *inner, last = shape
+    for moved, move in (((batch, last, first, *inner), (-1, 1)), ((batch, *inner, last, first), (1, -1))):
+        if all(isinstance(size, str) or size == has for size, has in zip(wanted, moved, strict=True)):
+            return move
+    return None
 
 
 class InputBinder:
@@ -208,8 +226,9 @@ class InputBinder:
                 remedy=f"Pass them one by one: predict({stars}). It expects: {expected}.",
             )
         if len(args) > len(self._positional):
+            takes = len(self._positional)
             raise InputError(
-                f"The model takes {len(self._positional)} positional inputs, got {len(args)}.",
+                f"The model takes {takes} positional input{'s' if takes != 1 else ''}, got {len(args)}.",
                 remedy=f"It expects: {expected}.",
             )
         values = dict(zip(self._positional, args, strict=False))

@@ -61,7 +61,7 @@ class TestBinding:
         ]
         net, x = adding(arguments=arguments), floats(2, 3)
         np.testing.assert_array_equal(net(x, b=x), 2 * x)
-        assert "takes 1 positional inputs, got 2" in refusal(net, x, x)
+        assert "takes 1 positional input, got 2" in refusal(net, x, x)
 
     def test_nested(self) -> None:
         state = MappingOf(
@@ -166,6 +166,24 @@ class TestShapes:
     def test_a_scalar_is_no_batch(self) -> None:
         assert "got shape []" in refusal(doubling("batch"), np.array(1, np.float32))
         assert "got shape []" in refusal(doubling("batch"), np.float32(1))
+
+    @pytest.mark.parametrize(
+        ("wanted", "given", "move"),
+        [((3, 8, 6), (2, 8, 6, 3), (-1, 1)), ((8, 6, 3), (2, 3, 8, 6), (1, -1)), ((4, 9), (2, 9, 4), (-1, 1))],
+    )
+    def test_channels_on_the_other_side(
+        self, wanted: tuple[int, ...], given: tuple[int, ...], move: tuple[int, int]
+    ) -> None:
+        """A reshape would be accepted and answer nonsense, so it is not what is recommended."""
+        net, x = doubling("batch", *wanted), floats(*given)
+        message = refusal(net, x)
+        assert f"moveaxis(x, {move[0]}, {move[1]})" in message
+        assert "Reshape" not in message
+        np.testing.assert_array_equal(net(np.moveaxis(x, *move)), 2 * np.moveaxis(x, *move))
+
+    @pytest.mark.parametrize("given", [(2, 8, 3, 6), (2, 8, 8, 3), (2, 3, 6), (2, 8, 6, 3, 1)])
+    def test_other_shapes_are_not_taken_for_swapped_channels(self, given: tuple[int, ...]) -> None:
+        assert "moveaxis" not in refusal(doubling("batch", 3, 8, 6), floats(*given))
 
     def test_a_fixed_batch(self) -> None:
         net = doubling(2, 4, batch=None)

@@ -180,6 +180,19 @@ def test_a_run_that_fails_is_an_input_error_and_the_session_lives_on() -> None:
     assert net(x, np.array([3, 2])).shape == (3, 2)
 
 
+def test_a_run_that_fails_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime logs what it raises on stderr, where nobody asked for it."""
+    table = {"table": np.arange(6, dtype=np.float32).reshape(3, 2)}
+    node = helper.make_node("Gather", ["table", "ids"], ["y"])
+    lookup = build([node], [spec("ids", "batch", dtype="int64")], [spec("y", "batch", 2)], table)
+    net = predictor(lookup).session
+    outside, into = {"ids": np.array([1, 3])}, [("y", np.empty((2, 2), np.float32))]
+    for run in (net.run, lambda feed: net.run_into(feed, into)):
+        with pytest.raises(InputError, match="takes 0 to 2"):
+            run(outside)
+    assert capfd.readouterr() == ("", "")
+
+
 def recurrent() -> onnx.ModelProto:
     """An LSTM whose batch is dimension 1."""
     node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2)
