@@ -168,7 +168,7 @@ class TensorCheck:
         if move is not None:
             source, target = move
             return (
-                f"Its axes are in another order, it seems: moveaxis(x, {source}, {target}), of numpy or torch, "
+                f"Its axes are in another order, it seems: moveaxis(x, {source}, {target}) of numpy or torch "
                 "mends that; reshape would mix the values up."
             )
         return "Reshape or resize the input to that shape; named dimensions take any size."
@@ -218,31 +218,35 @@ class InputBinder:
         return feed, next((value for value in flat if is_tensor(value)), None)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        expected = ", ".join(self._describe(name) for name in self._by_name) or "no inputs"
         if len(args) == 1 and not kwargs and isinstance(args[0], (Mapping, tuple)) and len(self._by_name) > 1:
             stars = "**inputs" if isinstance(args[0], Mapping) else "*inputs"
             raise InputError(
                 f"The model takes {len(self._by_name)} inputs, got one {type(args[0]).__name__}.",
-                remedy=f"Pass them one by one: predict({stars}). It expects: {expected}.",
+                remedy=f"Pass them one by one: predict({stars}). It expects: {self._expected()}.",
             )
         if len(args) > len(self._positional):
             takes = len(self._positional)
             raise InputError(
                 f"The model takes {takes} positional input{'s' if takes != 1 else ''}, got {len(args)}.",
-                remedy=f"It expects: {expected}.",
+                remedy=f"It expects: {self._expected()}.",
             )
         values = dict(zip(self._positional, args, strict=False))
         for name, value in kwargs.items():
             if name not in self._by_name:
-                raise InputError(f"The model has no input {name!r}.", remedy=f"It expects: {expected}.")
+                raise InputError(
+                    f"The model has no input {name!r}.", remedy=f"It expects: {self._expected()}."
+                )
             if name in values:
                 raise InputError(f"Input {name!r} is given twice.", remedy="Give it by position or by name.")
             values[name] = value
         missing = [a for a in self._arguments if a.name not in values]
         if missing:
             names = ", ".join(repr(a.name) for a in missing)
-            raise InputError(f"Missing input {names}.", remedy=f"The model expects: {expected}.")
+            raise InputError(f"Missing input {names}.", remedy=f"The model expects: {self._expected()}.")
         return values
+
+    def _expected(self) -> str:
+        return ", ".join(self._describe(name) for name in self._by_name) or "no inputs"
 
     def _describe(self, name: str) -> str:
         structure = self._by_name[name].structure

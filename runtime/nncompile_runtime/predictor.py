@@ -22,6 +22,7 @@ from nncompile_runtime.outputs import as_tensors
 from nncompile_runtime.plan import Plan, Plans, default_plan, key, plain_plan, stored_form
 from nncompile_runtime.regimes import Regimes, Sessions, opened
 from nncompile_runtime.session import Session
+from nncompile_runtime.several import Several
 from nncompile_runtime.signature import check_against, signature_of
 from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
 from nncompile_runtime.trial import Subject
@@ -68,6 +69,7 @@ class Predictor:
         plain = len(arguments) == 1 and isinstance(arguments[0].structure, TensorLeaf)
         self._argument, self._name = (arguments[0].name, self.inputs[0].name) if plain else ("", "")
         self._dtype = self.inputs[0].array_dtype if plain else None
+        self._several = Several.of(self._signature, self._bind.device)
         self._run_as(plans, Sessions(model, [ready]))
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,6 +100,12 @@ class Predictor:
                 if run is not None and fed is not None:
                     y = run({self._name: fed})
                     return self._nest(as_tensors(y, self._narrow) if taker is torch_arrays else y)
+        elif self._several is not None and (call := self._several.fed(args, kwargs)) is not None:
+            shapes, feed, library = call
+            run = self._accepted.get(shapes)
+            if run is not None:
+                y = run(feed)
+                return self._nest(as_tensors(y, self._narrow) if library is torch_arrays else y)
         return self._begin(*args, **kwargs)()
 
     __call__ = predict
@@ -113,10 +121,11 @@ class Predictor:
 
         def end() -> Any:
             outputs = finish()
-            if self._dtype is not None:
+            if self._dtype is not None or self._several is not None:
                 if len(accepted) >= _MOST_SHAPES:
                     accepted.clear()
-                accepted[feed[self._name].shape] = run
+                shapes = tuple([tuple(array.shape) for array in feed.values()])
+                accepted[shapes[0] if self._several is None else shapes] = run
             if tensor is not None:
                 outputs = as_tensors(outputs, self._narrow, tensor.device)
             return self._nest(outputs)
@@ -287,7 +296,8 @@ class Predictor:
         regimes = Regimes(plans, sessions, self._signature, rows_independent=self._file.rows_independent)
         regimes.sessions.get(regimes.first)
         self._regimes = regimes
-        # The checked shapes of a single plain input, and how each is run; each call still looks at its dtype.
+        # The checked shapes of plain inputs, of a single one or of all, and how they are run; each call still
+        # looks at dtypes.
         # Set after the regimes and read before them: no call under way puts an old one's runner in here.
         self._accepted = regimes.checked
 

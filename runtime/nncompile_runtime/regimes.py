@@ -68,7 +68,8 @@ class Regimes:
     Attributes:
         plans: By the smallest batch that each serves; the first key is 1.
         sessions: The sessions they run in.
-        checked: How feeds of one input are run, by shapes that a call has checked; kept by the predictor.
+        checked: How feeds are run, by shapes that a call has checked, of one input or of all; kept by the
+            predictor.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Regimes:
         self._opened: list[Session | None] = [None] * len(self._chosen)
         self._calls: list[DeviceCalls | None] = [None] * len(self._chosen)
         self._making = threading.Lock()
-        self.checked: dict[tuple[int, ...], Runner] = {}
+        self.checked: dict[tuple[int, ...] | tuple[tuple[int, ...], ...], Runner] = {}
         give_up_when_forked(self)
 
     def give_up_sessions(self) -> None:

@@ -169,7 +169,11 @@ class TestShapes:
 
     @pytest.mark.parametrize(
         ("wanted", "given", "move"),
-        [((3, 8, 6), (2, 8, 6, 3), (-1, 1)), ((8, 6, 3), (2, 3, 8, 6), (1, -1)), ((4, 9), (2, 9, 4), (-1, 1))],
+        [
+            ((3, 8, 6), (2, 8, 6, 3), (-1, 1)),
+            ((8, 6, 3), (2, 3, 8, 6), (1, -1)),
+            ((4, 9), (2, 9, 4), (-1, 1)),
+        ],
     )
     def test_channels_on_the_other_side(
         self, wanted: tuple[int, ...], given: tuple[int, ...], move: tuple[int, int]
