@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import logging
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +82,8 @@ def split_reference(reference: str) -> tuple[str, str]:
 def _find(reference: str) -> Any:
     place, name = split_reference(reference)
     is_path = place.endswith(".py") or "/" in place
+    if Path(place).suffix not in ("", ".py") and Path(place).is_file():
+        raise CaptureError(f"{place} is no Python file.", remedy="Name the .py file that defines the class.")
     python = _import_file(Path(place).with_suffix(".py")) if is_path else _import_package(place)
     found = python
     for part in name.split("."):
@@ -155,7 +158,7 @@ def _create(reference: str, found: Any, arguments: Mapping[str, Any]) -> torch.n
     except (Exception, SystemExit) as error:
         raise CaptureError(
             f"{reference}({given}) fails: {type(error).__name__}: {error}",
-            remedy="Give the constructor's arguments with --arg NAME=VALUE.",
+            remedy=_arguments_of(found, arguments),
         ) from error
     if not isinstance(module, torch.nn.Module):
         raise CaptureError(
@@ -163,6 +166,21 @@ def _create(reference: str, found: Any, arguments: Mapping[str, Any]) -> torch.n
             remedy="Name an nn.Module class, or a function that returns an instance of one.",
         )
     return module
+
+
+def _arguments_of(found: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+    """What to do where `found` fails with the arguments given: they do not fit, or its own code fails."""
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # of code that was not written in Python
+        return "Give its arguments with --arg NAME=VALUE."
+    try:
+        signature.bind(**arguments)
+    except TypeError:
+        bare = (p.replace(annotation=p.empty) for p in signature.parameters.values())
+        return f"It takes ({', '.join(map(str, bare))}): give its arguments with --arg NAME=VALUE."
+    given = "the --arg values and " if arguments else ""
+    return f"Check {given}its code; --debug shows where it fails."
 
 
 def _load_weights(module: torch.nn.Module, path: Path) -> None:

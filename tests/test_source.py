@@ -76,6 +76,7 @@ def place(tmp_path_factory):
     (folder / "networks_syntax.py").write_text("def f(:\n")
     (folder / "networks_exits.py").write_text("import sys\nsys.exit('usage: train.py --epochs N')\n")
     (folder / "networks_empty.py").write_text("")
+    (folder / "notes.txt").write_text("")
     return folder
 
 
@@ -125,8 +126,25 @@ def test_a_package(place, monkeypatch, name):
         ("networks_a.py:Net.Outer", {}, "has no 'Net.Outer'", "It has Net."),
         ("networks_empty.py:Net", {}, "has no 'Net'", "It defines no nn.Module class."),
         ("networks_b.py:Net", {}, "There is no file", "Check the path before the colon."),
-        ("networks_a.py:broken", {}, "broken() fails: RuntimeError: no such network", "--arg NAME=VALUE"),
-        ("networks_a.py:Net", {"outs": 3}, "Net(outs=3) fails: TypeError", "--arg NAME=VALUE"),
+        (
+            "networks_a.py:broken",
+            {},
+            "broken() fails: RuntimeError: no such network",
+            "Check its code; --debug",
+        ),
+        (
+            "networks_a.py:Net",
+            {"outs": 3},
+            "Net(outs=3) fails: TypeError",
+            "It takes (out=2, activation='relu')",
+        ),
+        (
+            "networks_a.py:Net",
+            {"out": "x"},
+            "Net(out='x') fails: TypeError",
+            "Check the --arg values and its code",
+        ),
+        ("notes.txt:Net", {}, "notes.txt is no Python file", "Name the .py file"),
         ("networks_a.py:number", {}, "returned int, not an nn.Module", "Name an nn.Module class"),
         ("networks_a.py:constant", {}, "is of type int", "Name a class, a function or a module."),
         ("networks_a.py:instance", {"out": 3}, "out=3", "--arg"),

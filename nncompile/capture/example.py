@@ -165,7 +165,10 @@ def _remedy(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     try:
         inspect.signature(module.forward).bind(*args, **kwargs)
     except TypeError:
-        return f"forward takes {_parameters(module)}: give an example input for each that has no default."
+        return (
+            f"forward takes {_parameters(module)}: give an example input for each that has no default, "
+            "and for no other."
+        )
     given = {x.dtype for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
     embeds = any(isinstance(part, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for part in module.modules())
     if embeds and not any(not dtype.is_floating_point for dtype in given):

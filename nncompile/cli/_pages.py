@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nncompile.cli.source import exported_from
-from nncompile.cli.usage import UsageError
+from nncompile.cli.usage import check_file
 from nncompile_runtime import container
 from nncompile_runtime.errors import NncompileError
 
@@ -24,8 +24,7 @@ def check(path: Path) -> None:
         UsageError: The path is a folder, or in none.
         NncompileError: A package is missing.
     """
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"--html {path} cannot be written.", remedy="Name a file in a folder that exists.")
+    check_file("--html", path)
     try:
         import nncompile.bench.drawing
         import nncompile.bench.html  # noqa: F401

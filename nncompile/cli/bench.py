@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nncompile.cli import _pages, console
-from nncompile.cli.source import Arguments, Weights, load_source
-from nncompile.cli.usage import UsageError, whole_numbers, wrong_usage
+from nncompile.cli.source import Arguments, Weights, exported_from, load_source
+from nncompile.cli.usage import UsageError, check_file, whole_numbers, wrong_usage
 from nncompile_runtime.errors import NncompileError
 
 if TYPE_CHECKING:
@@ -88,11 +88,13 @@ def bench(
     batches = _batches(batch_size, scenario)
     schedule = _schedule(rounds, seconds, sessions)
     engines = _engines(against, device, transfers)
+    if markdown is not None:
+        check_file("--markdown", markdown)
     if html is not None:
         _pages.check(html)
-    source = load_source(module, arg, weights).eval() if module else None
     if device != "cpu":
         _refuse_without_gpu(device)
+    source = load_source(module, arg, weights).eval() if module else None
     if source is not None:
         _compare_answers(file, source, weights)
     graphs = _pages.drawings(file, source, batches[0]) if html is not None else {}
@@ -171,10 +173,12 @@ def _compare_answers(file: Path, module: torch.nn.Module, weights: Path | None) 
     from nncompile.bench.correctness import rejected
     from nncompile.bench.engines import Subject, open_engine
     from nncompile.bench.inputs import fixed_batch, make_feed
-    from nncompile_runtime import load
+    from nncompile_runtime import container
     from nncompile_runtime.machine import this_machine
+    from nncompile_runtime.predictor import Predictor
 
-    predictor = load(file, device="cpu")
+    model = container.read(file)
+    predictor = Predictor(model, device="cpu")
     signature, manifest = predictor.signature, predictor.manifest
     precision = manifest.precision if manifest else "float32"
     batch = fixed_batch(signature) or 2
@@ -185,10 +189,11 @@ def _compare_answers(file: Path, module: torch.nn.Module, weights: Path | None) 
             found = rejected({"eager": eager, "nncompile": ours}, "eager", feed, batch, precision)
     for engine in found:
         given = "Check that they are those it was exported with." if weights else "Add --weights."
-        raise NncompileError(
-            f"{file.name} does not answer as the module does: {engine.engine} {engine.reason}.",
-            remedy=f"Its weights are not those of the module. {given}",
-        )
+        with exported_from(module, model):
+            raise NncompileError(
+                f"{file.name} does not answer as the module does: {engine.engine} {engine.reason}.",
+                remedy=f"Its weights are not those of the module. {given}",
+            )
 
 
 def _scenario(name: str | None, rate: float | None, bound: float | None) -> Scenario | None:

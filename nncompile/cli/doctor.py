@@ -36,7 +36,7 @@ def doctor(
     if as_json:
         console.print_json(findings)
     else:
-        grid = console.table("", "")
+        grid = console.table("", "", header=False)
         for name, value in findings.items():
             if name not in ("problems", "notes", "cuda", "placement"):
                 grid.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))

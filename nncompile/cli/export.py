@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nncompile.cli import console
-from nncompile.cli.source import Arguments, ModuleReference, Weights, load_source, parse_axes, random_examples
+from nncompile.cli.source import (
+    Arguments,
+    ModuleReference,
+    Weights,
+    axes_by_name,
+    load_source,
+    needs_compiler,
+    parse_axes,
+    random_examples,
+)
 from nncompile.cli.usage import UsageError, check_folder, wrong_usage
 from nncompile_runtime.errors import NncompileError
 
@@ -79,13 +88,14 @@ def export(
     _check_output(output)
     preprocess = _preprocessing(image_size, image_mode, mean, std)
     names = _read_labels(labels) if labels else None
+    needs_compiler()
+    with wrong_usage():
+        _check_compile_options(target, precision, disable_pass or [])
+    axes = parse_axes(dynamic_axis or [])
+    args, kwargs = _examples(input_shape, input_file)
     source = load_source(module, arg, weights)
     if weights is None:
         console.err.print("no --weights: exporting the weights that the constructor made", markup=False)
-    args, kwargs = _examples(input_shape, input_file)
-    with wrong_usage():
-        _check_compile_options(target, precision, disable_pass or [])
-    axes = parse_axes(dynamic_axis or [], source)
 
     import nncompile
 
@@ -94,7 +104,7 @@ def export(
         args,
         kwargs,
         dynamic_batch=not static,
-        dynamic_axes=axes,
+        dynamic_axes=axes_by_name(axes, source),
         target=target,  # type: ignore[arg-type]  # checked above
         precision=precision,  # type: ignore[arg-type]
         exact=exact,
@@ -193,6 +203,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     try:
         return tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "this is not text in UTF-8"
         raise NncompileError(
-            f"The labels in {path} cannot be read: {error}.", remedy="Check --labels."
+            f"The labels in {path} cannot be read: {reason}.", remedy="Check --labels."
         ) from None

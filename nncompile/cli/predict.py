@@ -194,17 +194,19 @@ def _lines(predictor: Predictor, names: list[str], flat: list[Array]) -> Iterato
     labels = predictor.labels
     for row, name in enumerate(names):
         if single:
-            if np.isnan(scores[row]).any():
-                yield {"input": name, "row": row, "index": None, "score": None}
-                continue
-            best = int(scores[row].argmax())
-            label = {"label": labels[best]} if labels and best < len(labels) else {}
-            yield {"input": name, "row": row, "index": best, **label, "score": _plain(scores[row, best])}
+            best = None if np.isnan(scores[row]).any() else int(scores[row].argmax())
+            label = {} if labels is None else {"label": _label(labels, best)}
+            score = None if best is None else _plain(scores[row, best])
+            yield {"input": name, "row": row, "index": best, **label, "score": score}
         else:
             values = {
                 spec.name: _plain(array[row]) for spec, array in zip(predictor.outputs, flat, strict=True)
             }
             yield {"input": name, "row": row, **values}
+
+
+def _label(labels: Sequence[str], index: int | None) -> str | None:
+    return labels[index] if index is not None and index < len(labels) else None
 
 
 def _plain(values: Array) -> Any:

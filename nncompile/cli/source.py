@@ -29,19 +29,31 @@ Arguments = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", "-w", help="State dict: .safetensors, or torch.load(weights_only=True)."),
+    typer.Option("--weights", "-w", help="State dict: .safetensors, or saved by torch.save."),
 ]
 
 
-def load_source(reference: str, arguments: list[str] | None, weights: Path | None) -> torch.nn.Module:
-    """The module that the options name; see `nncompile.source.load_module`."""
+def needs_compiler() -> None:
+    """For what a serving machine lacks.
+
+    Raises:
+        NncompileError: A package of the extra `compile` is not installed.
+    """
     try:
-        from nncompile.source import load_module, parse_arguments, split_reference
+        import nncompile.passes
+        import nncompile.source  # noqa: F401
     except ModuleNotFoundError as error:
         raise NncompileError(
             f"This command needs {error.name}, which is not installed.",
             remedy="Run: pip install 'nncompile[compile,cpu]' (or [compile,gpu]).",
         ) from error
+
+
+def load_source(reference: str, arguments: list[str] | None, weights: Path | None) -> torch.nn.Module:
+    """The module that the options name; see `nncompile.source.load_module`."""
+    needs_compiler()
+    from nncompile.source import load_module, parse_arguments, split_reference
+
     with wrong_usage():
         split_reference(reference)
         parsed = parse_arguments(arguments or [])
@@ -84,17 +96,13 @@ def parse_shape(text: str) -> tuple[str | None, tuple[int, ...], str]:
     return name, tuple(map(int, sizes)), parts[1] if len(parts) > 1 else "float32"
 
 
-def parse_axes(texts: list[str], module: torch.nn.Module) -> dict[str, dict[int, str]]:
-    """`tokens:1=length` and the like as `dynamic_axes` of `nncompile.compile`.
-
-    Args:
-        texts: What the option was given; without a name the first input is meant.
-        module: Tells the name of the first input.
+def parse_axes(texts: list[str]) -> dict[str | None, dict[int, str]]:
+    """`tokens:1=length` and the like, by input; None stands for the first one.
 
     Raises:
         UsageError: A text is no axis.
     """
-    axes: dict[str, dict[int, str]] = {}
+    axes: dict[str | None, dict[int, str]] = {}
     for text in texts:
         found = re.fullmatch(r"(?:(\w+):)?(-?\d+)=([^\W\d]\w*)", text, re.ASCII)
         if found is None:
@@ -102,9 +110,19 @@ def parse_axes(texts: list[str], module: torch.nn.Module) -> dict[str, dict[int,
                 f"--dynamic-axis {text!r} is no axis.",
                 remedy="Write AXIS=SIZE or NAME:AXIS=SIZE, such as 2=height or tokens:1=length.",
             )
-        name = found[1] or next(iter(inspect.signature(module.forward).parameters), "")
-        axes.setdefault(name, {})[int(found[2])] = found[3]
+        axes.setdefault(found[1], {})[int(found[2])] = found[3]
     return axes
+
+
+def axes_by_name(
+    axes: dict[str | None, dict[int, str]], module: torch.nn.Module
+) -> dict[str, dict[int, str]]:
+    """What `parse_axes` read as `dynamic_axes` of `nncompile.compile`: the first input by its name, too."""
+    first = next(iter(inspect.signature(module.forward).parameters), "")
+    named: dict[str, dict[int, str]] = {}
+    for name, free in axes.items():
+        named.setdefault(name or first, {}).update(free)
+    return named
 
 
 def random_examples(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:

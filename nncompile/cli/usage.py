@@ -39,6 +39,18 @@ def check_folder(path: Path, remedy: str = "Choose another -o.") -> None:
         raise NncompileError(f"The folder {path.parent} is not writable.", remedy=remedy)
 
 
+def check_file(option: str, path: Path) -> None:
+    """Fail before the work, not after it, where a report cannot become that file.
+
+    Raises:
+        UsageError: The path is a folder, or in none.
+        NncompileError: The folder is not writable.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} {path} cannot be written.", remedy="Name a file in a folder that exists.")
+    check_folder(path, remedy=f"Choose another {option}.")
+
+
 def whole_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
     """Batch sizes from a comma-separated list.
 

@@ -46,12 +46,20 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[tuple[Array, ...], dict[s
         zlib.error,
     ) as error:
         system = error.strerror if isinstance(error, OSError) else None
+        # Whatever is neither an array nor an archive, numpy takes for a pickle, and recommends to allow that.
+        reason = system or ("it holds no array" if _is_neither(name) else str(error).rstrip("."))
         raise InputError(
-            f"{name} cannot be read: {system or error}.",
+            f"{name} cannot be read: {reason}.",
             remedy="Check the path and its permissions."
             if system
             else "Give a .npy or .npz file of plain numbers.",
         ) from None
+
+
+def _is_neither(path: str) -> bool:
+    """Whether a file begins like neither of the two formats (numpy.lib.format; PKZIP's APPNOTE)."""
+    with open(path, "rb") as file:
+        return not file.read(6).startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06"))
 
 
 def write_arrays(path: str | os.PathLike[str], specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> None:

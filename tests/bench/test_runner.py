@@ -151,9 +151,10 @@ def test_a_model_file_alone_is_measured_without_torch(lenet):
         "assert 'torch' not in sys.modules and 'onnxruntime' not in sys.modules; "
         "from nncompile.bench.timing import Schedule; "
         f"r = run({str(lenet.path)!r}, (1,), ('onnxruntime',), schedule=Schedule(1, 0.001, 0, 0)); "
-        "assert len(r.rows) == 2 and 'torch' not in sys.modules"
+        "print(len(r.rows), 'torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("2 False\n", "")
 
 
 def test_rows_keep_the_median_of_each_round(report, instant):

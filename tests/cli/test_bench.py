@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from nncompile.bench import runner
 from nncompile_runtime import cuda
 from nncompile_runtime.session import onnxruntime
 
@@ -33,6 +34,14 @@ def test_bench_of_other_weights_ends_before_it_measures(run, exported):
     assert result.code == 1
     assert "does not answer as the module does" in result.err
     assert "fix: Its weights are not those of the module. Add --weights." in result.err
+
+
+def test_bench_of_another_class_names_the_files_own(run, exported):
+    result = run("bench", exported.model, "--module", "nets.py:factory", "--arg", "out=4")
+    assert "fix: Its weights are not those of the module." in result.err
+    result = run("bench", exported.model, "--module", "nets.py:Other")
+    assert result.code == 1
+    assert "fix: small.onnx was exported from Small, and this is Other: name Small." in result.err
 
 
 def test_bench_prints_csv(run, exported):
@@ -124,11 +133,15 @@ def test_bench_writes_a_page_without_the_module(run, folder, exported):
     assert "as PyTorch exports it" not in page
 
 
-@pytest.mark.parametrize("place", ["missing/page.html", "."])
-def test_bench_refuses_a_page_that_cannot_be_written_before_it_measures(run, folder, exported, place):
-    result = run("bench", exported.model, "--html", place)
+@pytest.mark.parametrize("option", ["--html", "--markdown"])
+@pytest.mark.parametrize("place", ["missing/page", "."])
+def test_bench_refuses_a_report_that_cannot_be_written_before_it_measures(
+    run, exported, monkeypatch, option, place
+):
+    monkeypatch.setattr(runner, "run", pytest.fail)
+    result = run("bench", exported.model, option, place)
     assert result.code == 2
-    assert f"--html {place} cannot be written" in result.err
+    assert f"{option} {place} cannot be written" in result.err
     assert "fix: " in result.err
 
 

@@ -79,6 +79,7 @@ def test_verify_needs_a_manifest(run, folder, exported):
 def test_doctor_is_content_here(run):
     result = run("doctor")
     assert result.code == 0
+    assert result.out.startswith("python ")
     assert "ok: models run on this machine" in result.out
     found = json.loads(run("doctor", "--json").out)
     assert "CPUExecutionProvider" in found["providers"]

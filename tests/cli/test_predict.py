@@ -250,7 +250,7 @@ def test_json_has_no_nan(run, folder, exported, batch):
     batch[1] = np.nan
     np.save(folder / "x.npy", batch)
     lines = [strict(line) for line in run("predict", exported.model, "x.npy").out.splitlines()]
-    assert lines[1] == {"input": "x.npy", "row": 1, "index": None, "score": None}
+    assert lines[1] == {"input": "x.npy", "row": 1, "index": None, "label": None, "score": None}
     assert all(line["index"] is not None for line in lines[:1] + lines[2:])
 
 

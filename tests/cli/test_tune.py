@@ -73,7 +73,9 @@ def test_an_interruption_leaves_the_file_as_it_was(run, small, monkeypatch, erro
         raise error
 
     monkeypatch.setattr(tuning, "_between", stop)
-    assert run("tune", small, "--seconds", "0.05", "-b", "1").code == code
+    result = run("tune", small, "--seconds", "0.05", "-b", "1")
+    assert result.code == code
+    assert ("interrupted; no file was left half-written" in result.err) == (code == 130)
     assert small.read_bytes() == before
     assert [path.name for path in small.parent.iterdir() if path.name.startswith(".nncompile")] == []
 

@@ -62,7 +62,8 @@ def test_a_pass_whose_damage_another_repairs(made, monkeypatch):
 @given(st.data())
 def test_linear_layers_on_every_place_take_what_they_are_given(data):
     width, places = data.draw(st.integers(1, 9)), (7,)
-    nn.Sequential(*_linears(data.draw, width, places)).eval()(torch.zeros(2, *places, width))
+    y = nn.Sequential(*_linears(data.draw, width, places)).eval()(torch.zeros(2, *places, width))
+    assert y.shape[:-1] == (2, *places)
 
 
 def test_a_finding_is_repeated_when_the_time_is_up(made, monkeypatch):

@@ -81,7 +81,7 @@ def test_a_weight_that_a_caller_can_override(apply, weights):
 
 def test_a_result_that_is_a_graph_output(apply, weights):
     text = linear("t = Transpose(w) y = MatMul(x, t)", outputs=", float[3, 4] t")
-    apply(FOLD_CONSTANTS, text, weights)
+    assert apply(FOLD_CONSTANTS, text, weights).operators == ["MatMul"]
 
 
 def test_an_intermediate_used_twice(apply, weights):
@@ -153,7 +153,8 @@ def test_a_replacement_of_more_nodes_is_a_change(apply):
 
 def test_a_weight_that_nothing_reads(apply, weights):
     text = "g (float[n, 3] x) => (float[n, 3] y) { y = Relu(x) }"
-    apply(FOLD_CONSTANTS, text, weights)
+    applied = apply(FOLD_CONSTANTS, text, weights)
+    assert (applied.operators, applied.weights, applied.outcome.changes) == (["Relu"], {}, 1)
 
 
 def test_nothing_is_printed(apply, caplog, capfd):

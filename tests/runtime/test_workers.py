@@ -44,8 +44,9 @@ def test_every_task_runs_once(processors: int, at_most: int) -> None:
 
 def test_tasks_run_at_the_same_time() -> None:
     """Each waits for the other, so one thread alone would never be done."""
-    both = threading.Barrier(2)
-    Workers(2).run([lambda: both.wait(10)] * 2, 2)
+    both, met = threading.Barrier(2), []
+    Workers(2).run([lambda: met.append(both.wait(10))] * 2, 2)
+    assert sorted(met) == [0, 1]
 
 
 def test_no_task_and_one() -> None:
