@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.structure import TensorLeaf, flatten, unflattener
+from nncompile_runtime.structure import TensorLeaf, flatten, flattener, unflattener
 
 
 class Calling:
@@ -22,20 +22,33 @@ class Calling:
         self._outputs = len(signature.outputs)
         structures = [a.structure for a in signature.arguments]
         in_order = [TensorLeaf(index=i) for i in range(len(structures))]
-        self._plain = structures == in_order and not self._by_name and isinstance(self._result, TensorLeaf)
+        self._plain = structures == in_order and not self._by_name
 
-    def adapt(self, call: Callable[..., Any]) -> Callable[[Sequence[Any]], list[Any]]:
-        """A function from one value for each graph input to one for each output, by way of `call`."""
-        if self._plain:
+    def adapt(
+        self, call: Callable[..., Any], *, checked: bool = True
+    ) -> Callable[[Sequence[Any]], list[Any]]:
+        """A function from one value for each graph input to one for each output, by way of `call`.
+
+        Args:
+            call: Takes and returns what `forward` does.
+            checked: Whether results are held against the signature's nesting; a predictor's fit.
+        """
+        if self._plain and isinstance(self._result, TensorLeaf):
             return lambda flat: [call(*flat)]
+        take = self._flattened if checked else flattener(self._result)
+        if self._plain:
+            return lambda flat: take(call(*flat))
 
         def nested(flat: Sequence[Any]) -> list[Any]:
             args, kwargs = self.arguments(flat)
-            returned: list[Any] = [None] * self._outputs
-            flatten(self._result, call(*args, **kwargs), returned, "output")
-            return returned
+            return take(call(*args, **kwargs))
 
         return nested
+
+    def _flattened(self, result: Any) -> list[Any]:
+        returned: list[Any] = [None] * self._outputs
+        flatten(self._result, result, returned, "output")
+        return returned
 
     def arguments(self, flat: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments from one value for each graph input."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
@@ -233,6 +234,31 @@ def _items(structure: SequenceOf | MappingOf | FieldsOf | RecordOf, value: Any, 
     if isinstance(structure, (FieldsOf, RecordOf)) and all(hasattr(value, str(key)) for key in keys):
         return [getattr(value, str(key)) for key in keys]
     raise StructureMismatchError(path, f"a {structure.kind} with {keys}", got)
+
+
+def flattener(structure: Structure) -> Callable[[Any], list[Any]]:
+    """The way back from what `unflattener` nested, without the checks of `flatten`: tensors in order."""
+    ways = {leaf.index: way for leaf, way in _ways(structure)}
+    in_order = [ways[index] for index in sorted(ways)]
+    return lambda value: [way(value) for way in in_order]
+
+
+def _ways(structure: Structure) -> Iterator[tuple[TensorLeaf, Callable[[Any], Any]]]:
+    """Every tensor leaf, and a function from the nested value to it."""
+    if isinstance(structure, TensorLeaf):
+        yield structure, lambda value: value
+    else:
+        parts = [child for _, child in children(structure)]
+        keys: Sequence[Any] = range(len(parts))
+        if isinstance(structure, (MappingOf, FieldsOf)):
+            keys = [key for key, _ in structure.entries]
+        for step, child in zip(map(itemgetter, keys), parts, strict=True):
+            for leaf, way in _ways(child):
+                yield leaf, step if child is leaf else partial(_in_turn, step, way)
+
+
+def _in_turn(first: Callable[[Any], Any], then: Callable[[Any], Any], value: Any) -> Any:
+    return then(first(value))
 
 
 def unflattener(structure: Structure) -> Callable[[Sequence[Any]], Any]:

@@ -23,6 +23,7 @@ from nncompile_runtime.structure import (
     StructureMismatchError,
     TensorLeaf,
     flatten,
+    flattener,
     leaves,
     unflattener,
 )
@@ -84,6 +85,7 @@ def test_a_value_survives_flattening(value: Any) -> None:
     again = unflattener(structure)(flat)
     assert again == value
     assert repr(again) == repr(value)
+    assert flattener(structure)(again) == flat
     assert [leaf.index for _, leaf in leaves(structure)] == list(range(count[0]))
 
 
@@ -93,6 +95,7 @@ def test_leaves_may_be_in_any_order() -> None:
     flatten(structure, ["c", "a", "b"], flat, "x")
     assert flat == ["a", "b", "c"]
     assert unflattener(structure)(flat) == ["c", "a", "b"]
+    assert flattener(structure)(["c", "a", "b"]) == flat
 
 
 def test_containers_keep_their_types_and_order() -> None:
@@ -107,6 +110,7 @@ def test_a_record_comes_back_as_a_named_tuple() -> None:
     result = unflattener(PAIR)(["a", "b"])
     assert (type(result).__name__, result._fields) == ("Pair", ("first", "second"))
     assert (result.first, result.second) == ("a", "b") == tuple(result)
+    assert flattener(PAIR)(result) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +184,7 @@ FIELDS = FieldsOf(entries=(("logits", T1), ("hidden", T0)), absent=("loss",))
 def test_fields_are_had_by_key_by_attribute_and_by_position() -> None:
     result = unflattener(FIELDS)(["h", "l"])
     assert isinstance(result, dict)
+    assert flattener(FIELDS)(result) == ["h", "l"]
     assert result == {"logits": "l", "hidden": "h"}
     assert (result.logits, result["logits"], result[0], result[-1], result[:1]) == (
         "l",

@@ -27,7 +27,7 @@ class Compiled:
         self.threads: int | None = plan.threads
         calling = Calling(predictor.signature)
         self._names = calling.names
-        self._predict = calling.adapt(predictor.predict)
+        self._predict = calling.adapt(predictor.predict, checked=False)
 
     def run(self, feed: Feed) -> list[Array]:
         """All outputs of `predict`."""
