@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from row_wise import IN, OUT, Of, graph
 
-from nncompile_runtime.manifest import Argument, Signature, TensorSpec
+from nncompile.verify.suite import Failure, Suite
+from nncompile_runtime.manifest import Argument, Signature, TensorSpec, Verification
 from nncompile_runtime.structure import SequenceOf, TensorLeaf
 
 
@@ -56,3 +58,17 @@ def onnx_bytes() -> Callable[..., bytes]:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def compare(
+    signature: Callable[..., Signature], onnx_bytes: Callable[..., bytes]
+) -> Callable[..., Failure | Verification]:
+    """`compare(function, nodes, **weights)`: row-wise x -> y, both float32[n, 4]."""
+
+    def run(function: Any, nodes: str, **weights: Any) -> Failure | Verification:
+        module = function if isinstance(function, torch.nn.Module) else Of(function)
+        suite = Suite(module, signature(IN, OUT), (torch.randn(5, 4),))
+        return suite.compare(onnx_bytes(graph(nodes), weights))
+
+    return run

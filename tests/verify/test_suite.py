@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from row_wise import IN, OUT, Of, graph
 from torch import nn
 
 from nncompile.verify import skip, verify_file
@@ -16,18 +17,6 @@ from nncompile_runtime.manifest import Manifest, Verification
 from nncompile_runtime.session import Session
 
 LINEAR = "g (float[n, 4] x) => (float[n, 3] y) { y = Gemm<transB = 1>(x, w, b) }"
-IN, OUT = {"x": "float32 n 4"}, {"y": "float32 n 4"}
-
-
-class Of(nn.Module):
-    """A module from a function of its inputs."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs):
-        return self.function(*inputs)
 
 
 @pytest.fixture
@@ -38,22 +27,6 @@ def linear():
 @pytest.fixture
 def suite(linear, signature):
     return Suite(linear, signature(IN, {"y": "float32 n 3"}), (torch.randn(5, 4),))
-
-
-def graph(expression):
-    return f"g (float[n, 4] x) => (float[n, 4] y) {{ {expression} }}"
-
-
-@pytest.fixture
-def compare(signature, onnx_bytes):
-    """`compare(function, nodes, **weights)`: row-wise x -> y, both float32[n, 4]."""
-
-    def run(function, nodes, **weights):
-        module = function if isinstance(function, nn.Module) else Of(function)
-        suite = Suite(module, signature(IN, OUT), (torch.randn(5, 4),))
-        return suite.compare(onnx_bytes(graph(nodes), weights))
-
-    return run
 
 
 def test_what_is_recorded(suite, linear, onnx_bytes):
@@ -265,71 +238,6 @@ def test_a_large_network_that_computes_in_float32_alone(kind, signature, onnx_by
     assert isinstance(suite.compare(onnx_bytes(halves, weights)), Verification)
 
 
-def mean_over_rows(x):
-    return x - x.mean(0)
-
-
-SCALE = "f = Constant<value_float = 2.0>() "
-ROWS = [
-    (True, lambda x: x * 2, SCALE + "y = Mul(x, f)"),
-    (True, lambda x: x.softmax(1), "y = Softmax<axis = 1>(x)"),
-    (False, lambda x: x.softmax(0), "y = Softmax<axis = 0>(x)"),
-    (False, mean_over_rows, "m = ReduceMean(x, a) y = Sub(x, m)"),
-    (False, lambda x: x.cumsum(0), "y = CumSum(x, a0)"),
-    (False, lambda x: x.flip(0), "y = Slice(x, minus, least, a, minus)"),
-    (False, lambda x: x / x.abs().amax(), "b = Abs(x) m = ReduceMax<keepdims = 0>(b) y = Div(x, m)"),
-    (False, lambda x: x.squeeze(), "y = Squeeze(x)"),  # a row by itself is no batch any more
-    (False, lambda x: x + x[:1], "z = Slice(x, a, one, a) y = Add(x, z)"),
-]
-
-
-@pytest.mark.parametrize(("independent", "function", "nodes"), ROWS)
-def test_whether_rows_depend_on_one_another(compare, independent, function, nodes):
-    constants = {
-        "a": torch.tensor([0]),
-        "a0": torch.tensor(0),
-        "one": torch.tensor([1]),
-        "minus": torch.tensor([-1]),
-        "least": torch.tensor([-(2**62)]),
-    }
-    words = nodes.replace("(", " ").replace(")", " ").replace(",", " ").split()
-    found = compare(function, nodes, **{k: v for k, v in constants.items() if k in words})
-    assert found.rows_independent == independent
-    assert found.status == "verified"
-
-
-TINY = 1e-6
-SHRINK = f"f = Constant<value_float = {TINY}>() "
-
-
-@pytest.mark.parametrize(("function", "nodes", "verified"), [
-    (lambda x: x.sigmoid() * TINY, SHRINK + "s = Sigmoid(x) y = Mul(s, f)", True),
-    (lambda x: x.sigmoid() * TINY, SHRINK + "s = Tanh(x) y = Mul(s, f)", False),
-    (lambda x: x.sigmoid() * TINY, SHRINK + "s = Mul(x, f) y = Sub(s, s)", False),
-    (lambda x: (x.sigmoid() - 13).sigmoid(), "t = Constant<value_float = 13.0>() "
-     "s = Sigmoid(x) d = Sub(s, t) y = Sigmoid(d)", True),
-    (lambda x: x.softmax(1).sum(1, keepdim=True) - 1 + 0 * x, "s = Sub(x, x) y = Identity(s)", True),
-])  # fmt: skip
-def test_an_output_of_tiny_numbers_is_compared_by_its_own_measure(compare, function, nodes, verified):
-    """The last is 0 but for eager's own rounding."""
-    assert isinstance(compare(function, nodes), Verification) == verified
-
-
-@pytest.mark.parametrize(("depends", "function", "nodes"), [
-    (False, lambda x: x * TINY, SHRINK + "y = Mul(x, f)"),
-    (True, lambda x: x.flip(0) * TINY, SHRINK + "r = Slice(x, minus, least, a, minus) y = Mul(r, f)"),
-])  # fmt: skip
-def test_rows_of_tiny_numbers_depend_on_one_another_or_do_not(compare, depends, function, nodes):
-    constants = {"a": [0], "minus": [-1], "least": [-(2**62)]} if depends else {}
-    found = compare(function, nodes, **{name: torch.tensor(value) for name, value in constants.items()})
-    assert found.rows_independent != depends
-
-
-def test_random_numbers_that_are_tiny(signature):
-    with pytest.raises(VerificationError, match="answers differently each time"):
-        Suite(Of(lambda x: torch.rand_like(x) * TINY), signature(IN, OUT), (torch.randn(5, 4),))
-
-
 def test_an_output_that_is_never_a_number(signature, onnx_bytes):
     """A NaN in each row, or everywhere but on the example, still leaves numbers to compare."""
     first = torch.tensor([0.0, 1.0, 1.0, 1.0])
@@ -339,16 +247,6 @@ def test_an_output_that_is_never_a_number(signature, onnx_bytes):
         Suite(Of(lambda x: x * torch.nan), signature(IN, OUT), (torch.rand(5, 4),))
     assert "5 other inputs" in str(raised.value)
     assert "Give an example with typical values" in raised.value.remedy
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_rows_that_are_all_the_same_tell_nothing(signature, onnx_bytes, same):
-    """Integers are drawn from the example: from a single value come equal rows."""
-    example = torch.zeros(3, 2, dtype=torch.int64) if same else torch.arange(6).reshape(3, 2)
-    sizes = {"i": "int64 n 2"}, {"y": "int64 n 2"}
-    text = "g (int64[n, 2] i) => (int64[n, 2] y) { y = Add(i, i) }"
-    found = Suite(Of(lambda i: i + i), signature(*sizes), (example,)).compare(onnx_bytes(text))
-    assert found.rows_independent != same
 
 
 def test_batch_norm_without_running_statistics(signature, onnx_bytes):
@@ -362,16 +260,6 @@ def test_batch_norm_without_running_statistics(signature, onnx_bytes):
     found = suite.compare(onnx_bytes(text, weights))
     assert found.status == "verified"
     assert not found.rows_independent
-
-
-@pytest.mark.parametrize("output", ["float32 4", "float32"])
-def test_outputs_without_the_batch_have_no_rows(signature, onnx_bytes, output):
-    of = (lambda x: x.new_ones(4)) if output.endswith("4") else (lambda x: x.new_ones(()))
-    shape = "[4]" if output.endswith("4") else ""
-    text = f"g (float[n, 4] x) => (float{shape} y) {{ y = Identity(w) }}"
-    suite = Suite(Of(of), signature(IN, {"y": output}), (torch.randn(3, 4),))
-    ones = torch.ones(4) if shape else torch.ones(())
-    assert not suite.compare(onnx_bytes(text, {"w": ones})).rows_independent
 
 
 def test_a_fixed_batch(signature, onnx_bytes):
