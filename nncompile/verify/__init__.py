@@ -17,10 +17,11 @@ from nncompile_runtime import container
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.devices import CPU, Device
 from nncompile_runtime.errors import VerificationError
+from nncompile_runtime.failures import NO_KERNEL
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Precision, Verification
 from nncompile_runtime.plan import default_plan
-from nncompile_runtime.session import NO_KERNEL, Session
+from nncompile_runtime.session import Session
 
 _log = logging.getLogger("nncompile")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -16,13 +15,8 @@ import numpy.typing as npt
 
 from nncompile_runtime import cuda, cuda_options
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.errors import (
-    DeviceError,
-    InputError,
-    ModelLoadError,
-    NncompileError,
-    OutOfMemoryError,
-)
+from nncompile_runtime.errors import DeviceError, InputError, ModelLoadError, NncompileError
+from nncompile_runtime.failures import reason, run_failure, start_failure
 from nncompile_runtime.forks import waited_for_by_forks
 from nncompile_runtime.kernels import REGION, Kernels, refused, register, with_choices
 from nncompile_runtime.machine import installed_onnxruntime
@@ -33,12 +27,6 @@ Runner = Callable[[dict[str, Array]], list[Array]]
 
 _log = logging.getLogger("nncompile")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# What ONNX Runtime says of an index: the node, and from Gather the largest one that there is.
-_OUTSIDE = re.compile(
-    r"Name:'([^']*)'.*?(?:indices element out of data bounds.*?,(\d+)\]|Out of range value in index)",
-    re.DOTALL,
-)
-NO_KERNEL = "Could not find an implementation for"  # as ONNX Runtime says it
 _ERRORS_ONLY, _NOTHING = 3, 4
 # ONNX Runtime 1.31's kernels of these end the process (abort, SIGFPE) where the batch is empty.
 _FATAL_WHEN_EMPTY = frozenset({"LSTM", "GRU", "Einsum"})
@@ -132,24 +120,7 @@ class Session:
         except NncompileError:
             raise
         except Exception as error:
-            full = cuda.missing_memory(error) is not None
-            if plan.provider == "cuda" and (full or cuda.at_fault(error)):
-                raise (OutOfMemoryError if full else DeviceError)(
-                    f"{model.name} could not be started on {plan.device}: "
-                    f"{cuda.failure(error) or _reason(error)}.",
-                    remedy="Run nncompile doctor, or choose device='cpu'.",
-                ) from None
-            missing = re.search(rf"{NO_KERNEL} (\w+)", str(error))
-            if missing and plan.provider == "cpu" and model.in_bfloat16:
-                raise DeviceError(
-                    f"{model.name} computes in bfloat16, for which ONNX Runtime's CPU has no {missing[1]}.",
-                    remedy="Load it on an NVIDIA GPU (device='cuda'), or compile with target='portable', "
-                    "which computes bfloat16 in float32.",
-                ) from None
-            raise ModelLoadError(
-                f"ONNX Runtime {ort.__version__} refuses {model.name}: {_reason(error)}.",
-                remedy="Check that the file is a valid ONNX model, or update ONNX Runtime.",
-            ) from None
+            raise start_failure(error, model, plan, ort.__version__) from None
         if self.native.get_providers()[0] != provider:
             raise DeviceError(
                 f"{provider} could not be started; ONNX Runtime would have run on the CPU instead.",
@@ -184,7 +155,7 @@ class Session:
                 if not kernels.active:
                     raise
                 plain = self._start(ort, plan, model, self._options(ort, plan, model))
-                return plain, refused(f"{kernels.note} refuses {model.name}: {_reason(error)}")
+                return plain, refused(f"{kernels.note} refuses {model.name}: {reason(error)}")
 
     def _start(self, ort: ModuleType, plan: Plan, model: ModelFile, options: Any) -> Any:
         return ort.InferenceSession(
@@ -283,23 +254,3 @@ def _config_entries(plan: Plan) -> dict[str, str]:
     if plan.pointwise_channels is not None:
         entries["mlas.nchwc_pointwise_conv_max_input_channel_batch"] = str(plan.pointwise_channels)
     return entries
-
-
-def run_failure(error: Exception) -> InputError:
-    """The error for a run that ONNX Runtime gave up."""
-    outside = _OUTSIDE.search(str(error))
-    if outside:
-        takes = f", which takes 0 to {outside[2]}" if outside[2] else ""
-        return InputError(
-            f"An index among the inputs is outside its table, at node {outside[1]!r}{takes}.",
-            remedy="Check the integer inputs: ids beyond the vocabulary, or -1 as a mark for padding.",
-        )
-    return InputError(
-        f"ONNX Runtime could not run this input: {_reason(error)}.",
-        remedy="Check the input's sizes against the model's signature (nncompile inspect).",
-    )
-
-
-def _reason(error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return first.rsplit(" : ", 1)[-1].rstrip(".")[:400]
