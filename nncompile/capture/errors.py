@@ -126,11 +126,17 @@ def explain(error: Exception, witness: SizeWitness, batch_elsewhere: str = "") -
             remedy="Use torch.where, or torch.cond with both branches as functions.",
         )
     if "Constraints violated" in text or "specialized it to be a constant" in text:
-        elsewhere = f"or say where the batch is, if it is there: dynamic_axes={batch_elsewhere}, "
+        mend = (
+            "Write that line for any batch, which is dimension 0 (x.shape[0], -1)"
+            if witness.batch
+            else "Give an example whose dimension 0 is the batch, and let no layer fix it"
+        )
+        if batch_elsewhere:
+            mend += f"; or say where the batch is, if it is there, dynamic_axes={batch_elsewhere}"
         return CaptureError(
             f"The network fixes its batch size{witness.batch}.",
-            remedy=f"Write that line for any batch (x.shape[0], -1), {elsewhere if batch_elsewhere else ''}"
-            "or compile with dynamic_batch=False (--static), which accepts the example's batch size only.",
+            remedy=f"{mend}; or compile with dynamic_batch=False (--static), which accepts the example's "
+            "batch size only.",
         )
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", _innermost(error))
     if missing:

@@ -206,8 +206,8 @@ class Suite:
         if not all(difference(b, a, a, largest=largest).passed for a, b, largest in outputs):
             raise VerificationError(
                 "The module answers differently each time it is called, in evaluation mode: it draws random "
-                "numbers.",
-                remedy="Give F.dropout and the like training=self.training, or take the numbers as inputs.",
+                "numbers, or keeps state between calls.",
+                remedy="Give F.dropout and the like training=self.training, or take what changes as inputs.",
             )
 
     def _refuse_nothing_but_nan(self, module: torch.nn.Module) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nncompile_runtime import device_arrays, torch_arrays
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.manifest import Argument, FreeSize, Signature, TensorSpec
-from nncompile_runtime.structure import StructureMismatchError, TensorLeaf, flatten
+from nncompile_runtime.structure import ConstantLeaf, StructureMismatchError, TensorLeaf, flatten
 from nncompile_runtime.torch_arrays import is_tensor
 
 Array = npt.NDArray[Any]
@@ -210,7 +210,8 @@ class InputBinder:
             except StructureMismatchError as error:
                 raise InputError(
                     f"Input {error.path!r} expects {error.expected}, got {error.got}.",
-                    remedy="Nest the inputs as in the example the model was compiled with.",
+                    remedy="Nest the inputs as in the example that the model was compiled with, and pass the "
+                    "constants of that; compile again for others.",
                 ) from None
         symbols: dict[str, tuple[int, str]] = {}
         feed = {c.spec.name: c(value, symbols) for c, value in zip(self.checks, flat, strict=True)}
@@ -252,6 +253,8 @@ class InputBinder:
         structure = self._by_name[name].structure
         if isinstance(structure, TensorLeaf):
             return f"{name}: {self.checks[structure.index].spec}"
+        if isinstance(structure, ConstantLeaf):
+            return f"{name}: the constant {structure.value!r}"
         return f"{name} (a {structure.kind})"
 
 

@@ -86,6 +86,7 @@ def test_a_fixed_batch_is_located(captured, module, wrapped):
     with pytest.raises(CaptureError, match="fixes its batch size") as caught:
         captured(Inner(module) if wrapped else module, torch.randn(4, 6))
     assert line_of_the_cause(module) in caught.value.problem
+    assert "Write that line for any batch" in caught.value.remedy
     assert "dynamic_batch=False" in caught.value.remedy
     assert "--static" in caught.value.remedy
 
@@ -94,6 +95,7 @@ def test_a_batch_fixed_by_pytorchs_own_layers_is_not_blamed_on_the_caller(captur
     with pytest.raises(CaptureError) as caught:
         captured(nn.Sequential(nn.Flatten(0), nn.Linear(8, 2)), torch.randn(2, 4))
     assert caught.value.problem == "The network fixes its batch size."
+    assert "an example whose dimension 0 is the batch" in caught.value.remedy
 
 
 class OtherSizeFirst(nn.Module):

@@ -77,6 +77,15 @@ class TestBinding:
         assert "the constant 2" in refusal(net, {"h": (a, b), "n": 3})
         assert "state (a dict)" in refusal(net)
 
+    def test_a_constant_is_told(self) -> None:
+        plain = [Argument(name=name, structure=TensorLeaf(index=i)) for i, name in enumerate("ab")]
+        net = adding(arguments=[*plain, Argument(name="n", structure=ConstantLeaf(value=2))])
+        a, b = floats(2, 3), floats(2, 3, seed=1)
+        np.testing.assert_array_equal(net(a, b, 2), a + b)
+        assert "Missing input 'n'" in refusal(net, a, b)
+        assert "n: the constant 2" in refusal(net, a, b)
+        assert "compile again" in refusal(net, a, b, 3)
+
 
 class TestCasting:
     """An input is cast where no value can change, and nowhere else."""

@@ -202,6 +202,14 @@ def test_random_numbers(compare, draw):
     assert "training=self.training" in caught.value.remedy
 
 
+def test_state_between_calls(compare):
+    calls = []
+    with pytest.raises(
+        VerificationError, match="answers differently each time.* or keeps state between calls"
+    ):
+        compare(lambda x: x + len(calls) + (calls.append(1) or 0), "y = Identity(x)")
+
+
 class InFloat32(nn.Module):
     """A table that is neither parameter nor buffer: `.double()` does not reach it."""
 
