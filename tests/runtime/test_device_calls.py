@@ -128,6 +128,16 @@ def test_inputs_in_two_places_are_refused(gpu: FakeGpu) -> None:
     assert "all on the host" in caught.value.remedy
 
 
+def test_inputs_in_two_places_are_refused_after_others_were_accepted(gpu: FakeGpu) -> None:
+    a, model = floats(2, 3), adding()
+    for there in (on_gpu(a), torch.from_numpy(a)):
+        np.testing.assert_array_equal(values(model.predict(there, there)), 2 * a)
+    with pytest.raises(InputError, match="'b' is on the host, and 'a' on the GPU"):
+        model.predict(on_gpu(a), torch.from_numpy(a))
+    with pytest.raises(InputError, match="'a' is on the host, and 'b' on the GPU"):
+        model.predict(torch.from_numpy(a), on_gpu(a))
+
+
 def test_a_tensor_on_another_gpu_is_refused(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     model = net()
     x = on_gpu(floats(2, 1, 8, 8))

@@ -205,7 +205,7 @@ def test_random_numbers(compare, draw):
 def test_state_between_calls(compare):
     calls = []
     with pytest.raises(
-        VerificationError, match="answers differently each time.* or keeps state between calls"
+        VerificationError, match=r"answers differently each time.* or keeps state between calls"
     ):
         compare(lambda x: x + len(calls) + (calls.append(1) or 0), "y = Identity(x)")
 
