@@ -44,6 +44,14 @@ def subject_of(tmp_path):
     return make
 
 
+@pytest.fixture
+def subject(lenet, tmp_path):
+    """LeNet5, to be run on a GPU."""
+    signature = nncompile.load(lenet.path, device="cpu").signature
+    feed = make_feed(signature, 2)
+    return Subject(str(lenet.path), signature, lenet.module, 1, feed, tmp_path, device="cuda")
+
+
 @pytest.fixture(autouse=True)
 def short_tuning(monkeypatch):
     monkeypatch.setattr(nncompile_tuned, "SECONDS", 0.2)

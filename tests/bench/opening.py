@@ -1,8 +1,9 @@
-"""Engines that tests open."""
+"""Engines that tests open, and what they are fed."""
 
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import torch
 
 from nncompile.bench.engines import EngineError, open_engine
 
@@ -18,3 +19,8 @@ def opened(name, subject):
                 pytest.skip(str(error))
             raise
         yield engine
+
+
+def tensors(feed):
+    """The same, on the memory of the arrays."""
+    return {name: torch.from_numpy(array) for name, array in feed.items()}
