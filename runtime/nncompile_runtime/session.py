@@ -193,8 +193,8 @@ class Session:
     def _direct_call(self) -> Callable[[Mapping[str, Array]], list[Array]]:
         """ONNX Runtime's compiled `run`, without the checks of its Python wrapper, which ours repeat.
 
-        It saves about a microsecond a call, and options that are not made anew for each call save some more; the
-        wrapper serves where the attribute is not there.
+        It saves about a microsecond a call, and options that are not made anew for each call save some more;
+        the wrapper serves where the attribute is not there.
         """
         names = [port.name for port in self.outputs]
         compiled = getattr(self.native, "_sess", None)

@@ -264,20 +264,20 @@ def _in_turn(first: Callable[[Any], Any], then: Callable[[Any], Any], value: Any
 def unflattener(structure: Structure) -> Callable[[Sequence[Any]], Any]:
     """A function that nests a flat list of tensors as `structure` says."""
     if isinstance(structure, TensorLeaf):
-        index = structure.index
-        return lambda flat: flat[index]
+        return itemgetter(structure.index)
     if isinstance(structure, ConstantLeaf):
         constant = structure.value
         return lambda _flat: constant
     parts = [unflattener(child) for _, child in children(structure)]
     if isinstance(structure, MappingOf):
-        keys = [key for key, _ in structure.entries]
-        return lambda flat: {key: part(flat) for key, part in zip(keys, parts, strict=True)}
+        named = [(key, part) for (key, _), part in zip(structure.entries, parts, strict=True)]
+        return lambda flat: {key: part(flat) for key, part in named}
     if isinstance(structure, FieldsOf):
         names, absent = [name for name, _ in structure.entries], structure.absent
         return lambda flat: Fields({n: part(flat) for n, part in zip(names, parts, strict=True)}, absent)
     if isinstance(structure, RecordOf):
         rebuilt = record(structure.type_name, tuple(field for field, _ in structure.entries))
         return lambda flat: rebuilt(*(part(flat) for part in parts))
-    container: Callable[[Any], Any] = tuple if structure.kind == "tuple" else list
-    return lambda flat: container(part(flat) for part in parts)
+    if structure.kind == "tuple":
+        return lambda flat: tuple([part(flat) for part in parts])  # faster than a generator
+    return lambda flat: [part(flat) for part in parts]
