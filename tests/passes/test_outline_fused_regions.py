@@ -214,6 +214,7 @@ def conv(more="", x="x", weight="w"):
     [
         ("v = Neg(w) " + conv(weight="v"), "float[n, 4, 7, 6] y", {}, "a weight is not constant"),
         (conv(), "float[n, 4, 7, 6] y", {"x": f"{PLANE} x, float[4, 4, 1, 1] w"}, "a weight is not constant"),
+        ("y = Conv(x, x)", "float[n, 4, 1, 1] y", {"x": "float[4, 4, 7, 6] x"}, "a weight is not constant"),
         (conv(), "float[n, 4, 7] y", {"w": (4, 4, 1), "x": "float[n, 4, 7] x"}, "rank is 3"),
         (conv(), "float[n, 4, 7, m] y", {"x": "float[n, 4, 7, m] x"}, "a size of its input is not known"),
         ("h = Cast<to = 10>(x) g = Conv(h, v) y = Cast<to = 1>(g)", "float[n, 4, 7, 6] y",
