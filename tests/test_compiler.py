@@ -5,6 +5,7 @@ import logging
 import pickle
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -342,3 +343,13 @@ def test_a_reason_is_given_once():
         f"  fold-affine: left a and 1 more alone: {reason}",
         f"  fold-affine: left b alone: {other}",
     ]
+
+
+def test_compiling_in_several_threads():
+    """torch.export keeps flags of the process, which two at once would mix up, and leave set."""
+    nets = [nn.Linear(4, 2 + i).eval() for i in range(4)]
+    x = torch.randn(3, 4)
+    with ThreadPoolExecutor(4) as pool:
+        for net, model in zip(nets, pool.map(lambda net: nncompile.compile(net, x), nets), strict=True):
+            torch.testing.assert_close(model(x), reference(net, x), rtol=1e-4, atol=1e-5)
+    assert not torch.compiler.is_exporting()
