@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch._decomp.decompositions
 
-from nncompile.capture import losses, quantized
+from nncompile.capture import attention, losses, quantized
 from nncompile.capture.bags import embedding_bag
 
 aten = torch.ops.aten
@@ -252,6 +252,8 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.one_hot.default: one_hot,
     aten.rrelu.default: rrelu,
     aten.celu.default: celu,
+    aten._transformer_encoder_layer_fwd.default: attention.encoder_layer,
+    aten._native_multi_head_attention.default: attention.multi_head_attention,
     **quantized.LOWERINGS,
 }
 
