@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger("nncompile")
-_ONE_AT_A_TIME = threading.RLock()  # torch.export's flags are the process's: two at once leave them set
 
 
 def compile(  # noqa: A001 - the public name, as in torch.compile
@@ -112,7 +110,7 @@ def compile_with(
 ) -> CompiledModel:
     """Compile with checked options; see `compile`."""
     passes.selected(options)
-    with _ONE_AT_A_TIME, evaluation_mode(module), phases:
+    with evaluation_mode(module), phases:
         phases.start("capture")
         captured = capture(module, example_inputs, example_kwargs, options)
         _check_labels(captured, options)

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch._dynamo.convert_frame import compile_lock
 from torch.utils import _pytree as pytree
 
 from nncompile.bfloat16 import widen
@@ -53,7 +54,8 @@ def capture(
     Raises:
         CaptureError: The module cannot be captured; the message names the line of its code.
     """
-    with known_containers() as make_known:
+    # The state of torch.export and TorchDynamo is the process's: two at once fail, or leave flags set.
+    with compile_lock, known_containers() as make_known:
         module, example = prepare(
             module, example_inputs, example_kwargs, make_known, dynamic_batch=options.dynamic_batch
         )

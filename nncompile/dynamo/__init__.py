@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch._guards import tracing
 
 from nncompile.dynamo.options import checked
 from nncompile.dynamo.piece import Piece
@@ -25,7 +26,7 @@ def backend(
     options: Mapping[str, Any] | None = None,
     mode: str | None = None,
 ) -> Callable[..., Any]:
-    """Compile a graph of dynamo's for inference, when it is first called.
+    """Compile a graph of dynamo's for inference.
 
     Weights become constants of the compiled graph. Each call looks whether they are still the same, bit by
     bit, and compiles anew where they are not. A second batch size compiles once more, for any batch; a change
@@ -33,7 +34,7 @@ def backend(
 
     Args:
         graph: What dynamo traced.
-        example_inputs: Not read: the first call brings the inputs.
+        example_inputs: The tensors and numbers of the first call.
         options: `torch.compile(options=...)`: parameters of `nncompile.compile` (`target`, `precision`,
             `exact`, `passes`, `disabled_passes`, `verify`, `tune`, `progress`), and two booleans.
             `frozen` promises that weights are written only in ways that torch counts, which spares comparing
@@ -41,11 +42,19 @@ def backend(
         mode: `torch.compile(mode=...)`; Inductor's, so refused.
 
     Raises:
-        NncompileError: An option is unknown; torch wraps it in a `BackendCompilerFailed`. Calls raise, as
-            they are, `CaptureError` where the graph needs gradients, draws random numbers, writes into its
-            inputs or cannot be captured, and `VerificationError` where it does not answer as eager does.
+        CaptureError: The graph needs gradients, draws random numbers, writes into its inputs or cannot be
+            captured. torch wraps this and the others in a `BackendCompilerFailed`, with their sentences.
+        VerificationError: Compiled, it does not answer as eager PyTorch does.
+        NncompileError: An option is unknown or has a value that is not offered.
     """
-    del example_inputs
     if mode is not None:
         raise NncompileError(f"mode={mode!r} is Inductor's.", remedy="Give options={'tune': True} instead.")
-    return Piece(graph, checked(options or {}))
+    piece = Piece(graph, checked(options or {}))
+    with tracing(None):  # torch.export would add its guards to those of the code that dynamo traces
+        piece.compile(
+            [
+                x.node.hint if isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) else x
+                for x in example_inputs
+            ]
+        )
+    return piece

@@ -39,7 +39,7 @@ class Piece:
     """A graph between two graph breaks, called as dynamo calls it."""
 
     def __init__(self, graph: GraphModule, options: PieceOptions) -> None:
-        """Prepare for `graph`; nothing is compiled before a call."""
+        """Prepare for `graph`; nothing is compiled yet."""
         self._graph = graph
         self._options = options
         self._inputs = inputs_of(graph)
@@ -55,11 +55,21 @@ class Piece:
             CaptureError: The graph cannot be compiled as it is called.
             VerificationError: Compiled, it does not answer as eager PyTorch does.
         """
-        variant = self._found(args)
-        if variant is None:
-            with self._lock:
-                variant = self._found(args) or self._added(args)
-        return variant.run(*args)
+        return (self._found(args) or self._made(args)).run(*args)
+
+    def compile(self, args: Sequence[Any]) -> None:
+        """Compile for such arguments as these, where that has not been done.
+
+        Raises:
+            CaptureError: As in a call.
+            VerificationError: As in a call.
+        """
+        if self._found(args) is None:
+            self._made(args)
+
+    def _made(self, args: Sequence[Any]) -> _Variant:
+        with self._lock:
+            return self._found(args) or self._added(args)
 
     def _found(self, args: Sequence[Any]) -> _Variant | None:
         weights = self._weights(args)

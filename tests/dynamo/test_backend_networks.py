@@ -92,3 +92,13 @@ def test_by_name_once_it_is_installed(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu"}])
+def test_transformers(compiled, compiles, alike, options):
+    """In evaluation without gradients dynamo sees one operator of PyTorch's fast path for a whole layer."""
+    net = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options).eval()
+    call = compiled(net)
+    alike(call, net, torch.randn(2, 5, 8))
+    alike(call, net, torch.randn(3, 5, 8))
+    assert [c["dynamic_batch"] for c in compiles] == [False, True]

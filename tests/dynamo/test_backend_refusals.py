@@ -1,6 +1,7 @@
 """What a compiled graph cannot do is refused in one sentence with its remedy, or runs eagerly, aloud."""
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,21 +13,29 @@ from nncompile_runtime import CaptureError, NncompileError, PassError
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
 
 
+@contextmanager
+def refusal(match, kind=CaptureError):
+    """torch wraps the error; its sentence is in there as it is."""
+    with pytest.raises(BackendCompilerFailed, match=match) as caught:
+        yield caught
+    assert type(caught.value.inner_exception) is kind
+    assert caught.value.inner_exception.remedy
+
+
 def refused(call, *args, match):
-    with pytest.raises(CaptureError, match=match) as caught, torch.no_grad():
+    with refusal(match), torch.no_grad():
         call(*args)
-    assert caught.value.remedy
 
 
 def test_gradients(compiled, alike):
     net = nn.Linear(4, 2)
     call = compiled(net)
-    with pytest.raises(CaptureError, match="need gradients") as caught:
+    with refusal("need gradients") as caught:
         call(X)
     for way in ("torch.inference_mode()", "torch.no_grad()", "model.requires_grad_(False)"):
-        assert way in caught.value.remedy
+        assert way in str(caught.value)
     alike(call, net, X)
-    with pytest.raises(CaptureError, match="need gradients"):
+    with refusal("need gradients"):
         call(X)
     net.requires_grad_(False)
     torch.testing.assert_close(call(X), net(X))
@@ -34,7 +43,7 @@ def test_gradients(compiled, alike):
 
 def test_gradients_of_an_input(compiled):
     call = compiled(lambda x: x * 2)
-    with pytest.raises(CaptureError, match="need gradients"):
+    with refusal("need gradients"):
         call(X.clone().requires_grad_())
     assert torch.equal(call(X), X * 2)
 
@@ -154,9 +163,9 @@ def test_falling_back_trains(compiled, caplog):
 
 def test_falling_back_is_no_way_around_a_wrong_option(compiled):
     net = nn.Linear(4, 2).requires_grad_(False)
-    with pytest.raises(NncompileError, match="precision='float8' is not offered"):
+    with refusal("precision='float8' is not offered", NncompileError):
         compiled(net, options={"precision": "float8", "fallback": True})(X)
-    with pytest.raises(PassError, match="no-such-pass"):
+    with refusal("no-such-pass", PassError):
         compiled(net, options={"passes": ["no-such-pass"], "fallback": True})(X)
 
 
@@ -172,11 +181,8 @@ def test_falling_back_is_no_way_around_a_wrong_option(compiled):
     ],
 )
 def test_wrong_options(compiled, arguments, match):
-    """torch wraps the error; its sentence is in there as it is."""
-    with pytest.raises(BackendCompilerFailed, match=match) as caught:
+    with refusal(match, NncompileError):
         compiled(nn.Linear(4, 2).requires_grad_(False), **arguments)(X)
-    assert type(caught.value.inner_exception) is NncompileError
-    assert caught.value.inner_exception.remedy
 
 
 def test_options_arrive(compiled, compiles):
