@@ -129,18 +129,19 @@ class Piece:
         """What the outputs of the graph are made of, from its arguments."""
         inputs = self._inputs
         tensors = [place for place in inputs.tensors if inputs.nodes[place] in found.needed]
-        if not tensors:
-            constants = [observed.values[node].detach() for node in found.computed]
-            return lambda *_: [x.clone() for x in constants]
         batched = [place for place in tensors if place in inputs.batched]
+        refusal = None
         if batched:
             try:
                 return self._predicting(args, found, batched, [x for x in tensors if x not in batched])
             except (CaptureError, VerificationError) as error:
                 refusal = error
-        self._inputs = dataclasses.replace(inputs, batched=(), batches=())
+        self._inputs = dataclasses.replace(inputs, batched=(), batches=())  # from now on for this batch alone
+        if not tensors:
+            constants = [observed.values[node].detach() for node in found.computed]
+            return lambda *_: [x.clone() for x in constants]
         call = self._predicting(args, found, [], tensors)
-        if batched:
+        if refusal is not None:
             _log.warning("A graph of torch.compile is compiled for each batch size apart. %s", refusal)
         return call
 

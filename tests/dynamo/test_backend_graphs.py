@@ -155,6 +155,17 @@ def test_outputs_of_weights_alone(compiled, compiles, alike):
     assert compiles == []
 
 
+def test_a_size_of_an_input_that_is_not_computed_with(compiled, alike):
+    """Only its view is returned, so that no input of what is compiled has the batch."""
+
+    def model(x):
+        return x.t(), torch.ones(x.shape[0], 3).cumsum(0)
+
+    call = compiled(model)
+    for size in (2, 3, 4):
+        alike(call, model, torch.randn(size, 4))
+
+
 def test_answers_have_memory_of_their_own(compiled, net):
     call, x = compiled(net), torch.randn(2, 4)
     with torch.no_grad():
