@@ -42,8 +42,8 @@ def cut(graph: GraphModule, observed: Observed) -> Cut:
     origin: dict[int, Node] = {}  # the first tensor in each memory
     for node, storages in memory.items():
         if isinstance(observed.values[node], torch.Tensor):
-            (storage,) = storages
-            origin.setdefault(storage, node)
+            for storage in storages:
+                origin.setdefault(storage, node)
 
     def compute(node: Node) -> None:
         if node not in found.computed:
@@ -102,4 +102,4 @@ def without_computing(graph: GraphModule, found: Cut) -> GraphModule | None:
 
 
 def _storages(value: object) -> set[int]:
-    return {x.untyped_storage()._cdata for x in tensors_in(value)}
+    return {x.untyped_storage()._cdata for x in tensors_in(value) if x.layout is torch.strided}

@@ -30,7 +30,7 @@ class Observed(torch.fx.Interpreter):
         """Run the graph on copies of `args`, in the caller's gradient mode; the random state stays.
 
         Raises:
-            CaptureError: An input is not a plain dense tensor, or the graph runs under autocast.
+            CaptureError: An input is no plain dense tensor, or the graph holds autocast or torch.func.
         """
         super().__init__(graph, garbage_collect_values=False)
         self.writing: set[torch.fx.Node] = set()
@@ -38,6 +38,7 @@ class Observed(torch.fx.Interpreter):
         for node, value in zip(places, args, strict=True):
             _refuse_unusual(node.name, value)
         _refuse_autocast(graph, args)
+        _refuse_transforms(graph)
         given = dict(zip(places, args, strict=True))
         given |= {node: attrgetter(node.target)(graph) for node in graph.graph.find_nodes(op="get_attr")}
         tensors = {node: value for node, value in given.items() if isinstance(value, torch.Tensor)}
@@ -122,6 +123,14 @@ def _refuse_autocast(graph: torch.fx.GraphModule, args: Sequence[Any]) -> None:
             "The model runs under torch.autocast, which casts anew at each call; a compiled graph does not.",
             remedy="Leave autocast out, and give options={'precision': 'bfloat16'} or 'float16' to "
             "torch.compile.",
+        )
+
+
+def _refuse_transforms(graph: torch.fx.GraphModule) -> None:
+    if any("_functorch" in (getattr(node.target, "__module__", "") or "") for node in graph.graph.nodes):
+        raise CaptureError(
+            "The graph holds a transformation of torch.func: vmap, grad, jvp or the like.",
+            remedy="Write it out for a batch, or keep it out of what is compiled: torch.compiler.disable.",
         )
 
 

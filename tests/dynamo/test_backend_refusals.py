@@ -103,17 +103,25 @@ def test_outputs_in_one_memory_that_is_written(compiled):
     refused(compiled(model), X, match=r"share memory.*y\.clone\(\)")
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_autocast(compiled, inside):
+AUTOCAST = r"autocast.*options=\{'precision': 'bfloat16'\}"
+
+
+def test_autocast_around_the_call(compiled, alike):
+    net = nn.Linear(4, 2)
+    call = compiled(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        refused(call, X, match=AUTOCAST)
+    alike(call, net, X)
+
+
+def test_autocast_inside(compiled):
     net = nn.Linear(4, 2)
 
     def model(x):
-        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+        with torch.autocast("cpu", torch.bfloat16):
             return net(x)
 
-    call = compiled(model)
-    with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
-        refused(call, X, match=r"autocast.*options=\{'precision': 'bfloat16'\}")
+    refused(compiled(model), X, match=AUTOCAST)
 
 
 def test_a_subclass_of_tensors(compiled):
@@ -123,6 +131,14 @@ def test_a_subclass_of_tensors(compiled):
         pass
 
     refused(compiled(lambda x: x * 2), X.as_subclass(Tagged), match=r"x is a Tagged.*as_subclass")
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [lambda x: torch.vmap(torch.sum)(x) + 1, lambda x: torch.func.grad(lambda y: (y * y).sum())(x)],
+)
+def test_transformations(compiled, transform):
+    refused(compiled(transform), X, match=r"torch\.func.*torch\.compiler\.disable")
 
 
 def test_what_the_exporter_lacks(compiled):
