@@ -48,7 +48,9 @@ def test_another_size_compiles_for_each(compiled, compiles, alike):
     assert [c["shapes"] for c in compiles] == [[(2, size, 4)] for size in (3, 5, 6)]
 
 
-def test_one_size_in_two_places_compiles_for_each(compiled, compiles, alike):
+def test_one_size_in_two_places_compiles_for_each(compiled, compiles, alike, caplog):
+    """It is no batch, so that none is tried, nor spoken of."""
+
     def model(x):
         return torch.relu(x @ x)
 
@@ -56,6 +58,7 @@ def test_one_size_in_two_places_compiles_for_each(compiled, compiles, alike):
     for size in (3, 4, 5):
         alike(call, model, torch.randn(size, size))
     assert [c["dynamic_batch"] for c in compiles] == [False] * 3
+    assert [record for record in caplog.records if record.name == "nncompile"] == []
 
 
 def test_an_input_that_has_the_batch_only_by_chance(compiled, compiles, alike):
