@@ -38,7 +38,8 @@ bool choose_algorithms(const Program& program, const Options& options, bool poss
   // Of all layers: by the best algorithm for a single sample, and by those that can be had in both layouts.
   double alone = 0, shared = 0, samples = 0;
   for (Work& work : works) {
-    if (!work.alive || work.instruction->op != Opcode::kConv) continue;
+    const Opcode op = work.instruction->op;
+    if (!work.alive || (op != Opcode::kConv && op != Opcode::kConvTranspose)) continue;
     if (winograd(work, costs.more(work, Algorithm::kTiles, Layout::kChannels))) work.algorithm = Algorithm::kTiles;
     work.streamed =
         work.instruction->groups == 1 && streams_weights(program, *work.instruction, work.y, work.algorithm);

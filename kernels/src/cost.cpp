@@ -17,6 +17,9 @@ constexpr double kReadCost = 9;
 // in registers, and with channels in the lanes their products take longer for want of loads.
 constexpr double kTransformWeight = 3.4, kRowsTransformWeight = 2, kRowsProductWeight = 1.3;
 
+// A product of a transposed convolution, stored and summed, likewise.
+constexpr double kSumWeight = 2;
+
 double filled(int channels, Layout layout) {
   if (layout == Layout::kSamples) return channels;
   const int half = kLanes > 4 ? kLanes / 2 : kLanes;
@@ -51,6 +54,16 @@ double rows_cost(const Shape& in, const Shape& out, Layout layout) {
   return kRowsTransformWeight * (inputs + outputs) + kRowsProductWeight * product_cost(weights, tiles);
 }
 
+// As conv_transposed.cpp has it, and what it takes to sum the products.
+double transposed_cost(const Program& program, const Instruction& conv, int y, Layout layout) {
+  const Window& w = conv.window;
+  const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
+  if (layout == Layout::kSamples && conv.groups != 1) return std::numeric_limits<double>::infinity();
+  const double products = conv.groups * filled(w.kw * out.c / conv.groups, layout);
+  return product_cost(w.kh * double(in.c / conv.groups) * products, double(in.h) * in.w) +
+         kSumWeight * products * double(in.w) * out.h;
+}
+
 // The rows and columns of what multiplies an input, of a kernel of so many.
 Window transformed(const Window& kernel, Algorithm algorithm) {
   Window result = kernel;
@@ -64,6 +77,9 @@ Window transformed(const Window& kernel, Algorithm algorithm) {
 double conv_cost(const Program& program, const Instruction& conv, int y, Algorithm algorithm, Layout layout) {
   const Window &w = conv.window, weights = transformed(w, algorithm);
   const Shape &in = program.shapes[size_t(conv.inputs[0])], &out = program.shapes[size_t(y)];
+  if (conv.op == Opcode::kConvTranspose)
+    return algorithm == Algorithm::kDirect ? transposed_cost(program, conv, y, layout)
+                                           : std::numeric_limits<double>::infinity();
   const bool in_lanes = !w.dilated() && (conv.groups == 1 || conv.depthwise);
   if (layout == Layout::kSamples && !in_lanes) return std::numeric_limits<double>::infinity();
   if (algorithm == Algorithm::kDirect) {

@@ -51,6 +51,8 @@ LaneStepPtr<V> make_lane_conv(const Program& program, const Work& work, const Wo
 template <int V>
 LaneStepPtr<V> make_lane_rows(const Program& program, const Work& work, const Work* pool);
 template <int V>
+LaneStepPtr<V> make_lane_transposed(const Program& program, const Work& work);
+template <int V>
 LaneStepPtr<V> make_lane_pool(const Program& program, const Work& work);
 template <int V>
 LaneStepPtr<V> make_lane_pointwise(const Program& program, const Work& work);

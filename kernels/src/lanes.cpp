@@ -153,7 +153,7 @@ class Builder {
       const Opcode op = work.instruction->op;
       if (op == Opcode::kFlatten || op == Opcode::kSelect || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax)
         return false;
-      any = any || op == Opcode::kConv;
+      any = any || op == Opcode::kConv || op == Opcode::kConvTranspose;
     }
     // A kept input would need a copy of its own.
     for (size_t i = 0; i < program_.inputs.size(); ++i)
@@ -231,6 +231,10 @@ class Builder {
         stage_->operations += conv_cost(program_, *work.instruction, work.y, work.algorithm, Layout::kSamples);
         step = work.algorithm == Algorithm::kRows ? make_lane_rows<V>(program_, work, pool)
                                                    : make_lane_conv<V>(program_, work, pool);
+        break;
+      case Opcode::kConvTranspose:
+        stage_->operations += conv_cost(program_, *work.instruction, work.y, work.algorithm, Layout::kSamples);
+        step = make_lane_transposed<V>(program_, work);
         break;
       case Opcode::kMaxPool:
       case Opcode::kAveragePool:

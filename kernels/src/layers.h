@@ -32,6 +32,8 @@ StepPtr make_load(int input, int value, const Shape& shape);         // N x C x 
 StepPtr make_store(int value, int output, const Shape& shape);       // and back, from a place of that shape
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_dilated(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_transposed(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
+StepPtr make_transposed_depthwise(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_winograd(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue,
                       bool streamed);
 StepPtr make_rows(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);

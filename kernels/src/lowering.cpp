@@ -150,6 +150,9 @@ class Lowering {
         if (work.algorithm == Algorithm::kRows) return make_rows(program_, instruction, work.y, work.epilogue);
         if (instruction.window.dilated()) return make_dilated(program_, instruction, work.y, work.epilogue);
         return make_conv(program_, instruction, work.y, work.epilogue);
+      case Opcode::kConvTranspose:
+        if (instruction.depthwise) return make_transposed_depthwise(program_, instruction, work.y, work.epilogue);
+        return make_transposed(program_, instruction, work.y, work.epilogue);
       case Opcode::kLinear:
         return make_linear(program_, instruction, result_.places[size_t(root(instruction.inputs[0]))].shape, work.y,
                            work.epilogue);

@@ -4,7 +4,8 @@ namespace nncompile {
 namespace {
 
 bool has_epilogue(const Work& work) {
-  return work.instruction->op == Opcode::kConv || work.instruction->op == Opcode::kLinear;
+  const Opcode op = work.instruction->op;
+  return op == Opcode::kConv || op == Opcode::kConvTranspose || op == Opcode::kLinear;
 }
 
 class Merging {

@@ -76,7 +76,10 @@ class Parser {
     program_.shapes.push_back(shape);
   }
 
-  Window window(bool pads_average, bool pool) {
+  int pad() { return int(in_.next("a pad", 0, kMaxDimension)); }
+
+  // A window, and its padding in front.
+  Window kernel(bool pool) {
     Window w;
     w.kh = dimension();
     w.kw = dimension();
@@ -88,10 +91,15 @@ class Parser {
       for (const double span : {double(w.kh - 1) * w.dh, double(w.kw - 1) * w.dw})
         if (span > double(kMaxDimension)) refuse("a kernel is dilated too far");
     }
-    w.top = int(in_.next("a pad", 0, kMaxDimension));
-    w.left = int(in_.next("a pad", 0, kMaxDimension));
-    w.bottom = int(in_.next("a pad", 0, kMaxDimension));
-    w.right = int(in_.next("a pad", 0, kMaxDimension));
+    w.top = pad();
+    w.left = pad();
+    return w;
+  }
+
+  Window window(bool pads_average, bool pool) {
+    Window w = kernel(pool);
+    w.bottom = pad();
+    w.right = pad();
     if (pool) w.ceil = in_.next("ceil", 0, 1) != 0;
     if (pads_average) w.include_pad = in_.next("include_pad", 0, 1) != 0;
     if (pool && (w.top >= w.kh || w.bottom >= w.kh || w.left >= w.kw || w.right >= w.kw))
@@ -122,7 +130,7 @@ class Parser {
   }
 
   void instruction() {
-    const int64_t opcode = in_.next("an opcode", 1, 15);
+    const int64_t opcode = in_.next("an opcode", 1, 16);
     const int64_t fields = in_.next("a number of fields", 1, kMaxCount);
     const size_t start = in_.position();
     Instruction made{};
@@ -146,6 +154,25 @@ class Parser {
         made.depthwise = made.groups != 1 && dims[1] == 1 && dims[0] == made.groups;
         bias(made, dims[0]);
         y = windowed(x, made.window, int(dims[0]));
+        break;
+      }
+      case Opcode::kConvTranspose: {
+        made.weight = weight("a weight");
+        made.bias = weight("a bias", -1);
+        made.window = kernel(false);
+        y.h = dimension();
+        y.w = dimension();
+        made.groups = dimension();
+        const Window& w = made.window;
+        const auto& dims = program_.weight_of(made).dims;
+        if (dims.size() != 4 || dims[2] != w.kh || dims[3] != w.kw || dims[0] != x.c || dims[1] < 1 ||
+            x.c % made.groups != 0 || double(dims[1]) * made.groups > double(kMaxDimension))
+          refuse("a transposed convolution's weight does not fit its input");
+        made.depthwise = made.groups != 1 && dims[1] == 1 && dims[0] == made.groups;
+        y.c = int(dims[1]) * made.groups;
+        if (elements(dims[0] * dims[1], w.kh, w.kw) > kMaxElements || elements(x.w, y.c, w.kw) > kMaxElements)
+          refuse("a transposed convolution's weight has too many elements");
+        bias(made, y.c);
         break;
       }
       case Opcode::kMaxPool:

@@ -31,6 +31,7 @@ enum class Opcode : int64_t {
   kSelect = 13,
   kSubtract = 14,
   kResize = 15,
+  kConvTranspose = 16,
 };
 
 enum class Kind : int64_t {

@@ -67,7 +67,7 @@ class RandomProgram {
     const int x = number(0, 2) ? int(shapes_.size()) - 1 : any();
     const Shape shape = shapes_[size_t(x)];
     const bool column = shape.h == 1 && shape.w == 1;
-    switch (number(1, 16)) {
+    switch (number(1, 17)) {
       case 1:
       case 2:
         return convolution(x, false);
@@ -112,6 +112,8 @@ class RandomProgram {
         resize(x);
         if (number(0, 1)) convolution(int(shapes_.size()) - 1, false, number(1, 2));
         return;
+      case 16:
+        return transposed(x, number(0, 2) ? 1 : number(2, 6));
       default:
         return add(Opcode::kActivation, {x, number(1, 9), 1, 2}, shape);
     }
@@ -153,6 +155,26 @@ class RandomProgram {
     if (double(out.size()) * fan > (large_ ? 4e6 : 100e3)) return;
     const int w_index = weight({c, in.c / groups, kh, kw}, 1 / std::sqrt(fan)), b_index = bias(c);
     add(Opcode::kConv, {x, w_index, b_index, kh, kw, sh, sw, dh, dw, top, left, bottom, right, groups}, out);
+  }
+
+  // Often with a kernel as large as its stride; of any plane, also with more behind than the kernel reaches.
+  void transposed(int x, int groups) {
+    const Shape in = shapes_[size_t(x)];
+    while (in.c % groups != 0) --groups;
+    const int kh = number(1, 5), kw = number(1, 5);
+    const int sh = number(0, 2) ? number(1, 4) : kh, sw = number(0, 2) ? number(1, 4) : kw;
+    const int dh = number(0, 2) ? 1 : number(1, 3), dw = number(0, 2) ? 1 : number(1, 3);
+    const int top = number(0, 1) ? 0 : number(0, 3), left = number(0, 1) ? 0 : number(0, 3);
+    const int cut = number(0, 1) ? 0 : number(-2, 3);
+    const int h = (in.h - 1) * sh + (kh - 1) * dh + 1 - top - cut;
+    const int w = (in.w - 1) * sw + (kw - 1) * dw + 1 - left - cut;
+    const int outputs = groups == 1 ? channels() : number(1, 8);
+    const double fan = double(kh) * kw * in.c / groups;
+    if (h < 1 || w < 1 || double(in.size()) * kh * kw * outputs > (large_ ? 4e6 : 100e3)) return;
+    const Shape out{groups * outputs, h, w};
+    if (out.size() > (large_ ? 200000u : 20000u)) return;
+    const int w_index = weight({in.c, outputs, kh, kw}, 1 / std::sqrt(fan)), b_index = bias(out.c);
+    add(Opcode::kConvTranspose, {x, w_index, b_index, kh, kw, sh, sw, dh, dw, top, left, h, w, groups}, out);
   }
 
   void linear(int x) {

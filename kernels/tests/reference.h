@@ -47,6 +47,9 @@ class Sample {
       case Opcode::kConv:
         convolve(instruction, x, y);
         break;
+      case Opcode::kConvTranspose:
+        each(y, [&](int c, int i, int j) { return spread(instruction, x, c, i, j); });
+        break;
       case Opcode::kMaxPool:
       case Opcode::kAveragePool:
         each(y, [&](int c, int i, int j) { return pooled(instruction, x, c, i, j); });
@@ -146,6 +149,25 @@ class Sample {
           if (x.inside(y, column)) sum.add(x.at(first + c, y, column), double(weight[line * size_t(w.kw) + size_t(s)]));
         }
     return sum;
+  }
+
+  // The input's elements that a transposed convolution's kernel spreads as far as one of the result.
+  Number spread(const Instruction& conv, const Tensor& x, int k, int i, int j) const {
+    const Window& w = conv.window;
+    const Weight& weight = program_.weight_of(conv);
+    const int channels = x.shape.c / conv.groups, outputs = int(weight.dims[1]), first = k / outputs * channels;
+    WeightedSum sum(bias(conv, k));
+    for (int c = first; c < first + channels; ++c)
+      for (int y = 0; y < x.shape.h; ++y)
+        for (int column = 0; column < x.shape.w; ++column) {
+          const int down = i + w.top - y * w.sh, across = j + w.left - column * w.sw;
+          if (down < 0 || down % w.dh != 0 || down / w.dh >= w.kh) continue;
+          if (across < 0 || across % w.dw != 0 || across / w.dw >= w.kw) continue;
+          const size_t plane = size_t(c) * size_t(outputs) + size_t(k % outputs);
+          const size_t line = plane * size_t(w.kh) + size_t(down / w.dh);
+          sum.add(x.at(c, y, column), double(weight.data[line * size_t(w.kw) + size_t(across / w.dw)]));
+        }
+    return sum.result();
   }
 
   static Number pooled(const Instruction& pool, const Tensor& x, int c, int i, int j) {

@@ -18,10 +18,14 @@ to 16 channels, 1.1 from 64 to 32, 3 from 3 to 64, 3 depthwise, but 0.9 from 16 
 from 128 to 16, and in one dimension 0.8 from 64 to 16. So: two or three dimensions, and 16, 32, ... outputs
 of each group, no less than a quarter of its inputs, or a group for each channel. Strides would need a
 DepthToSpace behind the convolution, which costs more than it saves (2 x 2 and strides of 2: 0.5 to 0.98).
+And where the result is more than three times as large as the input (DCGAN's first layer makes 4 x 4 of one
+element), most of what the convolution reads is padding, which the native kernels would multiply.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,10 +40,12 @@ from nncompile.passes.values import (
     ints_attribute,
     kernel_view,
     known_window,
+    static_shape,
     weights,
 )
 
 _BLOCK = 16
+_MOST_PADDING = 3  # elements of the result, for each of the input
 
 
 class ConvTransposeToConv(Rule):
@@ -67,6 +73,9 @@ class ConvTransposeToConv(Rule):
         if len(view.kernel) < 2 or not (fills or depthwise):
             rank = len(view.kernel)
             return f"{inputs} channels to {outputs} in {rank} dimensions are no faster as a convolution"
+        sizes = [size for size in (static_shape(layer.inputs[0]) or ())[2:] if size is not None]
+        if len(sizes) == len(view.kernel) and _elements(sizes, view) > _MOST_PADDING * math.prod(sizes):
+            return "most of what the convolution reads would be padding"
         return None
 
     def replacement(self, op: Any, match: Match) -> Any:
@@ -87,6 +96,13 @@ class ConvTransposeToConv(Rule):
             dilations=list(view.dilations),
             pads=_pads(view),
         )
+
+
+def _elements(sizes: Sequence[int], view: Window) -> int:
+    """Those of a plane of the result, whose stride is 1."""
+    reach = [(size - 1) * step for size, step in zip(view.kernel, view.dilations, strict=True)]
+    axes = zip(sizes, reach, view.before, view.after, strict=True)
+    return math.prod(size + more - before - after for size, more, before, after in axes)
 
 
 def _pads(view: Window) -> list[int]:

@@ -42,6 +42,7 @@ from nncompile.passes.region_worth import pays
 from nncompile.passes.rewriting import unused_name
 from nncompile.stages import Firing, Refusal
 
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 _FUNCTIONS_WITH_OVERLOADS = 10  # the IR version that has them, and shapes of values inside functions
 _TOO_LITTLE = "its region would save less than changing the layout at its borders costs"
 _CYCLE = "with it the region would need a result of its own first"
@@ -51,7 +52,7 @@ def _run(model: ir.Model) -> Outcome:
     graph, parts = model.graph, _encoded(model.graph)
     pieces = []
     for piece in convex_pieces(graph, parts.steps):
-        convolutions = [node for node in piece if node.op_type == "Conv"]
+        convolutions = [node for node in piece if node.op_type in _CONVOLUTIONS]
         linear_layers = sum(parts.steps[node].opcode is Opcode.LINEAR for node in piece)
         if not (convolutions or linear_layers > 1) or not _results(piece):
             continue
@@ -105,7 +106,7 @@ def _refusals(
 ) -> tuple[Refusal, ...]:
     """What bounds a region, and each convolution that is in none."""
     inside = {node: number for number, piece in enumerate(pieces) for node in piece}
-    bounds = {node: reason for node, reason in reasons.items() if node.op_type == "Conv"}
+    bounds = {node: reason for node, reason in reasons.items() if node.op_type in _CONVOLUTIONS}
     for node in graph:
         for source in reads_from(node):
             if inside.get(source) == inside.get(node):

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from nncompile.passes.region_channels import channel_map, gather, is_channel_map, slice_of_channels, tensors
-from nncompile.passes.region_planes import place, resize
+from nncompile.passes.region_planes import place, resize, spread
 from nncompile.passes.region_program import Kind, Opcode, Sample, Step, sample_of, size_fault
 from nncompile.passes.values import (
     constant,
@@ -26,6 +26,7 @@ from nncompile.passes.values import (
 
 Encoder = Callable[..., Step | str]
 
+_LEAST_OF_GROUP = 4  # channels that each makes of a transposed convolution: fewer leave the vectors idle
 _OF_ALL_INPUTS = frozenset({"Add", "Concat", "Mul", "Sub"})
 
 
@@ -96,6 +97,24 @@ def _conv(node: ir.Node, x: Sample) -> Step | str:
         return "its weights do not fit its input"
     numbers = (*view.kernel, *view.strides, *view.dilations, *placed.pads, groups)
     return Step(Opcode.CONV, replace(x, shape=(shape[0], *placed.plane)), (), (weight, bias), numbers)
+
+
+def _conv_transpose(node: ir.Node, x: Sample) -> Step | str:
+    weight, bias = node.inputs[1], given_input(node, 2)
+    placed = _weight_fault(weight, 4) or _weight_fault(bias, 1) or spread(node, x)
+    if isinstance(placed, str):
+        return placed
+    view, shape, channels = placed.view, constant(weight).shape, x.shape[0]  # type: ignore[union-attr]
+    groups = int_attribute(node, "group", 1)
+    outputs = shape[1] * groups
+    if groups > 1 and shape[1] < _LEAST_OF_GROUP and shape[:2] != (groups, 1):
+        return f"each of its {groups} groups makes only {shape[1]} of its channels"
+    if shape[0] != channels or channels % groups or shape[2:] != view.kernel or not _fits(bias, outputs):
+        return "its weights do not fit its input"
+    numbers = (*view.kernel, *view.strides, *view.dilations, *placed.pads[:2], *placed.plane, groups)
+    return Step(
+        Opcode.CONV_TRANSPOSE, replace(x, shape=(outputs, *placed.plane)), (), (weight, bias), numbers
+    )
 
 
 def _fits(bias: ir.Value | None, outputs: int) -> bool:
@@ -227,6 +246,7 @@ def _flatten(node: ir.Node, x: Sample) -> Step | str:
 
 _ENCODERS: Mapping[str, Encoder] = {
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalAveragePool": _global_average,

@@ -1,8 +1,8 @@
 """Which elements of a plane the kernels read for each of the result: windows, and planes of another size.
 
 The window of a convolution or pool is resolved to numbers here (`auto_pad`, `ceil_mode`), by ONNX's formulas
-for Conv and MaxPool. A Resize is one of the kernels' three (`Resizing`) where ONNX's formula, computed in
-float32 as ONNX Runtime does, says the same.
+for Conv, ConvTranspose and MaxPool. A Resize is one of the kernels' three (`Resizing`) where ONNX's formula,
+computed in float32 as ONNX Runtime does, says the same.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nncompile.passes.values import (
     constant,
     given_input,
     int_attribute,
+    ints_attribute,
     string_attribute,
     window,
 )
@@ -59,11 +60,9 @@ class Placed:
 
 def place(node: ir.Node, x: Sample) -> Placed | str:
     """The windows of a convolution or pool of `x` as numbers, or why the kernels have no such."""
-    if x.rank != 4:
-        return f"its input's rank is {x.rank}"
-    view = window(node)
-    if view is None or len(view.kernel) != 2:
-        return "the size of its kernel is not known"
+    view = _view(node, x)
+    if isinstance(view, str):
+        return view
     if view.same and (view.ceil or view.dilated):  # ONNX Runtime does not run the latter
         return f"it {'rounds up' if view.ceil else 'is dilated'} with automatic padding"
     (top, bottom, height, taller), (left, right, width, wider) = (
@@ -91,6 +90,38 @@ def _axis(view: Window, axis: int, size: int) -> tuple[int, int, int, bool]:
     # A window that begins beyond the input is left out (onnx/onnx pull request 5741).
     one_more = view.ceil and span % stride > 0 and windows * stride < size + before
     return before, after, windows + one_more, one_more
+
+
+def spread(node: ir.Node, x: Sample) -> Placed | str:
+    """Where a transposed convolution of `x` puts its kernel, or why the kernels have no such."""
+    view = _view(node, x)
+    if isinstance(view, str):
+        return view
+    if view.same or ints_attribute(node, "output_shape") is not None:
+        return "its padding follows from the size of the result"
+    (top, left), (bottom, right) = view.before, view.after
+    if min(top, left, bottom, right) < 0:
+        return "it pads by a negative number"
+    more = ints_attribute(node, "output_padding") or (0, 0)
+    height, width = (
+        (x.shape[1 + i] - 1) * view.strides[i]
+        + (view.kernel[i] - 1) * view.dilations[i]
+        + (1 + more[i] - view.before[i] - view.after[i])
+        for i in (0, 1)
+    )
+    if min(height, width) < 1:
+        return f"it pads by more than it makes: a plane of {height} x {width}"
+    return Placed(view, (top, left, bottom, right), (height, width), False)
+
+
+def _view(node: ir.Node, x: Sample) -> Window | str:
+    """The window of a node on planes, or why it has none."""
+    if x.rank != 4:
+        return f"its input's rank is {x.rank}"
+    view = window(node)
+    if view is None or len(view.kernel) != 2:
+        return "the size of its kernel is not known"
+    return view
 
 
 def resize(node: ir.Node, x: Sample) -> Step | str:

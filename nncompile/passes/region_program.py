@@ -50,6 +50,7 @@ class Opcode(IntEnum):
     SELECT = 13  # number of channels, each as a channel of the value
     SUBTRACT = 14
     RESIZE = 15  # height width how
+    CONV_TRANSPOSE = 16  # w b kh kw sh sw dh dw top left height width groups
 
 
 class Resizing(IntEnum):

@@ -2,10 +2,12 @@
 
 The kernels keep channels innermost: what enters and leaves a region is transposed, element by element. What
 they save is the way through memory of the values between two layers, which stay in cache, most
-multiplications of a convolution that Winograd's algorithm computes, and most of the time of a linear Resize,
-for which ONNX Runtime takes as long as for three transpositions. All are counted in elements: to transpose
-one takes as long as `_FLOPS_AN_ELEMENT` operations (40 to 60, measured on a core of Zen 4 at 118 GFLOP/s). A
-single convolution without Winograd's algorithm never pays: ONNX Runtime's own is as fast.
+multiplications of a convolution that Winograd's algorithm computes, most of the time of a linear Resize,
+for which ONNX Runtime takes as long as for three transpositions, and the columns of a transposed convolution,
+which ONNX Runtime writes to memory and then sums. All are counted in elements: to transpose one takes as long
+as `_FLOPS_AN_ELEMENT` operations (40 to 60, measured on a core of Zen 4 at 118 GFLOP/s). A single convolution
+without Winograd's algorithm never pays: ONNX Runtime's own is as fast. Nor does a transposed one whose kernel
+is as large as its stride.
 
 Linear layers alone have no layout to change: two of them pay (measured from 64 x 64 to 4096 x 4096 weights),
 as long as keeping their weights twice, in the graph and packed, is no matter.
@@ -29,17 +31,19 @@ _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
 _TOO_MANY_BYTES, _STREAMED_BYTES, _READ_COST = 40e6, 1e6, 9
 _MOST_LINEAR_BYTES = 64e6
 _SAVED_OF_INTERPOLATION = 2  # elements, for each that a linear Resize computes
+_SAVED_OF_COLUMNS = 1  # likewise, for each that ONNX Runtime's transposed convolution sums: measured 1 to 2
 
 
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:
     """Whether a region of these steps, by the value that each computes, is worth its borders."""
-    if not any(step.opcode is Opcode.CONV for step in steps.values()):
+    if not any(step.opcode in (Opcode.CONV, Opcode.CONV_TRANSPOSE) for step in steps.values()):
         return _linear_bytes(steps) <= _MOST_LINEAR_BYTES
     kept = {
         value for step in steps.values() if not step.elementwise for value in step.values if value in steps
     }
     saved = sum(_elements(steps[value].result) for value in kept)
     saved += _SAVED_OF_INTERPOLATION * sum(_elements(s.result) for s in steps.values() if s.interpolates)
+    saved += _SAVED_OF_COLUMNS * sum(map(_columns, steps.values()))
     multiplications = sum(_saved_flops(step) for step in steps.values())
     cost = sum(map(_elements, entering)) + sum(_elements(steps[value].result) for value in leaving)
     return saved + multiplications / _FLOPS_AN_ELEMENT >= cost
@@ -74,6 +78,23 @@ def _saved_flops(step: Step) -> float:
     if transformed > _TOO_MANY_BYTES or served_by_few:
         return 0.0
     return _SAVED[kh] * 2 * _elements(step.result) * inputs * kh * kw
+
+
+def _columns(step: Step) -> int:
+    """What ONNX Runtime's transposed convolution computes of a sample before it sums it.
+
+    The plane that it reads follows from that which it makes, with as much padding behind as in front.
+    """
+    if step.opcode is not Opcode.CONV_TRANSPOSE:
+        return 0
+    kernel, strides, dilations, pads = (step.numbers[i : i + 2] for i in (0, 2, 4, 6))
+    read = (
+        max(0, size + 2 * pad - (k - 1) * d - 1) // stride + 1
+        for size, pad, k, d, stride in zip(
+            step.result.shape[1:], pads, kernel, dilations, strides, strict=True
+        )
+    )
+    return step.result.shape[0] * math.prod(kernel) * math.prod(read)
 
 
 def _elements(sample: Sample) -> int:

@@ -78,6 +78,8 @@ def evaluate(
     match Opcode(opcode):
         case Opcode.CONV:
             return _conv(values[x], rest, weights)
+        case Opcode.CONV_TRANSPOSE:
+            return _conv_transpose(values[x], rest, weights)
         case Opcode.MAX_POOL | Opcode.AVERAGE_POOL:
             return _pool(values[x], rest, average=opcode == Opcode.AVERAGE_POOL)
         case Opcode.GLOBAL_AVERAGE:
@@ -132,6 +134,15 @@ def _conv(x: Tensor, fields: Sequence[int], weights: Sequence[Tensor]) -> Tensor
     return F.conv2d(
         padded, weights[weight], None if bias < 0 else weights[bias], (sh, sw), 0, (dh, dw), groups
     )
+
+
+def _conv_transpose(x: Tensor, fields: Sequence[int], weights: Sequence[Tensor]) -> Tensor:
+    """All that the kernel reaches; of it, and of what lies behind, the plane that is asked for."""
+    weight, bias, _, _, sh, sw, dh, dw, top, left, height, width, groups = fields
+    whole = F.conv_transpose2d(x, weights[weight], None, (sh, sw), 0, 0, groups, (dh, dw))
+    behind = max(0, top + height - whole.shape[2]), max(0, left + width - whole.shape[3])
+    plane = F.pad(whole, (0, behind[1], 0, behind[0]))[:, :, top : top + height, left : left + width]
+    return plane if bias < 0 else plane + weights[bias][:, None, None]
 
 
 def _pool(x: Tensor, fields: Sequence[int], *, average: bool) -> Tensor:

@@ -54,6 +54,19 @@ class Region:
             groups,
         )
 
+    def conv_transpose(
+        self, x, weight, bias=None, stride=(1, 1), pads=(0, 0), plane=None, groups=1, dilations=(1, 1)
+    ):
+        """`pads`: top, left; `plane`: height and width, by default all that the kernel reaches."""
+        kernel = weight.shape[2:]
+        plane = plane or [
+            (size - 1) * s + (k - 1) * d + 1 - pad
+            for size, s, k, d, pad in zip(self.shapes[x][1:], stride, kernel, dilations, pads, strict=True)
+        ]
+        weights = self._weight(weight), self._weight(bias)
+        numbers = (*kernel, *stride, *dilations, *pads, *plane, groups)
+        return self._add(Opcode.CONV_TRANSPOSE, x, *weights, *numbers)
+
     def max_pool(self, x, kernel, stride, pads=(0, 0, 0, 0), ceil=False):
         return self._add(Opcode.MAX_POOL, x, *kernel, *stride, *pads, int(ceil))
 

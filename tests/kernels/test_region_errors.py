@@ -67,7 +67,7 @@ def test_a_program_that_goes_on(build):
     )
 
 
-@pytest.mark.parametrize("opcode", [0, 16, -1, 2**40])
+@pytest.mark.parametrize("opcode", [0, 17, -1, 2**40])
 def test_an_unknown_opcode(build, opcode):
     region = network()
     region.instructions[1] = (opcode, region.instructions[1][1])
@@ -139,6 +139,40 @@ def test_a_plane_that_cannot_be_made(build, fields, why):
     region.output(region.resize(0, (4, 4), Resizing.NEAREST))
     region.instructions[0] = (region.instructions[0][0], fields)
     refused(build, region.model(), f"FusedRegion: .*({why})")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        (1, 2, "a weight is 2"),
+        (1, 1, "weight does not fit"),
+        (2, 0, "bias does not fit"),
+        (3, 4, "weight does not fit"),
+        (4, 2, "weight does not fit"),
+        (5, 0, "a dimension is 0"),
+        (7, 2**24, "a kernel is dilated too far"),
+        (9, -1, "a pad is -1"),
+        (11, 0, "a dimension is 0"),
+        (11, 2**24, "a value has too many elements"),
+        (13, 4, "weight does not fit"),
+        (13, 0, "a dimension is 0"),
+    ],
+)
+def test_a_transposed_convolution_that_does_not_fit(build, field, value, why):
+    region = Region((6, 9, 9))
+    region.output(region.conv_transpose(0, np.ones((6, 10, 3, 3)), np.ones(20), (2, 2), (1, 1), groups=2))
+    inputs = region.random_inputs(2)
+    assert_close(run(session(region.model(), build), inputs), region.eager(*inputs))
+    opcode, fields = region.instructions[0]
+    region.instructions[0] = (opcode, (*fields[:field], value, *fields[field + 1 :]))
+    refused(build, region.model(), f"FusedRegion: .*{why}")
+
+
+def test_products_of_a_row_that_cannot_be_counted(build):
+    region = Region((1, 1, 2**12))
+    plane = (1, 2**12)
+    region.output(region.conv_transpose(0, np.ones((1, 2, 1, 2**18)), None, (1, 1), (0, 0), plane))
+    refused(build, region.model(), "FusedRegion: a transposed convolution's .* has too many elements")
 
 
 def test_another_number_of_fields(build):

@@ -109,6 +109,21 @@ def test_where_it_is_no_faster(apply, random, plane, inputs, outputs, group):
     unchanged(apply(CONV_TRANSPOSE_TO_CONV, text, weights), f"{channels} are no faster as a convolution")
 
 
+@pytest.mark.parametrize(("size", "plane"), [("1, 1", (3, 4)), ("3, 2", (4, 3)), ("1, 1, 3", (1, 4, 4))])
+def test_results_much_larger_than_the_input(apply, random, size, plane):
+    reason = "most of what the convolution reads would be padding"
+    unchanged(apply(CONV_TRANSPOSE_TO_CONV, graph(size=size), constants(random, plane)), reason)
+
+
+@pytest.mark.parametrize(
+    ("size", "attributes"),
+    [("1, 1", "pads=[1, 1, 1, 2]"), ("1, 1", "pads=[1, 1, 1, 0]"), ("a, b", ""), ("1, b", "")],
+)
+def test_results_not_much_larger_or_of_no_known_size(apply, random, size, attributes):
+    """1 and 3 elements of 1; a symbolic size may be any."""
+    convolved(apply(CONV_TRANSPOSE_TO_CONV, graph(attributes, size=size), constants(random)))
+
+
 @pytest.mark.parametrize("default", [True, False])
 def test_weights_that_are_an_input(apply, random, default):
     weights = constants(random)

@@ -273,6 +273,12 @@ def test_convolutions_that_are_left_alone(outline, nodes, y, weights, reason):
          "float[n, 4, 4, 3]", {}, "its average counts what rounding up adds"),
         ("y = Clip(c, low, high)", PLANE, {"low": np.float32(2), "high": np.float32(1)}, "its bounds are"),
         ("y = Clip(c, low)", PLANE, {"x": f"{PLANE} x, float low"}, "a weight is not constant"),
+        ("y = ConvTranspose<output_shape = [7, 6]>(c, v)", PLANE, {"v": (4, 4, 3, 3)}, "its padding follows"),
+        ('y = ConvTranspose<auto_pad = "SAME_UPPER", strides = [2, 2]>(c, v)', "float[n, 4, 14, 12]",
+         {"v": (4, 4, 3, 3)}, "its padding follows"),
+        ("y = ConvTranspose<group = 2>(c, v)", "float[n, 6, 9, 8]", {"v": (4, 3, 3, 3)}, "makes only 3"),
+        ("y = ConvTranspose<group = 2>(c, v)", "float[n, 2, 9, 8]", {"v": (4, 1, 3, 3)}, "makes only 1"),
+        ("y = ConvTranspose(c, u)", PLANE, {"x": f"{PLANE} x, float[4, 4, 1, 1] u"}, "not constant"),
         ("y = Reshape(c, s)", "float[k, 12, 7, 2]", {"s": np.array([-1, 12, 7, 2])}, "it makes other rows"),
         ("y = Reshape(c, s)", "float[k, 84]", {"s": np.array([-1, 84])}, "it makes other rows"),
         ("y = Reshape(c, s)", "float[k, 168]", {"x": f"{PLANE} x, int64[2] s"}, "a weight is not constant"),
@@ -291,7 +297,7 @@ def test_what_bounds_a_region(outline, node, y, weights, reason):
     """The convolution and what the kernels know become a region; the node in question stays outside."""
     given = dict(weights)
     x, more = given.pop("x", f"{PLANE} x"), given.pop("more", "")
-    feeds = {"s": np.array([-1, 168]), "i": np.array([1, 0, 2])}
+    feeds = {"s": np.array([-1, 168]), "i": np.array([1, 0, 2]), "u": np.ones((4, 4, 1, 1), "f4")}
     feeds = {name: array for name, array in feeds.items() if f"] {name}" in x} or None
     applied = outline(f"c = Conv(x, w) {node}", f"{y} y{more}", x=x, feeds=feeds, **given)
     assert applied.outcome.changes == 1
@@ -308,6 +314,9 @@ def test_what_bounds_a_region(outline, node, y, weights, reason):
         ("MaxPool<kernel_shape = [2, 2], pads = [0, -1, 0, 0]>(c)", "it pads by a negative number"),
         ("Conv(c, large)", "its kernel is larger than the plane"),
         ("Conv(c, narrow)", "its weights do not fit its input"),
+        ("ConvTranspose<group = 3>(c, large)", "its weights do not fit its input"),
+        ("ConvTranspose<pads = [0, -1, 0, 0]>(c, large)", "it pads by a negative number"),
+        ("ConvTranspose<pads = [8, 0, 7, 0]>(c, large)", "it pads by more than it makes: a plane of 0 x 14"),
     ],
 )
 def test_what_onnx_runtime_refuses_is_left_to_it(parsed, random, node, reason):
@@ -320,7 +329,7 @@ def test_what_onnx_runtime_refuses_is_left_to_it(parsed, random, node, reason):
     parser = onnx.parser.parse_graph(f"g ({PLANE} c) => (float y) {{ y = {node} }}").node[0]
     first, last = model.graph
     inputs = [first.outputs[0], *(model.graph.initializers[name] for name in parser.input[1:])]
-    odd = ir.node(parser.op_type, inputs, {a.name: list(a.ints) for a in parser.attribute}, name="odd")
+    odd = ir.node(parser.op_type, inputs, {a.name: list(a.ints) or a.i for a in parser.attribute}, name="odd")
     odd.outputs[0].name = "odd"
     model.graph.insert_before(last, odd)
     last.replace_input_with(0, odd.outputs[0])

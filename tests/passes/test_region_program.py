@@ -93,6 +93,12 @@ def step(opcode, fields, values, weights, constants):
             assert (kh, kw) == tuple(weights[w].shape[2:])
             x = padded(x, pads, 0, (kh, kw), (sh, sw), 0.0)
             return functional.conv2d(x, weights[w], weight(b), (sh, sw), 0, (dh, dw), groups)
+        case Opcode.CONV_TRANSPOSE:
+            w, b, kh, kw, sh, sw, dh, dw, top, left, height, width, groups = fields[1:]
+            assert (kh, kw) == tuple(weights[w].shape[2:])
+            y = functional.conv_transpose2d(x, weights[w], None, (sh, sw), 0, 0, groups, (dh, dw))
+            y = functional.pad(y, (0, sw + dw, 0, sh + dh))[..., top : top + height, left : left + width]
+            return y if b < 0 else y + weights[b][:, None, None]
         case Opcode.MAX_POOL | Opcode.AVERAGE_POOL:
             return pool(opcode, x, fields[1:])
         case Opcode.GLOBAL_AVERAGE:
@@ -189,6 +195,27 @@ def test_convolutions(check, attributes, w, shape, bias):
     y = f"float[n, {', '.join(map(str, shape))}]"
     more = {"b": (w[0],)} if bias else {}
     check(f"y = Conv<{attributes}>(x, w{', b' if bias else ''})".replace("<>", ""), y, w=w, **more)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "w", "shape"),
+    [
+        ("", (4, 5, 3, 3), (5, 9, 8)),
+        ("kernel_shape = [2, 2], strides = [2, 2]", (4, 5, 2, 2), (5, 14, 12)),
+        ("strides = [2, 2], pads = [1, 1, 1, 1]", (4, 5, 4, 4), (5, 14, 12)),
+        ("strides = [2, 3], pads = [0, 1, 2, 3], output_padding = [1, 2]", (4, 5, 3, 4), (5, 14, 17)),
+        ("strides = [2, 1], dilations = [2, 3], pads = [1, 0, 0, 2]", (4, 5, 3, 2), (5, 16, 7)),
+        ("group = 2, strides = [2, 2]", (4, 4, 3, 3), (8, 15, 13)),
+        ("group = 4, strides = [3, 2]", (4, 1, 3, 2), (4, 21, 12)),
+        ('auto_pad = "VALID", strides = [2, 2]', (4, 5, 3, 3), (5, 15, 13)),
+    ],
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_transposed_convolutions(check, attributes, w, shape, bias):
+    y = f"float[n, {', '.join(map(str, shape))}]"
+    more = {"b": (shape[0],)} if bias else {}
+    node = f"ConvTranspose<{attributes}>(x, w{', b' if bias else ''})".replace("<>", "")
+    check(f"y = {node}", y, w=w, **more)
 
 
 @pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])

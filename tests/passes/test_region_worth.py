@@ -74,6 +74,11 @@ def test_a_whole_network_is_one_region(name, static):
         ([nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1)], (64, 28, 28), False),  # 1 inside, 2 across
         ([nn.Conv2d(24, 144, 1), nn.ReLU(), nn.Conv2d(144, 24, 1)], (24, 56, 56), True),  # 6 inside, 2 across
         ([nn.Conv2d(96, 21, 1), nn.Upsample(scale_factor=8, mode="bilinear")], (96, 28, 28), True),
+        ([nn.ConvTranspose2d(64, 64, 4, 2, 1)], (64, 16, 16), True),  # 4 columns for each element
+        ([nn.ConvTranspose2d(64, 32, 2, 2)], (64, 32, 32), False),  # 1
+        ([nn.ConvTranspose2d(64, 3, 4, 2, 1), nn.Tanh()], (64, 32, 32), False),  # much to enter
+        ([nn.ConvTranspose2d(32, 32, 1, 2)], (32, 16, 16), False),
+        ([nn.ConvTranspose2d(100, 64, 4)], (100, 1, 1), False),  # as many as leave
         (
             [nn.Conv2d(96, 21, 1), nn.Upsample(scale_factor=8)],
             (96, 28, 28),
@@ -86,6 +91,11 @@ def test_what_is_saved_against_what_the_borders_cost(layers, shape, worth):
     assert report.changes == int(worth)
     if not worth:
         assert {refusal.reason for refusal in report.refusals} == {TOO_LITTLE}
+
+
+def test_a_transposed_convolution_of_one_dimension_is_named():
+    report = optimized(nn.ConvTranspose1d(64, 64, 4, 2, 1), (64, 16)).passes[-1]
+    assert (report.changes, [refusal.reason for refusal in report.refusals]) == (0, ["its input's rank is 3"])
 
 
 class Decoder(nn.Module):
@@ -111,6 +121,36 @@ class Decoder(nn.Module):
 def test_a_decoder_is_one_region(mode, plane):
     """The exporter computes the sizes to which a plane is resized, from those of the input."""
     found = optimized(Decoder(mode), (3, *plane))
+    assert (found.passes[-1].changes, found.passes[-1].refusals) == (1, ())
+    (region,) = onnx.load_from_string(found.model).graph.node
+    assert region.op_type == "FusedRegion"
+
+
+class Expanding(nn.Module):
+    """A U-Net of one level, whose plane is made larger by a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        self.up, self.last = nn.ConvTranspose2d(32, 16, 2, 2), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = self.first(x).relu()
+        small = self.second(nn.functional.max_pool2d(whole, 2)).relu()
+        return self.last(torch.cat([self.up(small), whole], 1))
+
+
+def generator():
+    """A DCGAN's."""
+    layers = [nn.ConvTranspose2d(20, 64, 4), nn.BatchNorm2d(64), nn.ReLU()]
+    for width in (64, 32):
+        layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.BatchNorm2d(width // 2), nn.ReLU()]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(16, 3, 4, 2, 1), nn.Tanh())
+
+
+@pytest.mark.parametrize(("factory", "shape"), [(Expanding, (3, 32, 48)), (generator, (20, 1, 1))])
+def test_transposed_convolutions_between_others_are_one_region(factory, shape):
+    found = optimized(factory(), shape)
     assert (found.passes[-1].changes, found.passes[-1].refusals) == (1, ())
     (region,) = onnx.load_from_string(found.model).graph.node
     assert region.op_type == "FusedRegion"
