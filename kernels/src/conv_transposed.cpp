@@ -125,9 +125,11 @@ class Transposed : public Step {
     const float* residual = Residual(frame, epilogue_, sample).at(row, 0);
     if (residual) add(residual, y, count);
     if (epilogue_.activation.kind == Kind::kNone) return;
-    int i = 0;
-    for (; i + kLanes <= count; i += kLanes) store<kLanes>(y + i, activate<kLanes>(epilogue_.activation, load<kLanes>(y + i)));
-    if (i < count) store_some<kLanes>(y + i, activate<kLanes>(epilogue_.activation, load_some<kLanes>(y + i, count - i)), count - i);
+    const int vectors = count / kLanes, done = vectors * kLanes;
+    activate_all<kLanes>(epilogue_.activation, y, vectors);
+    if (done == count) return;
+    const Vec<kLanes> last = load_some<kLanes>(y + done, count - done);
+    store_some<kLanes>(y + done, activate<kLanes>(epilogue_.activation, last), count - done);
   }
 
   static void add(const float* x, float* y, int count) {

@@ -12,9 +12,8 @@ enum class Layout { kChannels, kSamples };
 // As it is defined, or Winograd's: along its rows, or in tiles of both dimensions (of channels in lanes only).
 enum class Algorithm { kDirect, kRows, kTiles };
 
-// Infinite where the algorithm does not apply (Winograd's to another kernel than 3x3 or 5x5, to a stride, to groups or to
-// a transposed convolution),
-// or its weights would take too much memory.
+// Infinite where the algorithm does not apply (Winograd's to another kernel than 3x3 or 5x5, to a stride, to groups or
+// to a transposed convolution), or its weights would take too much memory.
 double conv_cost(const Program& program, const Instruction& conv, int y, Algorithm algorithm, Layout layout);
 
 // Whether a layer's weights, and not what it reads and writes for a sample, are what memory is busy with.

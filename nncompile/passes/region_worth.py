@@ -31,7 +31,7 @@ _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
 _TOO_MANY_BYTES, _STREAMED_BYTES, _READ_COST = 40e6, 1e6, 9
 _MOST_LINEAR_BYTES = 64e6
 _SAVED_OF_INTERPOLATION = 2  # elements, for each that a linear Resize computes
-_SAVED_OF_COLUMNS = 1  # likewise, for each that ONNX Runtime's transposed convolution sums: measured 1 to 2
+_SAVED_OF_COLUMNS = 1  # likewise, for each that ONNX Runtime's transposed convolution sums; measured
 
 
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:

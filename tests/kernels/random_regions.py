@@ -50,7 +50,7 @@ def layers(draw):
     shape = draw(shapes())
     drawing = _Drawing(draw, Region(shape))
     x = drawing.convolution(0) if draw(st.booleans()) else 0
-    y = drawing.grouped(x) if draw(st.booleans()) else drawing.convolution(x)
+    y = draw(st.sampled_from((drawing.grouped, drawing.convolution, drawing.transposed)))(x)
     if not drawing.region.instructions:
         y = drawing.region.global_average(0)
     if draw(st.booleans()):
@@ -72,7 +72,7 @@ def graphs(draw):
         drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,
         drawing.product, drawing.linear, drawing.activation, drawing.joined, drawing.global_average,
         drawing.grouped, drawing.selected, drawing.flatten, drawing.tail,
-        drawing.resized,
+        drawing.resized, drawing.transposed,
     )  # fmt: skip
     for _ in range(draw(st.integers(1, 8))):
         last = len(region.shapes) - 1
@@ -101,7 +101,7 @@ def chains(draw):
                 y = draw(st.sampled_from((region.add, region.subtract)))(y, other)
         if draw(st.booleans()):
             y = region.activation(y, *draw(activations()))
-        x = drawing.pool(y) if draw(st.integers(0, 3)) else drawing.resized(y)
+        x = draw(st.sampled_from((drawing.pool, drawing.pool, drawing.resized, drawing.enlarged)))(y)
     return region.output(x)
 
 
@@ -185,6 +185,32 @@ class _Drawing:
         if self.region.shapes[x][0] * math.prod(plane) > LARGEST // 10:
             return x
         return self.region.resize(x, plane, self.draw(st.sampled_from(Resizing)))
+
+    def transposed(self, x):
+        """Of any groups; often with a kernel as large as its stride."""
+        channels = self.region.shapes[x][0]
+        groups = self.draw(st.sampled_from([n for n in range(1, channels + 1) if channels % n == 0]))
+        return self._transposed(x, self.draw(st.integers(1, max(1, 40 // groups))), groups)
+
+    def enlarged(self, x):
+        """What samples in lanes have of it."""
+        return self._transposed(x, self.draw(st.integers(1, 12)), 1)
+
+    def _transposed(self, x, outputs, groups):
+        channels, *sizes = self.region.shapes[x]
+        kernel = self._pair(1, 5, self.draw(st.booleans()))
+        stride = kernel if self.draw(st.booleans()) else self._pair(1, 4, self.draw(st.booleans()))
+        dilations = (1, 1) if self.draw(st.integers(0, 2)) else self._pair(1, 3, False)
+        top, left, bottom, right = (self.draw(st.integers(-2, 3)) for _ in range(4))
+        pads = max(top, 0), max(left, 0)
+        axes = zip(sizes, stride, kernel, dilations, pads, (bottom, right), strict=True)
+        plane = [(n - 1) * s + (k - 1) * d + 1 - before - behind for n, s, k, d, before, behind in axes]
+        work = channels * outputs * math.prod(kernel) * math.prod(sizes)
+        if min(plane) < 1 or max(work, 10 * outputs * groups * math.prod(plane)) > LARGEST:
+            return x
+        weight = self._normal(channels, outputs, *kernel) / math.sqrt(channels // groups * math.prod(kernel))
+        bias = self._bias(outputs * groups)
+        return self.region.conv_transpose(x, weight, bias, stride, pads, plane, groups, dilations)
 
     def flatten(self, x):
         return self.region.flatten(x)

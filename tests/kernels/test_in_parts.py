@@ -64,6 +64,16 @@ def enlarged(how):
     return region.output(region.resize(region.activation(0, Kind.TANH), (151, 98), how))
 
 
+def transposed(weight, bias, stride, pads=(0, 0), groups=1):
+    """Between what gives it a border and what leaves one around it."""
+    channels, outputs = len(weight), weight.shape[1] * groups
+    region = Region((channels, 29, 31))
+    x = region.activation(0, Kind.TANH)
+    region.output(region.conv(x, normal(3, channels, 3, 3), pads=(1,) * 4))
+    y = region.activation(region.conv_transpose(x, weight, bias, stride, pads, groups=groups), Kind.SIGMOID)
+    return region.output(region.conv(y, normal(3, outputs, 3, 3), pads=(1,) * 4))
+
+
 REGIONS = {
     **{f"{c} channels": convolution(c, 3) for c in (1, 2, 3, 5, 17, 40)},
     "stride": convolution(1, 5, (2, 3)),
@@ -78,6 +88,11 @@ REGIONS = {
     "gate": gate(),
     "dilated": dilated(1),
     "dilated groups": dilated(8),
+    "transposed": transposed(normal(48, 20, 4, 4), normal(20, 1)[:, 0], (2, 2), (1, 1)),
+    "transposed side by side": transposed(normal(48, 20, 2, 2), normal(20, 1)[:, 0], (2, 2)),
+    "transposed, more weights": transposed(normal(96, 96, 5, 5), None, (2, 1)),
+    "transposed groups": transposed(normal(48, 10, 3, 3), None, (2, 2), groups=4),
+    "transposed depthwise": transposed(normal(48, 1, 7, 7), normal(48, 1)[:, 0], (3, 2), (1, 2), 48),
     **{how.name.lower(): enlarged(how) for how in Resizing},
 }
 

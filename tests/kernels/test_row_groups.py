@@ -98,9 +98,21 @@ def enlarged():
     return region.output(region.conv(y, normal(5, 64, 1, 1)))
 
 
+def decoded():
+    """A decoder of transposed convolutions: side by side, overlapping, with gaps, depthwise and in groups."""
+    region = Region((12, 20, 18), (20, 80, 72))
+    y = region.conv(0, normal(64, 12, 1, 1))
+    y = region.conv_transpose(y, normal(64, 48, 2, 2), normal(48, 1)[:, 0], (2, 2))
+    y = region.conv_transpose(y, normal(48, 24, 4, 4), None, (2, 2), (1, 1), (80, 72))
+    y = region.activation(region.concat(y, 1), Kind.SILU)
+    y = region.conv_transpose(y, normal(44, 1, 3, 3), None, (2, 2), (1, 1), (160, 144), groups=44)
+    y = region.conv_transpose(y, normal(44, 8, 2, 3), None, (1, 1), (2, 0), groups=4, dilations=(1, 2))
+    return region.output(region.conv(y, normal(5, 32, 3, 3), pads=(1,) * 4))
+
+
 REGIONS = {
     made.__name__: made()
-    for made in (inverted_residuals, stem, tiles, borders, branches, outputs, shuffled, enlarged)
+    for made in (inverted_residuals, stem, tiles, borders, branches, outputs, shuffled, enlarged, decoded)
 }
 
 

@@ -30,6 +30,14 @@ def convolution(inputs, outputs, kernel, plane, stride=(1, 1), dilation=1):
     return region.output(region.max_pool(y, (3, 3), (1, 1), (1, 1, 1, 1))).output(y)
 
 
+def transposed(inputs, outputs, kernel, plane, stride, pads=(0, 0)):
+    region = Region((inputs, *plane))
+    weight, bias = normal(inputs, outputs, kernel, kernel), normal(outputs, 1)[:, 0]
+    y = region.conv_transpose(region.activation(0, Kind.TANH), weight, bias, stride, pads)
+    y = region.activation(y, Kind.SIGMOID)
+    return region.output(region.max_pool(y, (3, 3), (1, 1), (1, 1, 1, 1))).output(y)
+
+
 def growing():
     """What a later sample still reads lies where an earlier one's larger value would fit."""
     region = Region((100,))
@@ -45,6 +53,8 @@ REGIONS = {
     "Winograd 5x5": convolution(60, 77, 5, (6, 3)),
     "3x3 with a stride": convolution(170, 171, 3, (7, 7), (2, 2)),
     "3x3, dilated": convolution(170, 171, 3, (7, 5), dilation=4),
+    "transposed": transposed(140, 130, 4, (4, 3), (2, 2), (1, 1)),
+    "transposed side by side": transposed(260, 261, 2, (4, 4), (2, 2)),
     "1x1": convolution(511, 529, 1, (3, 3)),
 }
 

@@ -8,7 +8,7 @@ from same_bits import assert_same_bits
 from nncompile.passes.region_program import Kind, Resizing
 
 SESSION = 2 * 10**6  # its number, apart from those that others count
-SHAPES = {  # channels in and out, kernel, stride, pads, what is taken off (or added) behind, dilations, groups
+SHAPES = {  # channels in and out, kernel, stride, pads, what is cut off behind (or added), dilations, groups
     "u-net": ((20, 12), (2, 2), (2, 2), (0, 0), (0, 0), (1, 1), 1),
     "dcgan": ((9, 24), (4, 4), (2, 2), (1, 1), (1, 1), (1, 1), 1),
     "dcgan's last": ((33, 3), (4, 4), (2, 2), (1, 1), (1, 1), (1, 1), 1),
@@ -66,7 +66,7 @@ def test_alone(build, name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_with_a_residual_an_activation_and_borders(build, name):
-    """A border around what it reads, another around what it writes, in either of which no number may end up."""
+    """A border around what it reads and one around what it writes: no number may end up in either."""
     region = Region((5, 6, 7))
     inputs, outputs = SHAPES[name][0]
     x = region.conv(0, normal(inputs, 5, 3, 3), normal(inputs, 1)[:, 0], pads=(1,) * 4)
