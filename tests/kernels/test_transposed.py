@@ -26,6 +26,7 @@ SHAPES = {  # channels in and out, kernel, stride, pads, what is cut off behind 
     "far behind": ((3, 4), (2, 2), (2, 2), (0, 0), (-5, -7), (1, 1), 1),
     "far before": ((3, 4), (5, 5), (1, 1), (6, 5), (0, 0), (1, 1), 1),
     "vectors of each column": ((6, 21), (3, 4), (1, 2), (1, 1), (1, 1), (1, 1), 1),
+    "cut behind": ((40, 70), (2, 2), (2, 2), (0, 0), (1, 1), (1, 1), 1),
     "wide": ((40, 70), (3, 3), (2, 2), (1, 1), (0, 0), (1, 1), 1),
 }
 
