@@ -151,13 +151,16 @@ class Builder {
     for (const Work& work : works_) {
       if (!here(work)) continue;
       const Opcode op = work.instruction->op;
-      if (op == Opcode::kFlatten || op == Opcode::kSelect || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax)
+      if (op == Opcode::kFlatten || op == Opcode::kSelect || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax ||
+          op == Opcode::kLayerNorm)
         return false;
       any = any || op == Opcode::kConv;
     }
     // A kept input would need a copy of its own.
     for (size_t i = 0; i < program_.inputs.size(); ++i)
-      if (kept_[i].kept) return false;
+      if (kept_[i].kept || program_.inputs[i].rank == kChannelsLast) return false;
+    for (const Output& output : program_.outputs)
+      if (output.rank == kChannelsLast) return false;
     return any;
   }
 

@@ -84,7 +84,7 @@ class Lowering {
 
   static bool runs_batched(Opcode op) {
     return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kSubtract || op == Opcode::kMultiply ||
-           op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax;
+           op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax || op == Opcode::kLayerNorm;
   }
 
   void mark_batched() {
@@ -102,7 +102,7 @@ class Lowering {
     const auto takes_all = [](const Work& work) { return work.batched || !work.alive; };
     result_.all_batched = std::all_of(works_.begin(), works_.end(), takes_all);
     for (size_t i = 0; i < program_.inputs.size(); ++i) {
-      StepPtr step = make_load(int(i), int(i), program_.shapes[i]);
+      StepPtr step = make_load(int(i), int(i), program_.inputs[i]);
       step->batched = result_.all_batched;
       add(std::move(step), {}, {int(i)});
     }
@@ -114,7 +114,8 @@ class Lowering {
     }
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      StepPtr step = make_store(value, int(i), result_.places[size_t(root(value))].shape);
+      const Input its{program_.outputs[i].rank, result_.places[size_t(root(value))].shape};
+      StepPtr step = make_store(value, int(i), its);
       const Work* made = maker(works_, value);
       step->batched = made ? made->batched : result_.all_batched;
       add(std::move(step), {value}, {});
@@ -164,6 +165,8 @@ class Lowering {
         return make_select(instruction.inputs[0], instruction.channels, work.y, shape);
       case Opcode::kResize:
         return make_resize(program_, instruction, work.y);
+      case Opcode::kLayerNorm:
+        return make_layer_norm(program_, instruction, work.y);
       case Opcode::kSoftmax:
       case Opcode::kLogSoftmax:
         return make_softmax(instruction.inputs[0], work.y, shape, instruction.op == Opcode::kLogSoftmax);

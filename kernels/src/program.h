@@ -31,6 +31,7 @@ enum class Opcode : int64_t {
   kSelect = 13,
   kSubtract = 14,
   kResize = 15,
+  kLayerNorm = 17,
 };
 
 enum class Kind : int64_t {
@@ -99,16 +100,19 @@ struct Instruction {
   Activation activation;
   Resizing resizing = Resizing::kNearest;
   std::vector<int> channels;  // of its input, one for each of the result
+  float epsilon = 0;
 };
 
+inline constexpr int kChannelsLast = 5;  // as a rank: of 4 axes, N x H x W x C
+
 struct Input {
-  int rank;
+  int rank;  // 2: N x C; 4: N x C x H x W; or kChannelsLast
   Shape shape;
 };
 
 struct Output {
   int value;
-  int rank;
+  int rank;  // as of an input
 };
 
 struct Program {

@@ -58,8 +58,9 @@ def _arithmetic(node: ir.Node, x: Sample) -> tuple[Array, Array] | str:
     if first and node.op_type == "Div":
         return "it divides a constant"
     k = weights(node.inputs[0 if first else 1])
-    sizes = (1,) * (x.rank - k.ndim) + k.shape
-    if k.dtype != np.float32 or sizes not in ((1, size, 1, 1)[: x.rank] for size in (1, x.shape[0])):
+    sizes, axis = (1,) * (x.rank - k.ndim) + k.shape, x.rank - 1 if x.channels_last else 1
+    one = all(size == 1 for i, size in enumerate(sizes) if i != axis)
+    if k.dtype != np.float32 or len(sizes) != x.rank or not one or sizes[axis] not in (1, x.shape[0]):
         return f"its constant is {k.dtype} of shape {list(k.shape)}"
     each = np.broadcast_to(k.astype(np.float64).reshape(-1), x.shape[:1])
     return affine.arithmetic(node.op_type, each, constant_first=first)

@@ -82,6 +82,13 @@ def tail(logarithm):
     return region.output(region.softmax(region.linear(y, weight), logarithm=logarithm))
 
 
+def normalized(channels):
+    """Its linear layer reads nothing of other pixels."""
+    region, y = convolution(1, (3, channels), pad=0)
+    y = region.layer_norm(y, np.arange(channels) - 1.0, np.ones(channels))
+    return region.output(region.linear(y, np.ones((4, channels))))
+
+
 def activation(kind, *constants):
     region, y = convolution(1, (3, 5), pad=0)
     return region.output(region.activation(y, kind, *constants))
@@ -100,6 +107,8 @@ REGIONS = {
     "pools": pools(),
     "softmax": tail(False),
     "log-softmax": tail(True),
+    "layer norm": normalized(21),
+    "layer norm of few": normalized(3),
     "relu": activation(Kind.RELU),
     "clip": activation(Kind.CLIP, -1, 1),
     "leaky-relu": activation(Kind.LEAKY_RELU, 0.1),

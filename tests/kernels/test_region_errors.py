@@ -67,7 +67,7 @@ def test_a_program_that_goes_on(build):
     )
 
 
-@pytest.mark.parametrize("opcode", [0, 16, -1, 2**40])
+@pytest.mark.parametrize("opcode", [0, 16, 18, -1, 2**40])
 def test_an_unknown_opcode(build, opcode):
     region = network()
     region.instructions[1] = (opcode, region.instructions[1][1])
@@ -139,6 +139,54 @@ def test_a_plane_that_cannot_be_made(build, fields, why):
     region.output(region.resize(0, (4, 4), Resizing.NEAREST))
     region.instructions[0] = (region.instructions[0][0], fields)
     refused(build, region.model(), f"FusedRegion: .*({why})")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ((0, -1, 1, 1), "a weight is -1"),
+        ((0, 3, 1, 1), "a weight is 3"),
+        ((0, 2, 1, 1), "a scale does not fit its channels"),
+        ((0, 0, 2, 1), "a bias does not fit its layer"),
+        ((0, 0, 3, 1), "a bias is 3"),
+        ((0, 0, 1, -1), "a constant is -1"),
+        ((0, 0, 1, 2), "a constant is 2"),
+        ((0, 0, 1), "the program ends before|a constant is|another number of fields"),
+        ((1, 0, 1, 1), "a value is 1"),
+    ],
+)
+def test_a_norm_whose_parts_do_not_fit(build, fields, why):
+    region = Region((4, 3, 3))
+    y = region.layer_norm(0, np.ones(4), np.ones(4))
+    region.output(region.linear(y, np.ones((4, 2)), transposed=False))
+    region.instructions[0] = (region.instructions[0][0], fields)
+    refused(build, region.model(), f"FusedRegion: .*({why})")
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3, 1), (4,), (2, 4)])
+def test_a_matrix_that_does_not_fit_its_pixels(build, shape):
+    region = Region((4, 3, 3))
+    region.output(region.linear(0, np.ones((4, 5)), transposed=False))
+    region.weights[0] = np.ones(shape, np.float32)
+    region.instructions[0] = (region.instructions[0][0], (0, 0, -1, 0))
+    refused(build, region.model(), "FusedRegion: a linear layer's weight does not fit its input")
+
+
+@pytest.mark.parametrize("layout", [3, 6, 0, -1])
+def test_a_layout_that_is_none(build, layout):
+    region = network()
+    region.layouts = [layout]
+    refused(build, region.model(), f"FusedRegion: a rank is {layout}")
+
+
+def test_channels_that_are_elsewhere(build):
+    """The program says last; the tensor has them first."""
+    region = Region((2, 3, 4), last=[0])
+    region.output(region.activation(0, Kind.RELU))
+    running = session(region.model(declared=[None]), build)
+    with pytest.raises(Exception, match="FusedRegion: input 0 has another shape"):
+        run(running, [np.zeros((5, 2, 3, 4), np.float32)])
+    assert run(running, [np.zeros((5, 3, 4, 2), np.float32)])[0].shape == (5, 2, 3, 4)
 
 
 def test_another_number_of_fields(build):
