@@ -152,7 +152,11 @@ class Builder {
       if (!here(work)) continue;
       const Opcode op = work.instruction->op;
       if (op == Opcode::kFlatten || op == Opcode::kSelect || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax ||
-          op == Opcode::kLayerNorm)
+          op == Opcode::kLayerNorm || op == Opcode::kPlaneNorm || op == Opcode::kChannelMean || op == Opcode::kDivide)
+        return false;
+      const std::vector<int>& read = work.instruction->inputs;
+      if (op == Opcode::kMultiply &&
+          beside(program_.shapes[size_t(read[0])], program_.shapes[size_t(read[1])]) == Beside::kOfPixels)
         return false;
       any = any || op == Opcode::kConv;
     }

@@ -1,4 +1,5 @@
-// Layer normalisation over the channels of each pixel: scale (x - mean) / sqrt(variance + epsilon) + shift.
+// Means over the channels of each pixel, and layer normalisation by them: scale (x - mean) / sqrt(variance + epsilon) +
+// shift.
 #include <cmath>
 
 #include "aligned.h"
@@ -33,6 +34,30 @@ float mean_of(const float* x, int count, const Term& term) {
   for (; i < count; ++i) sum += term(x[i]);
   return sum / float(count);
 }
+
+class ChannelMean : public Step {
+ public:
+  ChannelMean(int x, int y, const Shape& shape) : x_(x), y_(y), shape_(shape) {}
+
+  int units() const override { return shape_.h; }
+  RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
+  double cost() const override { return 6.0 * double(shape_.size()); }
+
+  void run(const Frame& frame, int sample, int, int begin, int end) const override {
+    const Place& from = frame.place(x_);
+    const Place& to = frame.place(y_);
+    const float* x = frame.data(x_, sample);
+    float* y = frame.data(y_, sample);
+    for (int row = begin; row < end; ++row)
+      for (int column = 0; column < shape_.w; ++column)
+        y[to.at(row, column)] = mean_of(x + from.at(row, column), shape_.c, [](auto value) { return value; });
+    clear_border(to, y, begin, end);
+  }
+
+ private:
+  int x_, y_;
+  Shape shape_;  // of x
+};
 
 class LayerNorm : public Step {
  public:
@@ -84,6 +109,7 @@ class LayerNorm : public Step {
 
 }  // namespace
 
+StepPtr make_channel_mean(int x, int y, const Shape& shape) { return std::make_unique<ChannelMean>(x, y, shape); }
 StepPtr make_layer_norm(const Program& program, const Instruction& norm, int y) {
   return std::make_unique<LayerNorm>(program, norm, y);
 }

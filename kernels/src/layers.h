@@ -40,7 +40,9 @@ StepPtr make_linear(const Program& program, const Instruction& linear, const Sha
                     const Epilogue& epilogue);
 StepPtr make_pool(const Program& program, const Instruction& pool, int y, const Activation& activation);
 StepPtr make_global_average(int x, int y, const Shape& shape);
-StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, bool gate,
+StepPtr make_plane_norm(int x, int y, const Shape& shape);           // the root of the sum of squares
+StepPtr make_channel_mean(int x, int y, const Shape& shape);
+StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, Beside gate,
                        const Activation& activation);
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape);
 StepPtr make_select(int x, const std::vector<int>& channels, int y, const Shape& shape);

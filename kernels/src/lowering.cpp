@@ -84,7 +84,7 @@ class Lowering {
 
   static bool runs_batched(Opcode op) {
     return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kSubtract || op == Opcode::kMultiply ||
-           op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax || op == Opcode::kLayerNorm;
+           op == Opcode::kDivide || op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax || op == Opcode::kLayerNorm;
   }
 
   void mark_batched() {
@@ -159,6 +159,10 @@ class Lowering {
         return make_pool(program_, instruction, work.y, work.epilogue.activation);
       case Opcode::kGlobalAverage:
         return make_global_average(instruction.inputs[0], work.y, shape);
+      case Opcode::kPlaneNorm:
+        return make_plane_norm(instruction.inputs[0], work.y, shape);
+      case Opcode::kChannelMean:
+        return make_channel_mean(instruction.inputs[0], work.y, shape);
       case Opcode::kConcat:
         return make_concat(instruction.inputs, work.y, program_.shapes[size_t(work.y)]);
       case Opcode::kSelect:
@@ -173,13 +177,14 @@ class Lowering {
       case Opcode::kFlatten:
         return make_flatten(instruction.inputs[0], work.y);
       case Opcode::kActivation:
-        return make_pointwise(instruction.op, instruction.inputs, work.y, shape, false, instruction.activation);
+        return make_pointwise(instruction.op, instruction.inputs, work.y, shape, Beside::kSame, instruction.activation);
       case Opcode::kAdd:
       case Opcode::kSubtract:
       case Opcode::kMultiply:
+      case Opcode::kDivide:
         break;
     }
-    const bool gate = !(program_.shapes[size_t(instruction.inputs[1])] == shape);
+    const Beside gate = beside(shape, program_.shapes[size_t(instruction.inputs[1])]);
     return make_pointwise(instruction.op, instruction.inputs, work.y, shape, gate, work.epilogue.activation);
   }
 

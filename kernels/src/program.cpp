@@ -126,7 +126,7 @@ class Parser {
   }
 
   void instruction() {
-    const int64_t opcode = in_.next("an opcode", 1, 17);
+    const int64_t opcode = in_.next("an opcode", 1, 20);
     if (opcode == 16) refuse("an opcode is 16");
     const int64_t fields = in_.next("a number of fields", 1, kMaxCount);
     const size_t start = in_.position();
@@ -161,7 +161,11 @@ class Parser {
         made.window = window(true, true);
         y = windowed(x, made.window, x.c);
         break;
+      case Opcode::kChannelMean:
+        y.c = 1;
+        break;
       case Opcode::kGlobalAverage:
+      case Opcode::kPlaneNorm:
         y = {x.c, 1, 1};
         break;
       case Opcode::kAdd:
@@ -173,7 +177,13 @@ class Parser {
       case Opcode::kMultiply: {
         made.inputs.push_back(value());
         const Shape other = program_.shapes[size_t(made.inputs[1])];
-        if (!(other == x) && !(other == Shape{x.c, 1, 1})) refuse("Mul of different shapes");
+        if (beside(x, other) == Beside::kNeither) refuse("Mul of different shapes");
+        break;
+      }
+      case Opcode::kDivide: {
+        made.inputs.push_back(value());
+        const Beside other = beside(x, program_.shapes[size_t(made.inputs[1])]);
+        if (other != Beside::kSame && other != Beside::kOfPixels) refuse("Div of different shapes");
         break;
       }
       case Opcode::kLinear: {

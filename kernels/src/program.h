@@ -32,6 +32,9 @@ enum class Opcode : int64_t {
   kSubtract = 14,
   kResize = 15,
   kLayerNorm = 17,
+  kPlaneNorm = 18,
+  kChannelMean = 19,
+  kDivide = 20,
 };
 
 enum class Kind : int64_t {
@@ -104,6 +107,15 @@ struct Instruction {
 };
 
 inline constexpr int kChannelsLast = 5;  // as a rank: of 4 axes, N x H x W x C
+
+// How the second of two values stands beside a first of that shape.
+enum class Beside { kSame, kOfChannels, kOfPixels, kNeither };
+
+inline Beside beside(const Shape& first, const Shape& second) {
+  if (second == first) return Beside::kSame;
+  if (second == Shape{first.c, 1, 1}) return Beside::kOfChannels;
+  return second == Shape{1, first.h, first.w} ? Beside::kOfPixels : Beside::kNeither;
+}
 
 struct Input {
   int rank;  // 2: N x C; 4: N x C x H x W; or kChannelsLast

@@ -89,8 +89,12 @@ class RandomProgram {
       case 9: {
         const int y = any();
         const Shape other = shapes_[size_t(y)];
-        if (other == shape || other == Shape{shape.c, 1, 1}) add(Opcode::kMultiply, {x, y}, shape);
-        return;
+        if (beside(shape, other) != Beside::kNeither) return add(Opcode::kMultiply, {x, y}, shape);
+        if (number(0, 1)) return add(Opcode::kPlaneNorm, {x}, {shape.c, 1, 1});
+        add(Opcode::kChannelMean, {x}, {1, shape.h, shape.w});
+        if (number(0, 1)) return add(Opcode::kMultiply, {x, int(shapes_.size()) - 1}, shape);
+        add(Opcode::kActivation, {int(shapes_.size()) - 1, 2, 1, 2}, {1, shape.h, shape.w});  // far from 0
+        return add(Opcode::kDivide, {x, int(shapes_.size()) - 1}, shape);
       }
       case 10: {
         const int y = any();

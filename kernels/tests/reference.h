@@ -66,6 +66,21 @@ class Sample {
           return mean.result(x.shape.h * x.shape.w);
         });
         break;
+      case Opcode::kPlaneNorm:
+        each(y, [&](int c, int, int) {
+          Mean squares;
+          for (int i = 0; i < x.shape.h; ++i)
+            for (int j = 0; j < x.shape.w; ++j) squares.add(x.at(c, i, j) * x.at(c, i, j));
+          return root(squares.result(1));
+        });
+        break;
+      case Opcode::kChannelMean:
+        each(y, [&](int, int i, int j) {
+          Mean mean;
+          for (int c = 0; c < x.shape.c; ++c) mean.add(x.at(c, i, j));
+          return mean.result(x.shape.c);
+        });
+        break;
       case Opcode::kAdd:
         each(y, [&](int c, int i, int j) { return x.at(c, i, j) + value(instruction.inputs[1]).at(c, i, j); });
         break;
@@ -77,8 +92,18 @@ class Sample {
         break;
       case Opcode::kMultiply: {
         const Tensor& z = value(instruction.inputs[1]);
-        const bool gate = !(z.shape == x.shape);
-        each(y, [&](int c, int i, int j) { return x.at(c, i, j) * (gate ? z.at(c, 0, 0) : z.at(c, i, j)); });
+        const Beside how = beside(x.shape, z.shape);
+        const auto other = [&](int c, int i, int j) {
+          if (how == Beside::kOfChannels) return z.at(c, 0, 0);
+          return z.at(how == Beside::kOfPixels ? 0 : c, i, j);
+        };
+        each(y, [&](int c, int i, int j) { return x.at(c, i, j) * other(c, i, j); });
+        break;
+      }
+      case Opcode::kDivide: {
+        const Tensor& z = value(instruction.inputs[1]);
+        const bool same = z.shape == x.shape;
+        each(y, [&](int c, int i, int j) { return x.at(c, i, j) / z.at(same ? c : 0, i, j); });
         break;
       }
       case Opcode::kLinear: {

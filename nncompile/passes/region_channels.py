@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from nncompile.passes import affine
-from nncompile.passes.region_program import Opcode, Sample, Step
+from nncompile.passes.region_program import Opcode, Sample, Step, made_weight
 from nncompile.passes.values import Array, constant, given_input, int_attribute, weights
 
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -45,7 +45,10 @@ def channel_map(node: ir.Node, x: Sample) -> Step | str:
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return "its scale or shift is not finite"
     name = node.name or node.op_type
-    made = (_weight(f"{name}_scale", scale.reshape(channels, 1, 1, 1)), _weight(f"{name}_shift", shift))
+    made = (
+        made_weight(f"{name}_scale", scale.reshape(channels, 1, 1, 1)),
+        made_weight(f"{name}_shift", shift),
+    )
     return Step(Opcode.CONV, x, (), made, (1, 1, 1, 1, 1, 1, 0, 0, 0, 0, channels))
 
 
@@ -64,10 +67,6 @@ def _arithmetic(node: ir.Node, x: Sample) -> tuple[Array, Array] | str:
         return f"its constant is {k.dtype} of shape {list(k.shape)}"
     each = np.broadcast_to(k.astype(np.float64).reshape(-1), x.shape[:1])
     return affine.arithmetic(node.op_type, each, constant_first=first)
-
-
-def _weight(name: str, array: Array) -> ir.Value:
-    return ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
 
 
 def slice_of_channels(node: ir.Node, x: Sample) -> Step | str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from nncompile.passes.region_channels import channel_map, gather, is_channel_map, slice_of_channels, tensors
-from nncompile.passes.region_pixels import layer_norm, linear_of_pixels, transpose
+from nncompile.passes.region_pixels import layer_norm, linear_of_pixels, reduction, transpose
 from nncompile.passes.region_planes import place, resize
 from nncompile.passes.region_program import (
     Kind,
@@ -34,7 +34,7 @@ from nncompile.passes.values import (
 
 Encoder = Callable[..., Step | str]
 
-_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Mul", "Sub"})
+_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Div", "Mul", "Sub"})
 
 
 def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
@@ -186,13 +186,21 @@ def _sum(node: ir.Node, x: Sample, y: Sample) -> Step | str:
 
 
 def _multiply(node: ir.Node, x: Sample, y: Sample) -> Step | str:
-    swapped = x.shape == (y.shape[0], 1, 1)  # the gate of squeeze-and-excitation may stand on either side
+    gates = (y.shape[0], 1, 1), (1, *y.shape[1:])
+    swapped = x.shape != y.shape and x.shape in gates  # a gate of channels or pixels may stand on either side
     if swapped:
         x, y = y, x
-    if not x.goes_with(y) or y.shape not in (x.shape, (x.shape[0], 1, 1)):
+    if not x.goes_with(y) or y.shape not in (x.shape, (x.shape[0], 1, 1), (1, *x.shape[1:])):
         return f"it multiplies tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
     values = tuple(value for value in node.inputs if value is not None)
     return Step(Opcode.MULTIPLY, x, values[::-1] if swapped else values)
+
+
+def _divide(node: ir.Node, x: Sample, y: Sample) -> Step | str:
+    del node
+    if not x.goes_with(y) or y.shape not in (x.shape, (1, *x.shape[1:])):
+        return f"it divides tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
+    return Step(Opcode.DIVIDE, x)
 
 
 def _concat(node: ir.Node, *parts: Sample) -> Step | str:
@@ -245,6 +253,9 @@ _ENCODERS: Mapping[str, Encoder] = {
     "Add": _sum,
     "Sub": _sum,
     "Mul": _multiply,
+    "Div": _divide,
+    "ReduceL2": reduction,
+    "ReduceMean": reduction,
     "Concat": _concat,
     "Resize": resize,
     "Slice": slice_of_channels,
@@ -260,6 +271,8 @@ _IN_EITHER_LAYOUT = frozenset(_ACTIVATIONS) | {
     "LayerNormalization",
     "MatMul",
     "Mul",
+    "ReduceL2",
+    "ReduceMean",
     "Sub",
     "Transpose",
 }

@@ -26,7 +26,7 @@ from enum import IntEnum
 import numpy as np
 import onnx_ir as ir
 
-from nncompile.passes.values import constant, static_shape
+from nncompile.passes.values import Array, constant, static_shape
 
 DOMAIN, OPERATOR, VERSION, SCHEMA = "nncompile", "FusedRegion", 1, 1
 
@@ -53,9 +53,12 @@ class Opcode(IntEnum):
     SUBTRACT = 14
     RESIZE = 15  # height width how
     LAYER_NORM = 17  # scale shift epsilon; over the channels of each pixel
+    PLANE_NORM = 18  # the root of the sum of squares
+    CHANNEL_MEAN = 19  # of each pixel
+    DIVIDE = 20
 
 
-_ELEMENTWISE = frozenset({Opcode.ACTIVATION, Opcode.ADD, Opcode.SUBTRACT, Opcode.MULTIPLY})
+_ELEMENTWISE = frozenset({Opcode.ACTIVATION, Opcode.ADD, Opcode.SUBTRACT, Opcode.MULTIPLY, Opcode.DIVIDE})
 
 
 class Resizing(IntEnum):
@@ -186,6 +189,11 @@ def weight_fault(value: ir.Value | None, rank: int) -> str | None:
     if array.dtype != np.float32 or array.ndim != rank:
         return f"a weight is {array.dtype} of shape {list(array.shape)}"
     return None
+
+
+def made_weight(name: str, array: Array) -> ir.Value:
+    """A weight that is no value of the graph yet; the region that reads it gives it a place there."""
+    return ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
 
 
 def size_fault(sample: Sample) -> str | None:

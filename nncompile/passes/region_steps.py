@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
 from nncompile.passes.region_encoders import activation
-from nncompile.passes.region_program import Kind, Opcode, Step
+from nncompile.passes.region_program import Kind, Opcode, Step, made_weight
 from nncompile.passes.values import constant
 
 
@@ -19,7 +20,10 @@ def fewer_steps(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> 
         inner: The step that computes each inner value, in an order in which they can run.
         results: The values that are read outside.
     """
-    return _selected_once(_with_bias(_with_silu(inner, results), results), results)
+    steps = dict(inner)
+    for fewer in (_with_silu, _with_bias, _response_normalized, _selected_once):
+        steps = fewer(steps, results)
+    return steps
 
 
 def _alone(value: ir.Value, results: Sequence[ir.Value]) -> bool:
@@ -61,10 +65,58 @@ def _with_bias(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> d
         if not step.scales_channels:
             continue
         (source,), (scale, shift) = step.values, step.weights
-        layer, factors = steps.get(source), constant(scale)
-        if layer is None or factors is None or not (factors == 1).all() or not _alone(source, results):
+        layer = steps.get(source)
+        if layer is None or not _is(scale, 1) or not _alone(source, results):
             continue
         if layer.opcode in (Opcode.CONV, Opcode.LINEAR) and layer.weights[1] is None:
             steps[value] = replace(layer, weights=(layer.weights[0], shift))
             del steps[source]
     return steps
+
+
+def _response_normalized(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
+    """The steps with `x + k (x g) + b` as `x (1 + k g) + b`, whose planes are read once.
+
+    g is the norm of each plane of x, divided: where a plane holds infinity it is NaN, as both results are.
+    """
+    steps = dict(inner)
+    for value, total in inner.items():
+        if total.opcode is not Opcode.ADD:
+            continue
+        for x, scaled in (total.values, total.values[::-1]):
+            shifted, shift = scaled, steps.get(scaled)
+            if shift and shift.scales_channels and _is(shift.weights[0], 1) and _alone(scaled, results):
+                (scaled,) = shift.values
+            scale = steps.get(scaled)
+            product = steps.get(scale.values[0]) if scale and scale.scales_channels else None
+            if scale is None or product is None or product.opcode is not Opcode.MULTIPLY:
+                continue
+            gate = steps.get(product.values[1])
+            if (
+                gate is None
+                or not _is_response(gate, x, steps)
+                or product.values[0] is not x
+                or not _is(scale.weights[1], 0)
+                or not (_alone(scaled, results) and _alone(scale.values[0], results))
+            ):
+                continue
+            ones = made_weight(f"{scaled.name}_ones", np.ones(gate.result.shape[0], np.float32))
+            steps[scaled] = replace(
+                scale, result=gate.result, values=product.values[1:], weights=(scale.weights[0], ones)
+            )
+            steps[shifted if shifted is not scaled else value] = replace(product, values=(x, scaled))
+            if shift is not None and shifted is not scaled:
+                steps[value] = replace(shift, values=(shifted,))
+            del steps[scale.values[0]]
+            break
+    return steps
+
+
+def _is_response(gate: Step, x: ir.Value, steps: Mapping[ir.Value, Step]) -> bool:
+    norm = steps.get(gate.values[0]) if gate.opcode is Opcode.DIVIDE else None
+    return norm is not None and norm.opcode is Opcode.PLANE_NORM and norm.values == (x,)
+
+
+def _is(weight: ir.Value | None, number: float) -> bool:
+    array = constant(weight)
+    return array is not None and bool((array == number).all())

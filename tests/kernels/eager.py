@@ -93,6 +93,12 @@ def evaluate(
             return values[x] - values[rest[0]]
         case Opcode.MULTIPLY:
             return values[x] * values[rest[0]]
+        case Opcode.DIVIDE:
+            return values[x] / values[rest[0]]
+        case Opcode.PLANE_NORM:
+            return values[x].square().sum((2, 3), keepdim=True).sqrt()
+        case Opcode.CHANNEL_MEAN:
+            return values[x].mean(1, keepdim=True)
         case Opcode.LINEAR:
             weight, bias, transposed = rest
             matrix = weights[weight] if transposed else weights[weight].T

@@ -73,7 +73,7 @@ def graphs(draw):
         drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,
         drawing.product, drawing.linear, drawing.activation, drawing.joined, drawing.global_average,
         drawing.grouped, drawing.selected, drawing.flatten, drawing.tail,
-        drawing.resized, drawing.normalized,
+        drawing.resized, drawing.normalized, drawing.reduced, drawing.quotient,
     )  # fmt: skip
     for _ in range(draw(st.integers(1, 8))):
         last = len(region.shapes) - 1
@@ -205,7 +205,8 @@ class _Drawing:
 
     def product(self, x):
         shape = self.region.shapes[x]
-        fitting = [v for v, other in enumerate(self.region.shapes) if other in (shape, (shape[0], 1, 1))]
+        gates = (shape, (shape[0], 1, 1), (1, *shape[1:]))
+        fitting = [v for v, other in enumerate(self.region.shapes) if other in gates]
         return self.region.multiply(x, self.draw(st.sampled_from(fitting)))
 
     def joined(self, x):
@@ -225,6 +226,16 @@ class _Drawing:
         return self.region.linear(
             x, weight if transposed else weight.T, self._bias(outputs), transposed=transposed
         )
+
+    def reduced(self, x):
+        """Multiplied by what it was reduced to, or that alone."""
+        y = self.draw(st.sampled_from((self.region.plane_norm, self.region.channel_mean)))(x)
+        return y if self.draw(st.booleans()) else self.region.multiply(x, y)
+
+    def quotient(self, x):
+        """By something that is not near 0: of the same shape, or one number for each pixel."""
+        y = self.region.channel_mean(x) if self.draw(st.booleans()) else x
+        return self.region.divide(x, self.region.activation(y, Kind.CLIP, 0.5, 2.0))
 
     def normalized(self, x):
         """By an epsilon large enough that it does not blow up rounding errors where channels are alike."""

@@ -77,6 +77,15 @@ class Region:
     def multiply(self, x, y):
         return self._add(Opcode.MULTIPLY, x, y)
 
+    def divide(self, x, y):
+        return self._add(Opcode.DIVIDE, x, y)
+
+    def plane_norm(self, x):
+        return self._add(Opcode.PLANE_NORM, x)
+
+    def channel_mean(self, x):
+        return self._add(Opcode.CHANNEL_MEAN, x)
+
     def linear(self, x, weight, bias=None, *, transposed=True):
         """Of each pixel. `weight`: outputs x inputs, or the other way round where not `transposed`."""
         return self._add(Opcode.LINEAR, x, self._weight(weight), self._weight(bias), int(transposed))

@@ -67,7 +67,7 @@ def test_a_program_that_goes_on(build):
     )
 
 
-@pytest.mark.parametrize("opcode", [0, 16, 18, -1, 2**40])
+@pytest.mark.parametrize("opcode", [0, 16, 21, -1, 2**40])
 def test_an_unknown_opcode(build, opcode):
     region = network()
     region.instructions[1] = (opcode, region.instructions[1][1])
@@ -121,6 +121,14 @@ def test_terms_of_different_shapes(build, combine):
     opcode, fields = region.instructions[0]
     region.instructions[0] = (opcode, (fields[0], 2))
     refused(build, region.model(), "FusedRegion: (Add|Sub) of different shapes")
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (1, 3, 1), (2, 3, 1), (1, 1, 1)], ids=str)
+def test_a_divisor_that_does_not_fit(build, shape):
+    region = Region((2, 3, 3), (1, 3, 3), shape)
+    region.output(region.divide(0, 1))
+    region.instructions[0] = (region.instructions[0][0], (0, 2))
+    refused(build, region.model(), "FusedRegion: Div of different shapes")
 
 
 @pytest.mark.parametrize(

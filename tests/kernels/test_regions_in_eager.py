@@ -101,6 +101,20 @@ def test_layer_norm(build, channels):
     np.testing.assert_array_less(np.abs(last - moved), limit + 1e-30)
 
 
+@pytest.mark.parametrize("plane", [(1, 1), (1, 5), (13, 17)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 4, 16, 21, 40])
+def test_global_response_normalization(build, channels, plane):
+    """Also where a gate could be one of channels and one of pixels."""
+    region = Region((channels, *plane))
+    norm = region.plane_norm(0)
+    gate = region.divide(norm, region.activation(region.channel_mean(norm), Kind.CLIP, 1e-6, 1e6))
+    region.output(region.multiply(0, gate)).output(norm)
+    region.output(region.multiply(0, region.channel_mean(0))).output(region.divide(0, 0))
+    for batch in (1, 3):
+        inputs = region.random_inputs(batch)
+        assert_close(run(session(region.model(), build), inputs), region.eager(*inputs))
+
+
 def test_channels_last_on_either_side(build):
     """What enters last and leaves first, and the other way round, with and without a layer in between."""
     for batch in (1, 3, 17):

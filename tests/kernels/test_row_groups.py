@@ -104,6 +104,8 @@ def pixel_by_pixel():
     y = region.conv(0, normal(24, 1, 7, 7), normal(24, 1)[:, 0], pads=(3,) * 4, groups=24)
     y = region.layer_norm(y, normal(24, 1)[:, 0], normal(24, 1)[:, 0])
     y = region.activation(region.linear(y, normal(96, 24), normal(96, 1)[:, 0]), Kind.GELU)
+    mean = region.channel_mean(y)
+    y = region.divide(region.multiply(y, mean), region.activation(mean, Kind.CLIP, 0.5, 2.0))
     y = region.add(region.linear(y, normal(24, 96).T, transposed=False), 0)
     return region.output(y, LAST)
 

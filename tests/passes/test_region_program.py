@@ -104,8 +104,15 @@ def step(opcode, fields, values, weights, constants):
         case Opcode.SUBTRACT:
             return x - values[fields[1]]
         case Opcode.MULTIPLY:
-            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1))
+            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1), (1, *x.shape[2:]))
             return x * values[fields[1]]
+        case Opcode.DIVIDE:
+            assert values[fields[1]].shape[1:] in (x.shape[1:], (1, *x.shape[2:]))
+            return x / values[fields[1]]
+        case Opcode.PLANE_NORM:
+            return torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+        case Opcode.CHANNEL_MEAN:
+            return x.mean(1, keepdim=True)
         case Opcode.LINEAR:
             w, b, transposed = fields[1:]
             matrix = weights[w] if transposed else weights[w].T
@@ -432,6 +439,53 @@ def test_a_block_of_convnext(check, biases):
     weights = {"s": (4,), "v": (4, 9), "b": (9,), "u": (9, 4), "k0": (4, 1, 1)}
     region = check(nodes, "float[n, 4, 7, 6]", **weights)
     assert number_of_instructions(region) == 6 + ("Gelu" in biases)
+
+
+RESPONSES = """p = ReduceL2(r, plane) m = ReduceMean(p, channels) e = Add(m, epsilon) d = Div(p, e)
+    g = Mul(r, d) k = Mul(g, s)"""
+LAYOUTS = [("t = Relu(c)", [2, 3], [1], "7, 6"), (f"u = Relu(c) t = {TO_LAST}(u)", [1, 2], [-1], "last")]
+
+
+@pytest.mark.parametrize(("moved", "plane", "channels", "last"), LAYOUTS, ids=["first", "last"])
+@pytest.mark.parametrize(
+    ("behind", "instructions"),
+    [
+        ("y = Add(r, k)", 7 + 2),  # of the convolution and its activation, and of what makes the gate
+        ("y = Add(k, r)", 7 + 2),
+        ("h = Add(k, b) y = Add(r, h)", 8 + 2),
+        ("h = Add(b, k) y = Add(h, r)", 8 + 2),
+        ("y = Sub(r, k)", 8 + 2),
+        ("h = Add(r, k) y = Add(h, k)", 9 + 2),  # what is read twice
+        ("h = Add(r, k) y = Add(h, g)", 9 + 2),
+        ("y = Add(c2, k)", 8 + 2),  # another tensor than the normalised one
+    ],
+)
+def test_global_response_normalization(check, moved, plane, channels, last, behind, instructions):
+    """`x + k (x g)` as `x (1 + k g)`: only of the x whose norms make g, and of what nothing else reads."""
+    nodes = f"c = Conv(x, w) {moved} r = Relu(t) {RESPONSES} {behind.replace('c2', 't')}"
+    shape = (4, 1, 1) if last != "last" else (4,)
+    weights = {"s": shape} | ({"b": shape} if "b" in behind else {})
+    region = check(
+        nodes,
+        "float[n, 7, 6, 4]" if last == "last" else "float[n, 4, 7, 6]",
+        plane=np.array(plane),
+        channels=np.array(channels),
+        epsilon=np.float32(1e-6),
+        **weights,
+    )
+    assert number_of_instructions(region) == instructions
+
+
+@pytest.mark.parametrize("product", ["Mul(c, g)", "Mul(g, c)", "Div(c, h)"])
+def test_a_gate_of_pixels(check, product):
+    nodes = f"c = Conv(x, w) g = ReduceMean(c, channels) h = Clip(g, low) y = {product}"
+    check(nodes, "float[n, 4, 7, 6]", channels=np.array([1]), low=np.float32(0.5))
+
+
+@pytest.mark.parametrize(("keep", "shape"), [(1, "n, 1, 1, 4"), (0, "n, 4")])
+def test_the_mean_of_a_plane_with_the_channels_last(check, keep, shape):
+    nodes = f"c = Conv(x, w) t = {TO_LAST}(c) y = ReduceMean<keepdims = {keep}>(t, plane)"
+    check(nodes, f"float[{shape}]", plane=np.array([-3, -2]))
 
 
 def test_a_block_that_stays_in_its_layout(check):
