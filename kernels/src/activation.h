@@ -72,8 +72,8 @@ inline Vec<N> tanh(Vec<N> x) {
   return ((x < 0.625f) & (x > -0.625f)) ? near : far;
 }
 
-// exp(x) of x <= 0, as above: 2^n in one step, since n + 127 is an exponent; the rounding to an integer leaves it in the
-// lowest bits.
+// exp(x) of x <= 0, as above: 2^n in one step, since n + 127 is an exponent, which the rounding to an integer leaves in
+// the lowest bits.
 template <int N>
 inline Vec<N> decay(Vec<N> x) {
   constexpr float kRounding = 12582912.0f + 127.0f;

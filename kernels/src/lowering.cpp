@@ -84,7 +84,8 @@ class Lowering {
 
   static bool runs_batched(Opcode op) {
     return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kSubtract || op == Opcode::kMultiply ||
-           op == Opcode::kDivide || op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax || op == Opcode::kLayerNorm;
+           op == Opcode::kDivide || op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax ||
+           op == Opcode::kLayerNorm;
   }
 
   void mark_batched() {

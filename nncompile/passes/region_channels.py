@@ -7,6 +7,8 @@ that takes the instruction gives them a place there.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
@@ -61,7 +63,7 @@ def _arithmetic(node: ir.Node, x: Sample) -> tuple[Array, Array] | str:
     if first and node.op_type == "Div":
         return "it divides a constant"
     k = weights(node.inputs[0 if first else 1])
-    sizes, axis = (1,) * (x.rank - k.ndim) + k.shape, x.rank - 1 if x.channels_last else 1
+    sizes, axis = (1,) * (x.rank - k.ndim) + k.shape, x.channel_axis
     one = all(size == 1 for i, size in enumerate(sizes) if i != axis)
     if k.dtype != np.float32 or len(sizes) != x.rank or not one or sizes[axis] not in (1, x.shape[0]):
         return f"its constant is {k.dtype} of shape {list(k.shape)}"
@@ -75,7 +77,7 @@ def slice_of_channels(node: ir.Node, x: Sample) -> Step | str:
     if starts is None or ends is None or starts.size != 1:
         return "it does not slice the channels alone"
     axis = 0 if axes is None else int(axes[0])
-    if axis not in (1, 1 - x.rank):
+    if not x.is_channel_axis(axis):
         return f"it slices axis {axis}"
     step = 1 if steps is None else int(steps[0])
     if step < 1:
@@ -86,7 +88,7 @@ def slice_of_channels(node: ir.Node, x: Sample) -> Step | str:
 def gather(node: ir.Node, x: Sample) -> Step | str:
     """Gather of channels by constant indices."""
     axis, indices = int_attribute(node, "axis", 0), weights(node.inputs[1])
-    if axis not in (1, 1 - x.rank) or indices.ndim != 1:
+    if not x.is_channel_axis(axis) or indices.ndim != 1:
         return f"it gathers along axis {axis} by indices of rank {indices.ndim}"
     channels = x.shape[0]
     if not all(-channels <= index < channels for index in indices.tolist()):
@@ -97,5 +99,5 @@ def gather(node: ir.Node, x: Sample) -> Step | str:
 def _select(x: Sample, channels: list[int]) -> Step | str:
     if not 0 < len(channels) <= _MOST_CHANNELS:
         return f"it takes {len(channels)} channels"
-    shape = (len(channels), *x.shape[1:])
-    return Step(Opcode.SELECT, Sample(x.batch, x.rank, shape), (), (), (len(channels), *channels))
+    result = replace(x, shape=(len(channels), *x.shape[1:]))
+    return Step(Opcode.SELECT, result, (), (), (len(channels), *channels))

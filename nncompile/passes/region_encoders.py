@@ -205,7 +205,7 @@ def _divide(node: ir.Node, x: Sample, y: Sample) -> Step | str:
 
 def _concat(node: ir.Node, *parts: Sample) -> Step | str:
     first, axis = parts[0], int_attribute(node, "axis", 0)
-    if axis not in (1, 1 - first.rank):
+    if not first.is_channel_axis(axis):
         return f"it joins along axis {axis}"
     for part in parts:
         if not part.goes_with(first) or part.shape[1:] != first.shape[1:]:
@@ -267,12 +267,15 @@ _ENCODERS: Mapping[str, Encoder] = {
 }
 _IN_EITHER_LAYOUT = frozenset(_ACTIVATIONS) | {
     "Add",
+    "Concat",
     "Div",
+    "Gather",
     "LayerNormalization",
     "MatMul",
     "Mul",
     "ReduceL2",
     "ReduceMean",
+    "Slice",
     "Sub",
     "Transpose",
 }

@@ -107,6 +107,15 @@ class Sample:
         return (self.batch, *self.shape[: self.rank - 1])
 
     @property
+    def channel_axis(self) -> int:
+        """Where the tensor has its channels."""
+        return 3 if self.channels_last else 1
+
+    def is_channel_axis(self, axis: int) -> bool:
+        """Whether an axis, which may be counted from the end, is that of the channels."""
+        return axis in (self.channel_axis, self.channel_axis - self.rank)
+
+    @property
     def layout(self) -> int:
         """The rank, or what stands for the channels last."""
         return _CHANNELS_LAST if self.channels_last else self.rank

@@ -476,6 +476,14 @@ def test_global_response_normalization(check, moved, plane, channels, last, behi
     assert number_of_instructions(region) == instructions
 
 
+def test_another_gate_is_no_response(check):
+    """Where x is infinite, `x + k (x g)` may be NaN and `x (1 + k g)` not."""
+    nodes = """c = Conv(x, w) p = GlobalAveragePool(c) d = Sigmoid(p) g = Mul(c, d) k = Mul(g, s)
+        y = Add(c, k)"""
+    region = check(nodes, "float[n, 4, 7, 6]", s=(4, 1, 1))
+    assert number_of_instructions(region) == 6
+
+
 @pytest.mark.parametrize("product", ["Mul(c, g)", "Mul(g, c)", "Div(c, h)"])
 def test_a_gate_of_pixels(check, product):
     nodes = f"c = Conv(x, w) g = ReduceMean(c, channels) h = Clip(g, low) y = {product}"
@@ -494,6 +502,14 @@ def test_a_block_that_stays_in_its_layout(check):
         p = GlobalAveragePool(c) q = {TO_LAST}(p) g = Mul(q, s) h = Clip(g, low) y = Sub(h, u)"""
     region = check(nodes, "float[n, 7, 6, 4]", k=(4,), e=(1, 1, 1, 4), low=np.float32(-0.1))
     assert list(region.attribute[1].ints)[-1] == LAST
+
+
+@pytest.mark.parametrize("axis", [3, -1])
+def test_channels_picked_and_joined_where_they_are_last(check, axis):
+    nodes = f"""c = Conv(x, w) t = {TO_LAST}(c) s = Slice(t, one, three, a) g = Gather<axis = {axis}>(t, i)
+        y = Concat<axis = {axis}>(s, t, g)"""
+    ints = {"one": [1], "three": [3], "a": [axis], "i": [3, 0, 3]}
+    check(nodes, "float[n, 7, 6, 9]", **{name: np.array(value) for name, value in ints.items()})
 
 
 def test_what_is_only_moved(check):
