@@ -476,6 +476,12 @@ def test_global_response_normalization(check, moved, plane, channels, last, behi
     assert number_of_instructions(region) == instructions
 
 
+def test_responses_of_another_tensor_are_no_gate_of_this(check):
+    nodes = f"c = Conv(x, w) r = Relu(c) {RESPONSES.replace('ReduceL2(r', 'ReduceL2(c')} y = Add(r, k)"
+    arrays = {"plane": np.array([2, 3]), "channels": np.array([1]), "epsilon": np.float32(1e-6)}
+    assert number_of_instructions(check(nodes, "float[n, 4, 7, 6]", s=(4, 1, 1), **arrays)) == 9
+
+
 def test_another_gate_is_no_response(check):
     """Where x is infinite, `x + k (x g)` may be NaN and `x (1 + k g)` not."""
     nodes = """c = Conv(x, w) p = GlobalAveragePool(c) d = Sigmoid(p) g = Mul(c, d) k = Mul(g, s)
