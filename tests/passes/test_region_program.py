@@ -476,8 +476,9 @@ def test_global_response_normalization(check, moved, plane, channels, last, behi
     assert number_of_instructions(region) == instructions
 
 
-def test_responses_of_another_tensor_are_no_gate_of_this(check):
-    nodes = f"c = Conv(x, w) r = Relu(c) {RESPONSES.replace('ReduceL2(r', 'ReduceL2(c')} y = Add(r, k)"
+@pytest.mark.parametrize("of_this", ["ReduceL2(r", "Mul(r"])
+def test_responses_of_another_tensor_are_no_gate_of_this(check, of_this):
+    nodes = f"c = Conv(x, w) r = Relu(c) {RESPONSES.replace(of_this, of_this[:-1] + 'c')} y = Add(r, k)"
     arrays = {"plane": np.array([2, 3]), "channels": np.array([1]), "epsilon": np.float32(1e-6)}
     assert number_of_instructions(check(nodes, "float[n, 4, 7, 6]", s=(4, 1, 1), **arrays)) == 9
 
