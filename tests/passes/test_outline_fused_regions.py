@@ -338,6 +338,25 @@ def test_what_bounds_a_region(outline, node, y, weights, reason):
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
+        ("Add(t, z)", "it adds tensors of shape"),
+        ("Sub(z, t)", "it subtracts tensors of shape"),
+        ("Mul(t, z)", "it multiplies tensors of shape"),
+        ("Div(z, t)", "it divides tensors of shape"),
+        ("Concat<axis = -1>(t, z)", "it joins tensors of shape"),
+    ],
+)
+def test_a_cube_whose_channels_are_elsewhere(outline, node, reason):
+    """The shapes are the same, and the axes are not."""
+    cube, wide = "float[n, 4, 4, 4]", "8" if "Concat" in node else "4"
+    nodes = f"c = Conv(x, w) t = Transpose<perm = [0, 2, 3, 1]>(c) y = {node}"
+    applied = outline(nodes, f"float[n, 4, 4, {wide}] y", x=f"{cube} x, {cube} z")
+    assert regions(applied) == [["Conv", "Transpose"]]
+    assert any(reason in found for found in applied.reasons), applied.reasons
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
         ("AveragePool<kernel_shape = [2, 2], pads = [2, 0, 0, 0]>(c)", "it pads by its kernel or more"),
         ("MaxPool<kernel_shape = [2, 2], pads = [0, 0, 0, 3]>(c)", "it pads by its kernel or more"),
         ("MaxPool<kernel_shape = [2, 2], pads = [0, -1, 0, 0]>(c)", "it pads by a negative number"),
