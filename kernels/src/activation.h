@@ -29,17 +29,23 @@ inline Vec<N> polynomial(Vec<N> x, std::initializer_list<float> coefficients) {
   return sum;
 }
 
+// exp(x) / 2^n of x = n ln 2 + r with |r| <= ln 2 / 2: exp(r) by the polynomial of Cephes (Moshier, "expf").
+template <int N>
+inline Vec<N> mantissa(Vec<N> x, Vec<N> n) {
+  const Vec<N> most = fused<N>(n, broadcast<N>(-0.693359375f), x);
+  const Vec<N> r = fused<N>(n, broadcast<N>(2.12194440e-4f), most);
+  const Vec<N> p = polynomial<N>(r, {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
+                                     1.6666665459e-1f, 5.0000001201e-1f});
+  return fused<N>(p * r, r, r) + 1.0f;
+}
+
 // exp(x) within 2 units in the last place: x = n ln 2 + r with |r| <= ln 2 / 2, and exp(r) by the polynomial of
 // Cephes (Moshier, "expf"). Below -87.3 the answer is 0 (no denormal numbers), above 88.7 infinity.
 template <int N>
 inline Vec<N> exponential(Vec<N> x) {
   const Vec<N> clipped = at_most<N>(at_least<N>(x, -87.33654f), 88.72283f);
   const Vec<N> n = line<N>(clipped, 1.44269504f, 12582912.0f) - 12582912.0f;  // rounded to an integer
-  const Vec<N> most = fused<N>(n, broadcast<N>(-0.693359375f), clipped);
-  const Vec<N> r = fused<N>(n, broadcast<N>(2.12194440e-4f), most);
-  const Vec<N> p = polynomial<N>(r, {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
-                                     1.6666665459e-1f, 5.0000001201e-1f});
-  const Vec<N> q = fused<N>(p * r, r, r) + 1.0f;
+  const Vec<N> q = mantissa<N>(clipped, n);
   // 2^n in two steps, since n may be 128
   const IntVec<N> exponent = __builtin_convertvector(n, IntVec<N>);
   const IntVec<N> half = exponent >> 1;
@@ -66,15 +72,29 @@ inline Vec<N> tanh(Vec<N> x) {
   return ((x < 0.625f) & (x > -0.625f)) ? near : far;
 }
 
-// x times the normal distribution's share below x, by erfc's expansion in 1 / (1 + z / 2) (Press et al., "Numerical
-// Recipes", section 6.2): within 1.2e-7 of erfc itself, so that small results keep their digits.
+// exp(x) of x <= 0, as above: 2^n in one step, since n + 127 is an exponent, which the rounding to an integer leaves in
+// the lowest bits.
+template <int N>
+inline Vec<N> decay(Vec<N> x) {
+  constexpr float kRounding = 12582912.0f + 127.0f;
+  const Vec<N> clipped = at_least<N>(x, -87.33654f);
+  const Vec<N> rounded = line<N>(clipped, 1.44269504f, kRounding);
+  const Vec<N> n = rounded - kRounding;
+  IntVec<N> exponent;
+  std::memcpy(&exponent, &rounded, sizeof exponent);
+  return (x < -87.33654f) ? Vec<N>{} : mantissa<N>(clipped, n) * same_bits<N>(exponent << 23);
+}
+
+// x times the normal distribution's share below x, which for x < 0 is exp(-x^2 / 2) times a polynomial of
+// t = 1 / (1 + 0.34 |x|): its share of the share is within 3.2e-7 (2.5e-8 before rounding; fitted from 0 to 13.3, the
+// largest error made least by Lawson's weights), so that small results keep their digits.
 template <int N>
 inline Vec<N> gelu(Vec<N> x) {
-  const Vec<N> z = ((x < 0.0f) ? -x : x) * 0.707106781187f;
-  const Vec<N> t = 1.0f / line<N>(z, 0.5f, 1.0f);
-  const Vec<N> p = polynomial<N>(t, {0.17087277f, -0.82215223f, 1.48851587f, -1.13520398f, 0.27886807f, -0.18628806f,
-                                     0.09678418f, 0.37409196f, 1.00002368f, -1.26551223f});
-  const Vec<N> half = 0.5f * t * exponential<N>(fused<N>(-z, z, p));
+  const Vec<N> size = (x < 0.0f) ? -x : x;
+  const Vec<N> t = 1.0f / line<N>(size, 0.34f, 1.0f);
+  const Vec<N> p = polynomial<N>(t, {-0.02647186f, 0.14114997f, -0.2764139f, 0.20577736f, -0.04708451f, 0.11631414f,
+                                     0.114967555f, 0.13614239f, 0.13561885f});
+  const Vec<N> half = t * p * decay<N>(-0.5f * x * x);
   return x * ((x < 0.0f) ? half : 1.0f - half);
 }
 

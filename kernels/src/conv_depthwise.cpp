@@ -18,7 +18,7 @@ class Depthwise : public Step {
         shape_(program.shapes[size_t(y)]),
         weights_(size_t(window_.kh) * size_t(window_.kw) * size_t(shape_.c)),
         bias_(program.bias_of(conv), size_t(shape_.c)) {
-    const ConvWeights weight(program.weight_of(conv));
+    const ConvWeights weight(program, conv);
     for (size_t tap = 0, to = 0; tap < weight.lines(); ++tap)
       for (int channel = 0; channel < shape_.c; ++channel) weights_[to++] = weight(channel, tap);
   }
@@ -35,15 +35,18 @@ class Depthwise : public Step {
     const float* x = frame.data(x_, sample);
     float* y = frame.data(y_, sample);
     const Residual residual(frame, epilogue_, sample);
-    const bool three = window_.kh == 3 && window_.kw == 3 && window_.sh == window_.sw && window_.sw <= 2 &&
-                       !window_.dilated() && shape_.c >= 4;
+    const bool regular = window_.sh == window_.sw && window_.sw <= 2 && !window_.dilated() && shape_.c >= 4;
+    const bool three = regular && window_.kh == 3 && window_.kw == 3;
+    const bool wide = regular && (window_.kw == 5 || window_.kw == 7) && shape_.w >= kPixels;
     for (int row = begin, rows; row < end; row += rows) {
       rows = three && window_.sh == 1 && row + 1 < end ? 2 : 1;
       Rows at{x + from.at(row * window_.sh - window_.top, -window_.left), from.pitch(), {}, {}};
       for (int q = 0; q < rows; ++q) at.y[q] = y + to.at(row + q, 0), at.residual[q] = residual.at(row + q, 0);
       over_channels(shape_.c, [&](int c, auto width, int count) {
         constexpr int N = decltype(width)::lanes;
-        if (!three)
+        if (wide)
+          window_.kw == 5 ? wide_window<N, 5>(at, c) : wide_window<N, 7>(at, c);
+        else if (!three)
           any_window<N>(at, c, count);
         else if (window_.sh == 2)
           three_by_three<N, 1, 2>(at, c);
@@ -92,6 +95,49 @@ class Depthwise : public Step {
     finish<N, P>(sum, at, 0, column, c, count);
   }
 
+  // K columns in the kernel. As many pixels at once as fill the row best.
+  template <int N, int K>
+  void wide_window(const Rows& at, int c) const {
+    const auto computed = [this](int pixels) { return (shape_.w + pixels - 1) / pixels * pixels; };
+    if (window_.sw == 2)
+      wide_row<N, K, kPixels, 2>(at, c);
+    else if (shape_.w < 7)
+      wide_row<N, K, kPixels, 1>(at, c);
+    else
+      computed(7) < computed(8) ? wide_row<N, K, 7, 1>(at, c) : wide_row<N, K, 8, 1>(at, c);
+  }
+
+  // The last pixels start earlier where they are fewer, and compute some twice.
+  template <int N, int K, int P, int S>
+  void wide_row(const Rows& at, int c) const {
+    for (int column = 0; column < shape_.w; column += P)
+      wide_pixels<N, K, P, S>(at, std::min(column, shape_.w - P), c);
+  }
+
+  // With the weights of a kernel row in registers: what several windows read is read once.
+  template <int N, int K, int P, int S>
+  void wide_pixels(const Rows& at, int column, int c) const {
+    const size_t channels = size_t(shape_.c);
+    const float* x = at.x + size_t(column) * S * channels + c;
+    const float* w = weights_.data() + c;
+    Vec<N> sum[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) sum[p] = load<N>(bias_.data() + c);
+    for (int i = 0; i < window_.kh; ++i, x += at.pitch, w += K * channels) {
+      Vec<N> weights[K];
+#pragma GCC unroll 7
+      for (int tap = 0; tap < K; ++tap) weights[tap] = load<N>(w + size_t(tap) * channels);
+#pragma GCC unroll 16
+      for (int j = 0; j < (P - 1) * S + K; ++j) {
+        const Vec<N> value = load<N>(x + size_t(j) * channels);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p)
+          if (j >= p * S && j < p * S + K) sum[p] += value * weights[j - p * S];
+      }
+    }
+    finish<N, P>(sum, at, 0, column, c, 0);
+  }
+
   // Q rows at once, with the weights in registers: what several windows read is read once.
   template <int N, int Q, int S>
   void three_by_three(const Rows& at, int c) const {
@@ -134,7 +180,7 @@ class Depthwise : public Step {
 
   template <int N, int P>
   void finish(Vec<N> (&sum)[P], const Rows& at, int q, int column, int c, int count) const {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       const size_t offset = size_t(column + p) * size_t(shape_.c) + size_t(c);
       if (at.residual[q]) sum[p] += read<N>(at.residual[q] + offset, count);

@@ -36,7 +36,7 @@ class DilatedConv : public Step {
         in_(program.shapes[size_t(x_)]),
         out_(program.shapes[size_t(y)]),
         inputs_(in_.c / conv.groups),
-        panels_(out_.c, out_.w, lines(), program.bias_of(conv), ConvWeights(program.weight_of(conv)), conv.groups),
+        panels_(out_.c, out_.w, lines(), program.bias_of(conv), ConvWeights(program, conv), conv.groups),
         by_rows_(weights() < in_.size() + out_.size()) {
     for (int column = 0; column < out_.w; ++column) {
       const Taps taps = taps_inside(column * window_.sw - window_.left, window_.kw, window_.dw, in_.w);

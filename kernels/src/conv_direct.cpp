@@ -20,7 +20,7 @@ class Conv : public Step {
         groups_(conv.groups),
         inputs_(in_.c / groups_),
         panels_(out_.c, pointwise_ ? out_.h * out_.w : out_.w, lines(), program.bias_of(conv),
-                ConvWeights(program.weight_of(conv)), groups_),
+                ConvWeights(program, conv), groups_),
         by_rows_(weights() < in_.size() + out_.size()) {}
 
   // Threads share whichever is more, the plane (and find rows that they wrote themselves) or the weights: then unit u

@@ -23,7 +23,7 @@ class LaneConv : public LaneStep<V> {
         columns_(out_.w),
         bias_(program.bias_of(*work.instruction)) {
     if (pool) columns_ = pool_.emplace(program, *pool).columns();
-    const ConvWeights weight(program.weight_of(*work.instruction));
+    const ConvWeights weight(program, *work.instruction);
     if (depthwise_)
       for (int k = 0; k < out_.c; ++k)
         weights_.emplace_back(1, weight.lines(), [&](int, size_t i) { return weight(k, i); });

@@ -151,13 +151,20 @@ class Builder {
     for (const Work& work : works_) {
       if (!here(work)) continue;
       const Opcode op = work.instruction->op;
-      if (op == Opcode::kFlatten || op == Opcode::kSelect || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax)
+      if (op == Opcode::kFlatten || op == Opcode::kSelect || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax ||
+          op == Opcode::kLayerNorm || op == Opcode::kPlaneNorm || op == Opcode::kChannelMean || op == Opcode::kDivide)
+        return false;
+      const std::vector<int>& read = work.instruction->inputs;
+      if (op == Opcode::kMultiply &&
+          beside(program_.shapes[size_t(read[0])], program_.shapes[size_t(read[1])]) == Beside::kOfPixels)
         return false;
       any = any || op == Opcode::kConv || op == Opcode::kConvTranspose;
     }
     // A kept input would need a copy of its own.
     for (size_t i = 0; i < program_.inputs.size(); ++i)
-      if (kept_[i].kept) return false;
+      if (kept_[i].kept || program_.inputs[i].rank == kChannelsLast) return false;
+    for (const Output& output : program_.outputs)
+      if (output.rank == kChannelsLast) return false;
     return any;
   }
 

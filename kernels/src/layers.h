@@ -28,8 +28,8 @@ class Residual {
   const float* data_ = nullptr;
 };
 
-StepPtr make_load(int input, int value, const Shape& shape);         // N x C x H x W of the caller to a place
-StepPtr make_store(int value, int output, const Shape& shape);       // and back, from a place of that shape
+StepPtr make_load(int input, int value, const Input& its);           // from the caller's layout to a place
+StepPtr make_store(int value, int output, const Input& its);         // and back, from a place of that shape
 StepPtr make_conv(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_dilated(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
 StepPtr make_transposed(const Program& program, const Instruction& conv, int y, const Epilogue& epilogue);
@@ -42,11 +42,14 @@ StepPtr make_linear(const Program& program, const Instruction& linear, const Sha
                     const Epilogue& epilogue);
 StepPtr make_pool(const Program& program, const Instruction& pool, int y, const Activation& activation);
 StepPtr make_global_average(int x, int y, const Shape& shape);
-StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, bool gate,
+StepPtr make_plane_norm(int x, int y, const Shape& shape);           // the root of the sum of squares
+StepPtr make_channel_mean(int x, int y, const Shape& shape);
+StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, Beside gate,
                        const Activation& activation);
 StepPtr make_concat(const std::vector<int>& inputs, int y, const Shape& shape);
 StepPtr make_select(int x, const std::vector<int>& channels, int y, const Shape& shape);
 StepPtr make_resize(const Program& program, const Instruction& resize, int y);
+StepPtr make_layer_norm(const Program& program, const Instruction& norm, int y);
 StepPtr make_softmax(int x, int y, const Shape& shape, bool logarithm);
 StepPtr make_flatten(int x, int y);                                  // to C x H x W order, without a border
 

@@ -1,4 +1,4 @@
-// Between the caller's N x C x H x W and the places of a region, channels innermost.
+// Between the caller's layout, N x C x H x W or the channels last, and the places of a region, channels innermost.
 #include <cstring>
 
 #include "layers.h"
@@ -50,16 +50,24 @@ void to_planes(const float* x, const Place& from, float* y, int begin, int end) 
     transpose_plane(x + from.at(row, 0), size_t(shape.c), y + size_t(row) * size_t(shape.w), plane, shape.c, shape.w);
 }
 
-// An element's way between the layouts takes as long as so many operations of a product.
-constexpr double kCostOfMoving = 40;
+// An element's way between the layouts takes as long as so many operations of a product, and where both are the same.
+constexpr double kCostOfMoving = 40, kCostOfCopying = 8;
+
+bool same_rows(const Input& its) {
+  return its.rank == kChannelsLast || its.shape.c == 1 || (its.shape.h == 1 && its.shape.w == 1);
+}
+
+double cost_of_moving(const Input& its) {
+  return (its.rank == kChannelsLast ? kCostOfCopying : kCostOfMoving) * double(its.shape.size());
+}
 
 class Load : public Step {
  public:
-  Load(int input, int value, const Shape& shape) : input_(input), value_(value), shape_(shape) {}
+  Load(int input, int value, const Input& its) : input_(input), value_(value), its_(its) {}
 
-  int units() const override { return shape_.h; }
-  RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
-  double cost() const override { return kCostOfMoving * double(shape_.size()); }
+  int units() const override { return its_.shape.h; }
+  RowWise row_wise() const override { return {its_.shape.h, 1, 1, -1, {}, 0}; }
+  double cost() const override { return cost_of_moving(its_); }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     for (int s = sample; s < sample + samples; ++s) one(frame, s, begin, end);
@@ -71,41 +79,47 @@ class Load : public Step {
     const size_t plane = size_t(to.shape.h) * size_t(to.shape.w);
     const float* x = frame.inputs[input_] + size_t(frame.first + sample) * to.shape.size();
     float* y = frame.data(value_, sample);
-    const bool one_by_one = plane == 1 || to.shape.c == 1;  // in either layout a row is the same floats
+    const size_t pixels = size_t(to.shape.w), floats = pixels * size_t(to.shape.c);
+    const bool same = same_rows(its_);
     for (int row = begin; row < end; ++row) {
-      const float* from = x + size_t(row) * size_t(to.shape.w);
       float* line = y + to.at(row, 0);
-      if (one_by_one)
-        std::memcpy(line, from, size_t(to.shape.w) * size_t(to.shape.c) * sizeof(float));
+      if (same)
+        std::memcpy(line, x + size_t(row) * floats, floats * sizeof(float));
       else
-        transpose_plane(from, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
+        transpose_plane(x + size_t(row) * pixels, plane, line, size_t(to.shape.c), to.shape.w, to.shape.c);
     }
     clear_border(to, y, begin, end);
   }
 
   int input_, value_;
-  Shape shape_;
+  Input its_;
 };
 
 class Store : public Step {
  public:
-  Store(int value, int output, const Shape& shape) : value_(value), output_(output), shape_(shape) {}
+  Store(int value, int output, const Input& its) : value_(value), output_(output), its_(its) {}
 
-  int units() const override { return shape_.h; }
-  RowWise row_wise() const override { return {shape_.h, 1, 1, -1, {}, 0}; }
-  double cost() const override { return kCostOfMoving * double(shape_.size()); }
+  int units() const override { return its_.shape.h; }
+  RowWise row_wise() const override { return {its_.shape.h, 1, 1, -1, {}, 0}; }
+  double cost() const override { return cost_of_moving(its_); }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     const Place& from = frame.place(value_);
     for (int s = sample; s < sample + samples; ++s) {
       float* y = frame.outputs[output_] + size_t(frame.first + s) * from.shape.size();
-      to_planes(frame.data(value_, s), from, y, begin, end);
+      const float* x = frame.data(value_, s);
+      const size_t floats = size_t(from.shape.w) * size_t(from.shape.c);
+      if (its_.rank != kChannelsLast)
+        to_planes(x, from, y, begin, end);
+      else
+        for (int row = begin; row < end; ++row)
+          std::memcpy(y + size_t(row) * floats, x + from.at(row, 0), floats * sizeof(float));
     }
   }
 
  private:
   int value_, output_;
-  Shape shape_;
+  Input its_;
 };
 
 class Flatten : public Step {
@@ -193,10 +207,8 @@ class Select : public Step {
 
 }  // namespace
 
-StepPtr make_load(int input, int value, const Shape& shape) { return std::make_unique<Load>(input, value, shape); }
-StepPtr make_store(int value, int output, const Shape& shape) {
-  return std::make_unique<Store>(value, output, shape);
-}
+StepPtr make_load(int input, int value, const Input& its) { return std::make_unique<Load>(input, value, its); }
+StepPtr make_store(int value, int output, const Input& its) { return std::make_unique<Store>(value, output, its); }
 StepPtr make_flatten(int x, int y) { return std::make_unique<Flatten>(x, y); }
 StepPtr make_select(int x, const std::vector<int>& channels, int y, const Shape& shape) {
   return std::make_unique<Select>(x, channels, y, shape);

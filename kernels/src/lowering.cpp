@@ -84,7 +84,8 @@ class Lowering {
 
   static bool runs_batched(Opcode op) {
     return op == Opcode::kLinear || op == Opcode::kAdd || op == Opcode::kSubtract || op == Opcode::kMultiply ||
-           op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax;
+           op == Opcode::kDivide || op == Opcode::kActivation || op == Opcode::kSoftmax || op == Opcode::kLogSoftmax ||
+           op == Opcode::kLayerNorm;
   }
 
   void mark_batched() {
@@ -102,7 +103,7 @@ class Lowering {
     const auto takes_all = [](const Work& work) { return work.batched || !work.alive; };
     result_.all_batched = std::all_of(works_.begin(), works_.end(), takes_all);
     for (size_t i = 0; i < program_.inputs.size(); ++i) {
-      StepPtr step = make_load(int(i), int(i), program_.shapes[i]);
+      StepPtr step = make_load(int(i), int(i), program_.inputs[i]);
       step->batched = result_.all_batched;
       add(std::move(step), {}, {int(i)});
     }
@@ -114,7 +115,8 @@ class Lowering {
     }
     for (size_t i = 0; i < program_.outputs.size(); ++i) {
       const int value = program_.outputs[i].value;
-      StepPtr step = make_store(value, int(i), result_.places[size_t(root(value))].shape);
+      const Input its{program_.outputs[i].rank, result_.places[size_t(root(value))].shape};
+      StepPtr step = make_store(value, int(i), its);
       const Work* made = maker(works_, value);
       step->batched = made ? made->batched : result_.all_batched;
       add(std::move(step), {value}, {});
@@ -161,25 +163,32 @@ class Lowering {
         return make_pool(program_, instruction, work.y, work.epilogue.activation);
       case Opcode::kGlobalAverage:
         return make_global_average(instruction.inputs[0], work.y, shape);
+      case Opcode::kPlaneNorm:
+        return make_plane_norm(instruction.inputs[0], work.y, shape);
+      case Opcode::kChannelMean:
+        return make_channel_mean(instruction.inputs[0], work.y, shape);
       case Opcode::kConcat:
         return make_concat(instruction.inputs, work.y, program_.shapes[size_t(work.y)]);
       case Opcode::kSelect:
         return make_select(instruction.inputs[0], instruction.channels, work.y, shape);
       case Opcode::kResize:
         return make_resize(program_, instruction, work.y);
+      case Opcode::kLayerNorm:
+        return make_layer_norm(program_, instruction, work.y);
       case Opcode::kSoftmax:
       case Opcode::kLogSoftmax:
         return make_softmax(instruction.inputs[0], work.y, shape, instruction.op == Opcode::kLogSoftmax);
       case Opcode::kFlatten:
         return make_flatten(instruction.inputs[0], work.y);
       case Opcode::kActivation:
-        return make_pointwise(instruction.op, instruction.inputs, work.y, shape, false, instruction.activation);
+        return make_pointwise(instruction.op, instruction.inputs, work.y, shape, Beside::kSame, instruction.activation);
       case Opcode::kAdd:
       case Opcode::kSubtract:
       case Opcode::kMultiply:
+      case Opcode::kDivide:
         break;
     }
-    const bool gate = !(program_.shapes[size_t(instruction.inputs[1])] == shape);
+    const Beside gate = beside(shape, program_.shapes[size_t(instruction.inputs[1])]);
     return make_pointwise(instruction.op, instruction.inputs, work.y, shape, gate, work.epilogue.activation);
   }
 

@@ -59,7 +59,7 @@ class Merging {
       if (!layer) continue;
       const Opcode op = layer->instruction->op;
       if (!has_epilogue(*layer) && op != Opcode::kMaxPool && op != Opcode::kAveragePool && op != Opcode::kAdd &&
-          op != Opcode::kSubtract && op != Opcode::kMultiply)
+          op != Opcode::kSubtract && op != Opcode::kMultiply && op != Opcode::kDivide)
         continue;
       const Activation activation = work.instruction->activation;
       work.instruction = layer->instruction;

@@ -8,16 +8,18 @@
 namespace nncompile {
 namespace {
 
-// One or two inputs, an optional gate (C x 1 x 1) as the second, then an activation.
+// One or two inputs, of which the second may have one number for each channel or for each pixel, then an activation.
 class Pointwise : public Step {
  public:
-  Pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, bool gate,
+  Pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, Beside gate,
             const Activation& activation)
       : op_(op), inputs_(inputs), y_(y), shape_(shape), gate_(gate), activation_(activation) {}
 
   int units() const override { return shape_.h; }
-  // A gate is one row, whatever row is made.
-  RowWise row_wise() const override { return gate_ ? RowWise{} : RowWise{shape_.h, 1, 1, -1, {}, 0}; }
+  // A gate of channels is one row, whatever row is made.
+  RowWise row_wise() const override {
+    return gate_ == Beside::kOfChannels ? RowWise{} : RowWise{shape_.h, 1, 1, -1, {}, 0};
+  }
   double cost() const override { return 10.0 * double(shape_.size()); }
 
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
@@ -33,19 +35,22 @@ class Pointwise : public Step {
     const float* z = frame.data(inputs_.back(), sample);
     float* y = frame.data(y_, sample);
     // Without a gate all pixels of a row are one run of floats.
-    const int pixels = gate_ ? shape_.w : 1, run = gate_ ? shape_.c : shape_.w * shape_.c;
+    const bool same = gate_ == Beside::kSame, of_pixels = gate_ == Beside::kOfPixels;
+    const int pixels = same ? 1 : shape_.w, run = same ? shape_.w * shape_.c : shape_.c;
     for (int row = begin; row < end; ++row)
       for (int p = 0; p < pixels; ++p) {
         const float* a = x + from.at(row, p);
-        const float* b = z + (gate_ ? other.at(0, 0) : other.at(row, p));
+        const float* b = z + (gate_ == Beside::kOfChannels ? other.at(0, 0) : other.at(row, p));
         float* result = y + to.at(row, p);
         // The last vector may overlap the one before: in place, that would compute some elements twice.
         over_channels(run, [&](int c, auto width, int count) {
           constexpr int N = decltype(width)::lanes;
           Vec<N> value = read<N>(a + c, count);
-          if (op_ == Opcode::kAdd) value += read<N>(b + c, count);
-          if (op_ == Opcode::kSubtract) value -= read<N>(b + c, count);
-          if (op_ == Opcode::kMultiply) value *= read<N>(b + c, count);
+          const Vec<N> with = of_pixels ? broadcast<N>(*b) : read<N>(b + c, count);
+          if (op_ == Opcode::kAdd) value += with;
+          if (op_ == Opcode::kSubtract) value -= with;
+          if (op_ == Opcode::kMultiply) value *= with;
+          if (op_ == Opcode::kDivide) value /= with;
           write<N>(result + c, activate<N>(activation_, value), count);
         });
       }
@@ -56,7 +61,7 @@ class Pointwise : public Step {
   std::vector<int> inputs_;
   int y_;
   Shape shape_;
-  bool gate_;
+  Beside gate_;
   Activation activation_;
 };
 
@@ -94,7 +99,7 @@ class Softmax : public Step {
 
 }  // namespace
 
-StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, bool gate,
+StepPtr make_pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, Beside gate,
                        const Activation& activation) {
   return std::make_unique<Pointwise>(op, inputs, y, shape, gate, activation);
 }

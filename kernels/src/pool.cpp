@@ -1,4 +1,6 @@
 // Max and average pooling over NHWC data; windows are cut at the edges of the plane, so padding costs nothing.
+#include <cmath>
+
 #include "activation.h"
 #include "layers.h"
 #include "lines.h"
@@ -113,9 +115,12 @@ class Pool : public Step {
   bool fours_;
 };
 
-class GlobalAverage : public Step {
+// The mean of a plane, or the root of the sum of its squares.
+class OfPlane : public Step {
  public:
-  GlobalAverage(int x, int y, const Shape& shape) : x_(x), y_(y), shape_(shape) {}
+  OfPlane(int x, int y, const Shape& shape, bool norm) : x_(x), y_(y), shape_(shape), norm_(norm) {}
+
+  double cost() const override { return norm_ ? 4.0 * double(shape_.size()) : 0; }
 
   void run(const Frame& frame, int sample, int, int, int) const override {
     const Place& from = frame.place(x_);
@@ -129,10 +134,15 @@ class GlobalAverage : public Step {
         // A sum for each row keeps the error of a large plane small.
         Vec<N> line{};
         const float* pixel = x + from.at(row, 0) + c;
-        for (int column = 0; column < shape_.w; ++column, pixel += shape_.c) line += read<N>(pixel, count);
+        for (int column = 0; column < shape_.w; ++column, pixel += shape_.c) {
+          const Vec<N> value = read<N>(pixel, count);
+          line += norm_ ? value * value : value;
+        }
         total += line;
       }
-      write<N>(y + c, total * share, count);
+      Vec<N> result = total * share;
+      for (int i = 0; norm_ && i < N; ++i) result[i] = std::sqrt(total[i]);
+      write<N>(y + c, result, count);
     });
     clear_border(frame.place(y_), frame.data(y_, sample), 0, 1);
   }
@@ -140,6 +150,7 @@ class GlobalAverage : public Step {
  private:
   int x_, y_;
   Shape shape_;
+  bool norm_;
 };
 
 }  // namespace
@@ -147,6 +158,9 @@ class GlobalAverage : public Step {
 StepPtr make_pool(const Program& program, const Instruction& pool, int y, const Activation& activation) {
   return std::make_unique<Pool>(program, pool, y, activation);
 }
-StepPtr make_global_average(int x, int y, const Shape& shape) { return std::make_unique<GlobalAverage>(x, y, shape); }
+StepPtr make_global_average(int x, int y, const Shape& shape) {
+  return std::make_unique<OfPlane>(x, y, shape, false);
+}
+StepPtr make_plane_norm(int x, int y, const Shape& shape) { return std::make_unique<OfPlane>(x, y, shape, true); }
 
 }  // namespace nncompile

@@ -41,8 +41,7 @@ class Parser {
     const int64_t inputs = in_.next("the number of activations", 1, kMaxCount);
     for (int64_t i = 0; i < inputs; ++i) {
       Input input;
-      input.rank = int(in_.next("a rank", 2, 4));
-      if (input.rank == 3) refuse("a rank is 3");
+      input.rank = rank();
       input.shape.c = dimension();
       input.shape.h = dimension();
       input.shape.w = dimension();
@@ -56,9 +55,9 @@ class Parser {
     for (int64_t i = 0; i < outputs; ++i) {
       Output output;
       output.value = value();
-      output.rank = int(in_.next("a rank", 2, 4));
+      output.rank = rank();
       const Shape shape = program_.shapes[size_t(output.value)];
-      if (output.rank == 3 || (output.rank == 2 && (shape.h != 1 || shape.w != 1))) refuse("an output's rank");
+      if (output.rank == 2 && (shape.h != 1 || shape.w != 1)) refuse("an output's rank");
       program_.outputs.push_back(output);
     }
     if (!in_.done()) refuse("the program goes on after its end");
@@ -66,6 +65,11 @@ class Parser {
 
  private:
   int dimension() { return int(in_.next("a dimension", 1, kMaxDimension)); }
+  int rank() {
+    const int64_t rank = in_.next("a rank", 2, kChannelsLast);
+    if (rank == 3) refuse("a rank is 3");
+    return int(rank);
+  }
   int value() { return int(in_.next("a value", 0, int64_t(program_.shapes.size()) - 1)); }
   int weight(const char* what, int64_t low = 0) {
     return int(in_.next(what, low, int64_t(program_.weights.size()) - 1));
@@ -130,7 +134,7 @@ class Parser {
   }
 
   void instruction() {
-    const int64_t opcode = in_.next("an opcode", 1, 16);
+    const int64_t opcode = in_.next("an opcode", 1, 20);
     const int64_t fields = in_.next("a number of fields", 1, kMaxCount);
     const size_t start = in_.position();
     Instruction made{};
@@ -183,7 +187,11 @@ class Parser {
         made.window = window(true, true);
         y = windowed(x, made.window, x.c);
         break;
+      case Opcode::kChannelMean:
+        y.c = 1;
+        break;
       case Opcode::kGlobalAverage:
+      case Opcode::kPlaneNorm:
         y = {x.c, 1, 1};
         break;
       case Opcode::kAdd:
@@ -195,7 +203,13 @@ class Parser {
       case Opcode::kMultiply: {
         made.inputs.push_back(value());
         const Shape other = program_.shapes[size_t(made.inputs[1])];
-        if (!(other == x) && !(other == Shape{x.c, 1, 1})) refuse("Mul of different shapes");
+        if (beside(x, other) == Beside::kNeither) refuse("Mul of different shapes");
+        break;
+      }
+      case Opcode::kDivide: {
+        made.inputs.push_back(value());
+        const Beside other = beside(x, program_.shapes[size_t(made.inputs[1])]);
+        if (other != Beside::kSame && other != Beside::kOfPixels) refuse("Div of different shapes");
         break;
       }
       case Opcode::kLinear: {
@@ -203,14 +217,22 @@ class Parser {
         made.bias = weight("a bias", -1);
         made.transposed = in_.next("transposed", 0, 1) != 0;
         const auto& dims = program_.weight_of(made).dims;
-        if (dims.size() != 2 || x.h != 1 || x.w != 1 || dims[made.transposed ? 1 : 0] != x.c)
+        if (dims.size() != 2 || dims[made.transposed ? 1 : 0] != x.c)
           refuse("a linear layer's weight does not fit its input");
         const int64_t out = dims[made.transposed ? 0 : 1];
         if (out < 1 || double(out) > kMaxElements) refuse("a linear layer has no outputs");
         bias(made, out);
-        y = {int(out), 1, 1};
+        y = {int(out), x.h, x.w};
+        if (x.h != 1 || x.w != 1) made.op = Opcode::kConv;  // of each pixel: a convolution of 1 x 1
         break;
       }
+      case Opcode::kLayerNorm:
+        made.weight = weight("a weight");
+        made.bias = weight("a bias", -1);
+        if (program_.weight_of(made).dims != std::vector<int64_t>{x.c}) refuse("a scale does not fit its channels");
+        bias(made, x.c);
+        made.epsilon = constant(true);
+        break;
       case Opcode::kActivation:
         made.activation.kind = Kind(in_.next("an activation", 1, 9));
         made.activation.first = constant(constants_of(made.activation.kind) > 0);

@@ -32,6 +32,10 @@ enum class Opcode : int64_t {
   kSubtract = 14,
   kResize = 15,
   kConvTranspose = 16,
+  kLayerNorm = 17,
+  kPlaneNorm = 18,
+  kChannelMean = 19,
+  kDivide = 20,
 };
 
 enum class Kind : int64_t {
@@ -100,16 +104,28 @@ struct Instruction {
   Activation activation;
   Resizing resizing = Resizing::kNearest;
   std::vector<int> channels;  // of its input, one for each of the result
+  float epsilon = 0;
 };
 
+inline constexpr int kChannelsLast = 5;  // as a rank: of 4 axes, N x H x W x C
+
+// How the second of two values stands beside a first of that shape.
+enum class Beside { kSame, kOfChannels, kOfPixels, kNeither };
+
+inline Beside beside(const Shape& first, const Shape& second) {
+  if (second == first) return Beside::kSame;
+  if (second == Shape{first.c, 1, 1}) return Beside::kOfChannels;
+  return second == Shape{1, first.h, first.w} ? Beside::kOfPixels : Beside::kNeither;
+}
+
 struct Input {
-  int rank;
+  int rank;  // 2: N x C; 4: N x C x H x W; or kChannelsLast
   Shape shape;
 };
 
 struct Output {
   int value;
-  int rank;
+  int rank;  // as of an input
 };
 
 struct Program {

@@ -32,7 +32,7 @@ class RandomProgram {
     for (int i = 0; i < inputs; ++i) {
       const Shape shape{channels(), number(1, plane), number(1, plane)};
       shapes_.push_back(shape);
-      code_.insert(code_.end(), {4, shape.c, shape.h, shape.w});
+      code_.insert(code_.end(), {rank(), shape.c, shape.h, shape.w});
     }
     const int wanted = number(1, 8);
     for (int tries = 0; tries < 40 && count_ < wanted; ++tries) layer();
@@ -41,7 +41,7 @@ class RandomProgram {
     code_.insert(code_.end(), body_.begin(), body_.end());
     const int outputs = number(1, 3);
     code_.push_back(outputs);
-    for (int i = 0; i < outputs; ++i) code_.insert(code_.end(), {i ? any() : int(shapes_.size()) - 1, 4});
+    for (int i = 0; i < outputs; ++i) code_.insert(code_.end(), {i ? any() : int(shapes_.size()) - 1, rank()});
   }
 
   Program program() const {
@@ -61,13 +61,14 @@ class RandomProgram {
 
  private:
   int any() { return number(0, int(shapes_.size()) - 1); }
+  int rank() { return number(0, 5) ? 4 : kChannelsLast; }
   int channels() { return number(0, 1) ? number(1, 9) : number(1, 40); }
 
   void layer() {
     const int x = number(0, 2) ? int(shapes_.size()) - 1 : any();
     const Shape shape = shapes_[size_t(x)];
     const bool column = shape.h == 1 && shape.w == 1;
-    switch (number(1, 17)) {
+    switch (number(1, 18)) {
       case 1:
       case 2:
         return convolution(x, false);
@@ -88,8 +89,12 @@ class RandomProgram {
       case 9: {
         const int y = any();
         const Shape other = shapes_[size_t(y)];
-        if (other == shape || other == Shape{shape.c, 1, 1}) add(Opcode::kMultiply, {x, y}, shape);
-        return;
+        if (beside(shape, other) != Beside::kNeither) return add(Opcode::kMultiply, {x, y}, shape);
+        if (number(0, 1)) return add(Opcode::kPlaneNorm, {x}, {shape.c, 1, 1});
+        add(Opcode::kChannelMean, {x}, {1, shape.h, shape.w});
+        if (number(0, 1)) return add(Opcode::kMultiply, {x, int(shapes_.size()) - 1}, shape);
+        add(Opcode::kActivation, {int(shapes_.size()) - 1, 2, 1, 2}, {1, shape.h, shape.w});  // far from 0
+        return add(Opcode::kDivide, {x, int(shapes_.size()) - 1}, shape);
       }
       case 10: {
         const int y = any();
@@ -99,7 +104,7 @@ class RandomProgram {
         return;
       }
       case 11:
-        if (column && number(0, 1)) return linear(x);
+        if (number(0, 1)) return linear(x);
         return add(Opcode::kFlatten, {x}, {int(shape.size()), 1, 1});
       case 12:
         return select(x);
@@ -114,6 +119,10 @@ class RandomProgram {
         return;
       case 16:
         return transposed(x, number(0, 2) ? 1 : number(2, 6));
+      case 17: {
+        const int scale = weight({shape.c}, 1), shift = bias(shape.c);
+        return add(Opcode::kLayerNorm, {x, scale, shift, number(1, 3)}, shape);
+      }
       default:
         return add(Opcode::kActivation, {x, number(1, 9), 1, 2}, shape);
     }
@@ -178,10 +187,12 @@ class RandomProgram {
   }
 
   void linear(int x) {
-    const int in = shapes_[size_t(x)].c, out = number(1, 40), transposed = number(0, 1);
+    const Shape shape = shapes_[size_t(x)];
+    const int in = shape.c, out = number(1, 40), transposed = number(0, 1);
+    if (double(shape.size()) * out > (large_ ? 4e6 : 100e3)) return;
     const std::vector<int64_t> dims = transposed ? std::vector<int64_t>{out, in} : std::vector<int64_t>{in, out};
     const int w_index = weight(dims, 1 / std::sqrt(double(in))), b_index = bias(out);
-    add(Opcode::kLinear, {x, w_index, b_index, transposed}, {out, 1, 1});
+    add(Opcode::kLinear, {x, w_index, b_index, transposed}, {out, shape.h, shape.w});
   }
 
   void pool(int x, Opcode op) {
@@ -226,7 +237,7 @@ class RandomProgram {
   std::vector<int64_t> code_, body_;
   int count_ = 0;
   std::vector<Shape> shapes_;
-  std::vector<float> constants_{0.0f, 0.25f, 0.5f};
+  std::vector<float> constants_{0.0f, 0.25f, 0.5f, 1e-5f};
   std::vector<std::vector<int64_t>> dims_;
   std::deque<Exactly> data_;
 };

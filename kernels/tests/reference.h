@@ -21,6 +21,12 @@ struct Tensor {
     return data[(size_t(c) * size_t(shape.h) + size_t(y)) * size_t(shape.w) + size_t(x)];
   }
   const Number& at(int c, int y, int x) const { return const_cast<Tensor*>(this)->at(c, y, x); }
+  // Where the element at `i` of a caller's tensor of that rank lies in `data`.
+  size_t from(size_t i, int rank) const {
+    if (rank != kChannelsLast) return i;
+    const size_t channels = size_t(shape.c), plane = size_t(shape.h) * size_t(shape.w);
+    return i % channels * plane + i / channels;
+  }
   bool inside(int y, int x) const { return y >= 0 && y < shape.h && x >= 0 && x < shape.w; }
 };
 
@@ -31,7 +37,8 @@ class Sample {
       : program_(program), winograd_(winograd) {
     for (size_t i = 0; i < program.inputs.size(); ++i) {
       Tensor value(program.inputs[i].shape);
-      for (size_t e = 0; e < value.data.size(); ++e) value.data[e] = {double(inputs[i][e]), 0};
+      for (size_t e = 0; e < value.data.size(); ++e)
+        value.data[value.from(e, program.inputs[i].rank)] = {double(inputs[i][e]), 0};
       values_.push_back(std::move(value));
     }
     for (const Instruction& instruction : program.instructions) values_.push_back(make(instruction));
@@ -62,6 +69,21 @@ class Sample {
           return mean.result(x.shape.h * x.shape.w);
         });
         break;
+      case Opcode::kPlaneNorm:
+        each(y, [&](int c, int, int) {
+          Mean squares;
+          for (int i = 0; i < x.shape.h; ++i)
+            for (int j = 0; j < x.shape.w; ++j) squares.add(x.at(c, i, j) * x.at(c, i, j));
+          return root(squares.result(1));
+        });
+        break;
+      case Opcode::kChannelMean:
+        each(y, [&](int, int i, int j) {
+          Mean mean;
+          for (int c = 0; c < x.shape.c; ++c) mean.add(x.at(c, i, j));
+          return mean.result(x.shape.c);
+        });
+        break;
       case Opcode::kAdd:
         each(y, [&](int c, int i, int j) { return x.at(c, i, j) + value(instruction.inputs[1]).at(c, i, j); });
         break;
@@ -73,8 +95,18 @@ class Sample {
         break;
       case Opcode::kMultiply: {
         const Tensor& z = value(instruction.inputs[1]);
-        const bool gate = !(z.shape == x.shape);
-        each(y, [&](int c, int i, int j) { return x.at(c, i, j) * (gate ? z.at(c, 0, 0) : z.at(c, i, j)); });
+        const Beside how = beside(x.shape, z.shape);
+        const auto other = [&](int c, int i, int j) {
+          if (how == Beside::kOfChannels) return z.at(c, 0, 0);
+          return z.at(how == Beside::kOfPixels ? 0 : c, i, j);
+        };
+        each(y, [&](int c, int i, int j) { return x.at(c, i, j) * other(c, i, j); });
+        break;
+      }
+      case Opcode::kDivide: {
+        const Tensor& z = value(instruction.inputs[1]);
+        const bool same = z.shape == x.shape;
+        each(y, [&](int c, int i, int j) { return x.at(c, i, j) / z.at(same ? c : 0, i, j); });
         break;
       }
       case Opcode::kLinear: {
@@ -88,6 +120,9 @@ class Sample {
         });
         break;
       }
+      case Opcode::kLayerNorm:
+        layer_norm(instruction, x, y);
+        break;
       case Opcode::kActivation:
         each(y, [&](int c, int i, int j) { return curve(instruction.activation, x.at(c, i, j)); });
         break;
@@ -137,8 +172,10 @@ class Sample {
 
   WeightedSum convolved(const Instruction& conv, const Tensor& x, int k, int i, int j) const {
     const Window& w = conv.window;
-    const float* weight = program_.weights[size_t(conv.weight)].data;
-    const int channels = x.shape.c / conv.groups, outputs = int(program_.weight_of(conv).dims[0]) / conv.groups;
+    const Weight& weight = program_.weight_of(conv);
+    const bool matrix = weight.dims.size() == 2;
+    const int all = int(weight.dims[matrix && !conv.transposed ? 1 : 0]);
+    const int channels = x.shape.c / conv.groups, outputs = all / conv.groups;
     const int first = k / outputs * channels;
     WeightedSum sum(bias(conv, k));
     for (int c = 0; c < channels; ++c)
@@ -146,7 +183,9 @@ class Sample {
         for (int s = 0; s < w.kw; ++s) {
           const int y = i * w.sh - w.top + r * w.dh, column = j * w.sw - w.left + s * w.dw;
           const size_t line = (size_t(k) * size_t(channels) + size_t(c)) * size_t(w.kh) + size_t(r);
-          if (x.inside(y, column)) sum.add(x.at(first + c, y, column), double(weight[line * size_t(w.kw) + size_t(s)]));
+          size_t place = line * size_t(w.kw) + size_t(s);
+          if (matrix && !conv.transposed) place = size_t(c) * size_t(all) + size_t(k);
+          if (x.inside(y, column)) sum.add(x.at(first + c, y, column), double(weight.data[place]));
         }
     return sum;
   }
@@ -209,6 +248,28 @@ class Sample {
         size = std::max(size, std::abs(element.value));  // a share is off by u, however small it is
       }
     return sum.rounded(8, size);  // of each of two mixes: two shares, a product, and the sum
+  }
+
+  // With the variance at both ends of what it may be: where all channels are alike, the rate is steep.
+  void layer_norm(const Instruction& norm, const Tensor& x, Tensor& y) const {
+    const int channels = x.shape.c;
+    const auto rate = [&](double variance) { return 1 / std::sqrt(std::max(variance, 0.0) + double(norm.epsilon)); };
+    for (int i = 0; i < x.shape.h; ++i)
+      for (int j = 0; j < x.shape.w; ++j) {
+        Mean sum, squares;
+        for (int c = 0; c < channels; ++c) sum.add(x.at(c, i, j));
+        const Number mean = sum.result(channels);
+        const auto off = [&](int c) { return x.at(c, i, j) - mean; };
+        for (int c = 0; c < channels; ++c) squares.add(off(c) * off(c));
+        const Number variance = squares.result(channels);
+        const double middle = rate(variance.value), steep = rate(variance.value - variance.error);
+        const Number its = Number{middle, std::max(steep - middle, middle - rate(variance.value + variance.error))};
+        for (int c = 0; c < channels; ++c) {
+          const Number standard = off(c) * its.rounded(4, steep);
+          const Number scale{double(program_.weight_of(norm).data[c]), 0}, shift{bias(norm, c), 0};
+          y.at(c, i, j) = standard * scale + shift;
+        }
+      }
   }
 
   static void softmax(const Tensor& x, Tensor& y, bool logarithm) {

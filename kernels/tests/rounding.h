@@ -34,6 +34,16 @@ inline Number operator*(Number a, Number b) {
   return Number{value, std::abs(a.value) * b.error + std::abs(b.value) * a.error + a.error * b.error}.rounded(1, value);
 }
 
+// Of a divisor that is further from 0 than it may be off.
+inline Number operator/(Number a, Number b) {
+  const double least = std::abs(b.value) - b.error, value = a.value / b.value;
+  return Number{value, (a.error + std::abs(value) * b.error) / least}.rounded(1, value);
+}
+inline Number root(Number a) {
+  const double value = std::sqrt(a.value), low = std::sqrt(std::max(0.0, a.value - a.error));
+  return Number{value, std::max(value - low, std::sqrt(a.value + a.error) - value)}.rounded(1, value);
+}
+
 // The sum of numbers by weights of either sign at random: of such the errors of the numbers add up as a random walk,
 // even where those are alike.
 class WeightedSum {

@@ -53,10 +53,12 @@ size_t faults(const Program& program, int batch, const std::vector<const float*>
       from.push_back(inputs[i] + size_t(sample) * program.inputs[i].shape.size());
     const reference::Sample want(program, from, winograd);
     for (size_t o = 0; o < program.outputs.size(); ++o) {
-      const std::vector<reference::Number>& values = want.value(program.outputs[o].value).data;
+      const reference::Tensor& tensor = want.value(program.outputs[o].value);
+      const std::vector<reference::Number>& values = tensor.data;
       for (const std::vector<Exactly>& answer : answers) {
         const float* got = answer[o].data() + size_t(sample) * values.size();
-        for (size_t i = 0; i < values.size(); ++i) count += wrong(double(got[i]), values[i]) ? 1 : 0;
+        for (size_t i = 0; i < values.size(); ++i) 
+          count += wrong(double(got[i]), values[tensor.from(i, program.outputs[o].rank)]) ? 1 : 0;
       }
     }
   }

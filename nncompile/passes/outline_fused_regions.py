@@ -24,13 +24,12 @@ import onnx_ir as ir
 
 from nncompile.passes.contract import Outcome, Pass
 from nncompile.passes.convex_pieces import convex_pieces, reads_from
-from nncompile.passes.region_encoders import activation, encode
+from nncompile.passes.region_encoders import encode
 from nncompile.passes.region_program import (
     DOMAIN,
     OPERATOR,
     SCHEMA,
     VERSION,
-    Kind,
     Opcode,
     Program,
     Sample,
@@ -38,6 +37,7 @@ from nncompile.passes.region_program import (
     assemble,
     sample_of,
 )
+from nncompile.passes.region_steps import fewer_steps
 from nncompile.passes.region_worth import pays
 from nncompile.passes.rewriting import unused_name
 from nncompile.stages import Firing, Refusal
@@ -133,7 +133,7 @@ def _outline(model: ir.Model, piece: Sequence[ir.Node], parts: _Parts) -> str:
     inner = {node.outputs[0]: parts.step(node) for node in piece}
     read = (value for step in inner.values() for value in step.values)
     activations = {value: _sample(value, parts) for value in read if value not in inner}
-    program = assemble(activations, _selected_once(_with_silu(inner, results), results), results)
+    program = assemble(activations, fewer_steps(inner, results), results)
     for weight in program.weights:
         if not weight.is_initializer():
             weight.name = unused_name(graph, weight.name or "weight")
@@ -175,35 +175,6 @@ def _sample(value: ir.Value, parts: _Parts) -> Sample:
     if isinstance(found, str):
         raise ValueError(f"{value.name!r} was encoded, and now {found}")
     return found
-
-
-def _with_silu(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
-    """The steps with `x * sigmoid(x)` as one, where nothing else reads the sigmoid."""
-    steps = dict(inner)
-    for value, step in inner.items():
-        if step.opcode is not Opcode.MULTIPLY:
-            continue
-        for x, gate in (step.values, step.values[::-1]):
-            sigmoid = steps.get(gate)
-            alone = gate not in results and len(gate.uses()) == 1
-            if sigmoid and alone and sigmoid.numbers == (Kind.SIGMOID,) and sigmoid.values == (x,):
-                steps[value] = replace(activation(Kind.SILU, step.result), values=(x,))
-                del steps[gate]
-                break
-    return steps
-
-
-def _selected_once(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
-    """The steps with channels of selected channels as channels of the first value; a split shuffle, say."""
-    steps = dict(inner)
-    for value, step in inner.items():
-        source = steps.get(step.values[0])
-        if step.opcode is Opcode.SELECT and source is not None and source.opcode is Opcode.SELECT:
-            count, *channels = step.numbers
-            numbers = (count, *(source.numbers[1 + channel] for channel in channels))
-            steps[value] = replace(step, values=source.values, numbers=numbers)
-    read = {value for step in steps.values() for value in step.values} | set(results)
-    return {v: step for v, step in steps.items() if v in read or step.opcode is not Opcode.SELECT}
 
 
 def _free_overload(model: ir.Model) -> str:

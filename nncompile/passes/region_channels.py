@@ -7,11 +7,13 @@ that takes the instruction gives them a place there.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 
 from nncompile.passes import affine
-from nncompile.passes.region_program import Opcode, Sample, Step
+from nncompile.passes.region_program import Opcode, Sample, Step, made_weight
 from nncompile.passes.values import Array, constant, given_input, int_attribute, weights
 
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -45,7 +47,10 @@ def channel_map(node: ir.Node, x: Sample) -> Step | str:
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return "its scale or shift is not finite"
     name = node.name or node.op_type
-    made = (_weight(f"{name}_scale", scale.reshape(channels, 1, 1, 1)), _weight(f"{name}_shift", shift))
+    made = (
+        made_weight(f"{name}_scale", scale.reshape(channels, 1, 1, 1)),
+        made_weight(f"{name}_shift", shift),
+    )
     return Step(Opcode.CONV, x, (), made, (1, 1, 1, 1, 1, 1, 0, 0, 0, 0, channels))
 
 
@@ -58,15 +63,12 @@ def _arithmetic(node: ir.Node, x: Sample) -> tuple[Array, Array] | str:
     if first and node.op_type == "Div":
         return "it divides a constant"
     k = weights(node.inputs[0 if first else 1])
-    sizes = (1,) * (x.rank - k.ndim) + k.shape
-    if k.dtype != np.float32 or sizes not in ((1, size, 1, 1)[: x.rank] for size in (1, x.shape[0])):
+    sizes, axis = (1,) * (x.rank - k.ndim) + k.shape, x.channel_axis
+    one = all(size == 1 for i, size in enumerate(sizes) if i != axis)
+    if k.dtype != np.float32 or len(sizes) != x.rank or not one or sizes[axis] not in (1, x.shape[0]):
         return f"its constant is {k.dtype} of shape {list(k.shape)}"
     each = np.broadcast_to(k.astype(np.float64).reshape(-1), x.shape[:1])
     return affine.arithmetic(node.op_type, each, constant_first=first)
-
-
-def _weight(name: str, array: Array) -> ir.Value:
-    return ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
 
 
 def slice_of_channels(node: ir.Node, x: Sample) -> Step | str:
@@ -75,7 +77,7 @@ def slice_of_channels(node: ir.Node, x: Sample) -> Step | str:
     if starts is None or ends is None or starts.size != 1:
         return "it does not slice the channels alone"
     axis = 0 if axes is None else int(axes[0])
-    if axis not in (1, 1 - x.rank):
+    if not x.is_channel_axis(axis):
         return f"it slices axis {axis}"
     step = 1 if steps is None else int(steps[0])
     if step < 1:
@@ -86,7 +88,7 @@ def slice_of_channels(node: ir.Node, x: Sample) -> Step | str:
 def gather(node: ir.Node, x: Sample) -> Step | str:
     """Gather of channels by constant indices."""
     axis, indices = int_attribute(node, "axis", 0), weights(node.inputs[1])
-    if axis not in (1, 1 - x.rank) or indices.ndim != 1:
+    if not x.is_channel_axis(axis) or indices.ndim != 1:
         return f"it gathers along axis {axis} by indices of rank {indices.ndim}"
     channels = x.shape[0]
     if not all(-channels <= index < channels for index in indices.tolist()):
@@ -97,5 +99,5 @@ def gather(node: ir.Node, x: Sample) -> Step | str:
 def _select(x: Sample, channels: list[int]) -> Step | str:
     if not 0 < len(channels) <= _MOST_CHANNELS:
         return f"it takes {len(channels)} channels"
-    shape = (len(channels), *x.shape[1:])
-    return Step(Opcode.SELECT, Sample(x.batch, x.rank, shape), (), (), (len(channels), *channels))
+    result = replace(x, shape=(len(channels), *x.shape[1:]))
+    return Step(Opcode.SELECT, result, (), (), (len(channels), *channels))

@@ -9,12 +9,20 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
 import onnx_ir as ir
 
 from nncompile.passes.region_channels import channel_map, gather, is_channel_map, slice_of_channels, tensors
+from nncompile.passes.region_pixels import layer_norm, linear_of_pixels, reduction, transpose
 from nncompile.passes.region_planes import place, resize, spread
-from nncompile.passes.region_program import Kind, Opcode, Sample, Step, sample_of, size_fault
+from nncompile.passes.region_program import (
+    Kind,
+    Opcode,
+    Sample,
+    Step,
+    sample_of,
+    size_fault,
+    weight_fault,
+)
 from nncompile.passes.values import (
     constant,
     float_attribute,
@@ -27,7 +35,7 @@ from nncompile.passes.values import (
 Encoder = Callable[..., Step | str]
 
 _LEAST_OF_GROUP = 4  # channels that each makes of a transposed convolution: fewer leave the vectors idle
-_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Mul", "Sub"})
+_OF_ALL_INPUTS = frozenset({"Add", "Concat", "Div", "Mul", "Sub"})
 
 
 def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
@@ -49,6 +57,8 @@ def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
         sample = known.get(value) or sample_of(value)
         if isinstance(sample, str):
             return sample
+        if sample.channels_last and node.op_type not in _IN_EITHER_LAYOUT:
+            return "its input has the channels last"
         samples.append(sample)
     others = node.inputs[len(read) :]  # by place: x @ x has one value in both
     if encoder is channel_map:
@@ -69,21 +79,9 @@ def activation(kind: Kind, x: Sample, *constants: float) -> Step:
     return Step(Opcode.ACTIVATION, x, numbers=(kind,), constants=(*constants, None, None)[:2])
 
 
-def _weight_fault(value: ir.Value | None, rank: int) -> str | None:
-    """Why a constant is no weight of the kernels; None where it is one, or is left out."""
-    array = constant(value)
-    if value is None or array is None:
-        return None
-    if not value.is_initializer():
-        return "a weight is computed by a node"
-    if array.dtype != np.float32 or array.ndim != rank:
-        return f"a weight is {array.dtype} of shape {list(array.shape)}"
-    return None
-
-
 def _conv(node: ir.Node, x: Sample) -> Step | str:
     weight, bias = node.inputs[1], given_input(node, 2)
-    placed = _weight_fault(weight, 4) or _weight_fault(bias, 1) or place(node, x)
+    placed = weight_fault(weight, 4) or weight_fault(bias, 1) or place(node, x)
     if isinstance(placed, str):
         return placed
     view, shape, channels = placed.view, constant(weight).shape, x.shape[0]  # type: ignore[union-attr]
@@ -101,7 +99,7 @@ def _conv(node: ir.Node, x: Sample) -> Step | str:
 
 def _conv_transpose(node: ir.Node, x: Sample) -> Step | str:
     weight, bias = node.inputs[1], given_input(node, 2)
-    placed = _weight_fault(weight, 4) or _weight_fault(bias, 1) or spread(node, x)
+    placed = weight_fault(weight, 4) or weight_fault(bias, 1) or spread(node, x)
     if isinstance(placed, str):
         return placed
     view, shape, channels = placed.view, constant(weight).shape, x.shape[0]  # type: ignore[union-attr]
@@ -150,12 +148,12 @@ def _global_average(node: ir.Node, x: Sample) -> Step | str:
 def _linear(node: ir.Node, x: Sample) -> Step | str:
     weight, bias = node.inputs[1], given_input(node, 2)
     if x.rank != 2:
-        return f"its input's rank is {x.rank}"
+        return linear_of_pixels(node, x)
     if int_attribute(node, "transA", 0):
         return "it transposes its input"
     if float_attribute(node, "alpha", 1.0) != 1 or (bias and float_attribute(node, "beta", 1.0) != 1):
         return "its alpha or beta is not 1"
-    fault = _weight_fault(weight, 2) or _weight_fault(bias, 1)
+    fault = weight_fault(weight, 2) or weight_fault(bias, 1)
     if fault is not None:
         return fault
     transposed = bool(int_attribute(node, "transB", 0))
@@ -210,18 +208,26 @@ def _sum(node: ir.Node, x: Sample, y: Sample) -> Step | str:
 
 
 def _multiply(node: ir.Node, x: Sample, y: Sample) -> Step | str:
-    swapped = x.shape == (y.shape[0], 1, 1)  # the gate of squeeze-and-excitation may stand on either side
+    gates = (y.shape[0], 1, 1), (1, *y.shape[1:])
+    swapped = x.shape != y.shape and x.shape in gates  # a gate of channels or pixels may stand on either side
     if swapped:
         x, y = y, x
-    if not x.goes_with(y) or y.shape not in (x.shape, (x.shape[0], 1, 1)):
+    if not x.goes_with(y) or y.shape not in (x.shape, (x.shape[0], 1, 1), (1, *x.shape[1:])):
         return f"it multiplies tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
     values = tuple(value for value in node.inputs if value is not None)
     return Step(Opcode.MULTIPLY, x, values[::-1] if swapped else values)
 
 
+def _divide(node: ir.Node, x: Sample, y: Sample) -> Step | str:
+    del node
+    if not x.goes_with(y) or y.shape not in (x.shape, (1, *x.shape[1:])):
+        return f"it divides tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
+    return Step(Opcode.DIVIDE, x)
+
+
 def _concat(node: ir.Node, *parts: Sample) -> Step | str:
     first, axis = parts[0], int_attribute(node, "axis", 0)
-    if axis not in (1, 1 - first.rank):
+    if not first.is_channel_axis(axis):
         return f"it joins along axis {axis}"
     for part in parts:
         if not part.goes_with(first) or part.shape[1:] != first.shape[1:]:
@@ -244,14 +250,7 @@ def _flatten(node: ir.Node, x: Sample) -> Step | str:
     return Step(Opcode.FLATTEN, Sample(x.batch, len(sizes), (elements, 1, 1)))
 
 
-_ENCODERS: Mapping[str, Encoder] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
-    "GlobalAveragePool": _global_average,
-    "Gemm": _linear,
-    "MatMul": _linear,
+_ACTIVATIONS: Mapping[str, Encoder] = {
     "Relu": _activation(Kind.RELU),
     "Clip": _clip,
     "LeakyRelu": _activation(Kind.LEAKY_RELU, ("alpha", 0.01)),
@@ -260,11 +259,26 @@ _ENCODERS: Mapping[str, Encoder] = {
     "Tanh": _activation(Kind.TANH),
     "Gelu": _gelu,
     "HardSigmoid": _activation(Kind.HARD_SIGMOID, ("alpha", 0.2), ("beta", 0.5)),
+}
+_ENCODERS: Mapping[str, Encoder] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global_average,
+    "Gemm": _linear,
+    "MatMul": _linear,
+    **_ACTIVATIONS,
+    "LayerNormalization": layer_norm,
+    "Transpose": transpose,
     "Softmax": _softmax(Opcode.SOFTMAX),
     "LogSoftmax": _softmax(Opcode.LOG_SOFTMAX),
     "Add": _sum,
     "Sub": _sum,
     "Mul": _multiply,
+    "Div": _divide,
+    "ReduceL2": reduction,
+    "ReduceMean": reduction,
     "Concat": _concat,
     "Resize": resize,
     "Slice": slice_of_channels,
@@ -273,4 +287,18 @@ _ENCODERS: Mapping[str, Encoder] = {
     "Reshape": _flatten,
     "Squeeze": _flatten,
     "Unsqueeze": _flatten,
+}
+_IN_EITHER_LAYOUT = frozenset(_ACTIVATIONS) | {
+    "Add",
+    "Concat",
+    "Div",
+    "Gather",
+    "LayerNormalization",
+    "MatMul",
+    "Mul",
+    "ReduceL2",
+    "ReduceMean",
+    "Slice",
+    "Sub",
+    "Transpose",
 }

@@ -2,15 +2,15 @@
 
 A fused region is one node of the domain `nncompile`. Its attributes are a small program, schema 1:
 
-    program    [A, then for each activation: rank, C, H, W;  M, then M instructions;
-                Q, then for each output: value, rank]
+    program    [A, then for each activation: layout, C, H, W;  M, then M instructions;
+                Q, then for each output: value, layout]
     constants  the floating-point numbers that instructions name by their index
 
 Its inputs are the A activations, then the weights. A value is C x H x W numbers for each sample; a tensor of
-rank 2 has its features as channels of one element. Values are numbered: the activations first, then the
-result of each instruction. An instruction is [opcode, number of fields, fields]; the fields of all opcodes
-come in one order: values (for CONCAT behind their number), weights, numbers, constants. -1 stands for what is
-left out.
+rank 2 has its features as channels of one element. A layout is a rank, 2 or 4, or 5 for N x H x W x C. Values
+are numbered: the activations first, then the result of each instruction. An instruction is [opcode, number of
+fields, fields]; the fields of all opcodes come in one order: values (for CONCAT behind their number),
+weights, numbers, constants. -1 stands for what is left out.
 
 The kernels compute sample by sample. So dimension 0 of every value must be the same batch, and an operator
 that mixes samples has no instruction.
@@ -23,12 +23,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
 import onnx_ir as ir
 
-from nncompile.passes.values import constant, static_shape
+from nncompile.passes.values import Array, constant, static_shape
 
 DOMAIN, OPERATOR, VERSION, SCHEMA = "nncompile", "FusedRegion", 1, 1
 
+_CHANNELS_LAST = 5  # as a layout
 _LARGEST_DIMENSION, _LARGEST_VALUE = 2**24, 2**30  # the kernels count in 32 bits
 
 
@@ -40,7 +42,7 @@ class Opcode(IntEnum):
     AVERAGE_POOL = 3  # kh kw sh sw top left bottom right ceil include_pad
     GLOBAL_AVERAGE = 4
     ADD = 5
-    LINEAR = 6  # w b transposed
+    LINEAR = 6  # w b transposed; of each pixel
     ACTIVATION = 7  # kind c0 c1
     SOFTMAX = 8
     LOG_SOFTMAX = 9
@@ -51,6 +53,13 @@ class Opcode(IntEnum):
     SUBTRACT = 14
     RESIZE = 15  # height width how
     CONV_TRANSPOSE = 16  # w b kh kw sh sw dh dw top left height width groups
+    LAYER_NORM = 17  # scale shift epsilon; over the channels of each pixel
+    PLANE_NORM = 18  # the root of the sum of squares
+    CHANNEL_MEAN = 19  # of each pixel
+    DIVIDE = 20
+
+
+_ELEMENTWISE = frozenset({Opcode.ACTIVATION, Opcode.ADD, Opcode.SUBTRACT, Opcode.MULTIPLY, Opcode.DIVIDE})
 
 
 class Resizing(IntEnum):
@@ -83,20 +92,39 @@ class Sample:
         batch: Size or symbol of dimension 0; None where it has no name, so that it equals no other.
         rank: 2 or 4.
         shape: (C, H, W); (C, 1, 1) for rank 2.
+        channels_last: Whether the tensor is N x H x W x C.
     """
 
     batch: int | str | None
     rank: int
     shape: tuple[int, int, int]
+    channels_last: bool = False
 
     @property
     def dimensions(self) -> tuple[int | str | None, ...]:
         """The tensor's shape."""
+        if self.channels_last:
+            return (self.batch, *self.shape[1:], self.shape[0])
         return (self.batch, *self.shape[: self.rank - 1])
 
+    @property
+    def channel_axis(self) -> int:
+        """Where the tensor has its channels."""
+        return 3 if self.channels_last else 1
+
+    def is_channel_axis(self, axis: int) -> bool:
+        """Whether an axis, which may be counted from the end, is that of the channels."""
+        return axis in (self.channel_axis, self.channel_axis - self.rank)
+
+    @property
+    def layout(self) -> int:
+        """The rank, or what stands for the channels last."""
+        return _CHANNELS_LAST if self.channels_last else self.rank
+
     def goes_with(self, other: Sample) -> bool:
-        """Whether both hold the same samples, row by row."""
-        return self.rank == other.rank and self.batch is not None and self.batch == other.batch
+        """Whether both hold the same samples, row by row, in the same order of axes."""
+        alike = self.layout == other.layout
+        return alike and self.batch is not None and self.batch == other.batch
 
 
 @dataclass(frozen=True)
@@ -104,7 +132,7 @@ class Step:
     """A node as an instruction whose values and weights are still those of the graph.
 
     Attributes:
-        opcode: What it does.
+        opcode: What it does; None where the result is the value it reads, with its axes in another order.
         result: What it computes.
         values: The activations it reads.
         weights: The weights it reads; None for one that is left out.
@@ -112,7 +140,7 @@ class Step:
         constants: Floating-point numbers; the field of one that is None is -1.
     """
 
-    opcode: Opcode
+    opcode: Opcode | None
     result: Sample
     values: tuple[ir.Value, ...] = ()
     weights: tuple[ir.Value | None, ...] = ()
@@ -122,9 +150,19 @@ class Step:
     @property
     def elementwise(self) -> bool:
         """Whether each element of the result follows from the one at its place, or from that and a gate."""
-        one_to_one = (1, 1, 1, 1, 1, 1, 0, 0, 0, 0, self.result.shape[0])  # a scale and shift of each channel
-        scales = self.opcode is Opcode.CONV and self.numbers == one_to_one
-        return scales or self.opcode in (Opcode.ACTIVATION, Opcode.ADD, Opcode.SUBTRACT, Opcode.MULTIPLY)
+        return self.scales_channels or self.opcode in _ELEMENTWISE
+
+    @property
+    def scales_channels(self) -> bool:
+        """Whether it scales and shifts each channel."""
+        one_to_one = (1, 1, 1, 1, 1, 1, 0, 0, 0, 0, self.result.shape[0])
+        return self.opcode is Opcode.CONV and self.numbers == one_to_one
+
+    @property
+    def of_planes(self) -> bool:
+        """Whether it is a convolution, or a linear layer of each pixel."""
+        of_pixels = self.opcode is Opcode.LINEAR and self.result.shape[1:] != (1, 1)
+        return of_pixels or self.opcode in (Opcode.CONV, Opcode.CONV_TRANSPOSE)
 
     @property
     def interpolates(self) -> bool:
@@ -149,6 +187,23 @@ def sample_of(value: ir.Value) -> Sample | str:
     batch = first.value if isinstance(first, ir.SymbolicDim) else first
     sample = Sample(batch, len(sizes), (channels, height, width))
     return size_fault(sample) or sample
+
+
+def weight_fault(value: ir.Value | None, rank: int) -> str | None:
+    """Why a constant is no weight of the kernels; None where it is one, or is left out."""
+    array = constant(value)
+    if value is None or array is None:
+        return None
+    if not value.is_initializer():
+        return "a weight is computed by a node"
+    if array.dtype != np.float32 or array.ndim != rank:
+        return f"a weight is {array.dtype} of shape {list(array.shape)}"
+    return None
+
+
+def made_weight(name: str, array: Array) -> ir.Value:
+    """A weight that is no value of the graph yet; the region that reads it gives it a place there."""
+    return ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
 
 
 def size_fault(sample: Sample) -> str | None:
@@ -178,21 +233,28 @@ def assemble(
         steps: The instruction that computes each inner value, in an order in which they can run.
         outputs: What the region returns, each a key of `steps`.
     """
-    numbers = {value: number for number, value in enumerate((*activations, *steps))}
+    numbers = {value: number for number, value in enumerate(activations)}
+    instructions: list[Step] = []
+    for value, step in steps.items():
+        if step.opcode is None:
+            numbers[value] = numbers[step.values[0]]
+        else:
+            numbers[value] = len(activations) + len(instructions)
+            instructions.append(step)
     weights: dict[ir.Value, int] = {}
     constants: dict[float, int] = {}
     code = [len(activations)]
     for sample in activations.values():
-        code += (sample.rank, *sample.shape)
-    code.append(len(steps))
-    for step in steps.values():
+        code += (sample.layout, *sample.shape)
+    code.append(len(instructions))
+    for step in instructions:
         fields = [len(step.values)] if step.opcode is Opcode.CONCAT else []
         fields += [numbers[value] for value in step.values]
         fields += [-1 if w is None else weights.setdefault(w, len(weights)) for w in step.weights]
         fields += step.numbers
         fields += [-1 if c is None else constants.setdefault(c, len(constants)) for c in step.constants]
-        code += (step.opcode, len(fields), *fields)
+        code += (int(step.opcode or 0), len(fields), *fields)
     code.append(len(outputs))
     for value in outputs:
-        code += (numbers[value], steps[value].result.rank)
+        code += (numbers[value], steps[value].result.layout)
     return Program(tuple(map(int, code)), tuple(constants) or (0.0,), tuple(weights))

@@ -30,13 +30,14 @@ _LEAST_CHANNELS = 8  # below, the transforms cost what the products save
 # memory and not from a cache, and how many uses of a weight take as long as that.
 _TOO_MANY_BYTES, _STREAMED_BYTES, _READ_COST = 40e6, 1e6, 9
 _MOST_LINEAR_BYTES = 64e6
+_COPIED = 0.25  # of the time of transposing an element: what keeps its layout
 _SAVED_OF_INTERPOLATION = 2  # elements, for each that a linear Resize computes
 _SAVED_OF_COLUMNS = 1  # likewise, for each that ONNX Runtime's transposed convolution sums; measured
 
 
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:
     """Whether a region of these steps, by the value that each computes, is worth its borders."""
-    if not any(step.opcode in (Opcode.CONV, Opcode.CONV_TRANSPOSE) for step in steps.values()):
+    if not any(step.of_planes for step in steps.values()):
         return _linear_bytes(steps) <= _MOST_LINEAR_BYTES
     kept = {
         value for step in steps.values() if not step.elementwise for value in step.values if value in steps
@@ -45,7 +46,7 @@ def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: 
     saved += _SAVED_OF_INTERPOLATION * sum(_elements(s.result) for s in steps.values() if s.interpolates)
     saved += _SAVED_OF_COLUMNS * sum(map(_columns, steps.values()))
     multiplications = sum(_saved_flops(step) for step in steps.values())
-    cost = sum(map(_elements, entering)) + sum(_elements(steps[value].result) for value in leaving)
+    cost = sum(map(_border, (*entering, *(steps[value].result for value in leaving))))
     return saved + multiplications / _FLOPS_AN_ELEMENT >= cost
 
 
@@ -95,6 +96,10 @@ def _columns(step: Step) -> int:
         )
     )
     return step.result.shape[0] * math.prod(kernel) * math.prod(read)
+
+
+def _border(sample: Sample) -> float:
+    return _elements(sample) * (_COPIED if sample.channels_last else 1)
 
 
 def _elements(sample: Sample) -> int:

@@ -6,7 +6,7 @@ Values are N x C x H x W. A program that has no meaning raises one of `MEANINGLE
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from nncompile.passes.region_program import Kind, Opcode, Resizing
 
 MEANINGLESS = (IndexError, ValueError, RuntimeError, AssertionError, TypeError)
+
+LAST = 5  # the layout of N x H x W x C
 
 ACTIVATIONS = {
     Kind.RELU: lambda x, a, b: x.relu(),
@@ -48,8 +50,10 @@ def interpret(
     rest = iter(code)
     values = []
     for i in range(next(rest)):
-        _rank, *shape = (next(rest) for _ in range(4))
-        values.append(torch.from_numpy(inputs[i]).double().reshape(-1, *shape))
+        layout, *shape = (next(rest) for _ in range(4))
+        x = torch.from_numpy(inputs[i]).double()
+        values.append(x.movedim(-1, 1) if layout == LAST else x.reshape(-1, *shape))
+        assert values[i].shape[1:] == torch.Size(shape)
     doubles = [torch.from_numpy(weight).double() for weight in weights]
     for _ in range(next(rest)):
         opcode, count = next(rest), next(rest)
@@ -57,8 +61,9 @@ def interpret(
         values.append(evaluate(opcode, fields, values, doubles, constants))
     outputs = []
     for _ in range(next(rest)):
-        value, rank = values[next(rest)], next(rest)
-        outputs.append(value.flatten(1).numpy() if rank == 2 else value.numpy())
+        value, layout = values[next(rest)], next(rest)
+        layouts = {2: value.flatten(1), 4: value, LAST: value.movedim(1, -1)}
+        outputs.append(layouts[layout].numpy())
     largest = max(
         (value[value.isfinite()].abs().amax().item() for value in values if value.isfinite().any()),
         default=0.0,
@@ -90,10 +95,20 @@ def evaluate(
             return values[x] - values[rest[0]]
         case Opcode.MULTIPLY:
             return values[x] * values[rest[0]]
+        case Opcode.DIVIDE:
+            return values[x] / values[rest[0]]
+        case Opcode.PLANE_NORM:
+            return values[x].square().sum((2, 3), keepdim=True).sqrt()
+        case Opcode.CHANNEL_MEAN:
+            return values[x].mean(1, keepdim=True)
         case Opcode.LINEAR:
             weight, bias, transposed = rest
             matrix = weights[weight] if transposed else weights[weight].T
-            return _column(F.linear(values[x].flatten(1), matrix, None if bias < 0 else weights[bias]))
+            return _of_pixels(lambda v: F.linear(v, matrix, None if bias < 0 else weights[bias]), values[x])
+        case Opcode.LAYER_NORM:
+            scale, shift, epsilon = rest
+            parts = weights[scale], None if shift < 0 else weights[shift]
+            return _of_pixels(lambda v: F.layer_norm(v, v.shape[-1:], *parts, constants[epsilon]), values[x])
         case Opcode.ACTIVATION:
             kind, *indices = rest
             return ACTIVATIONS[Kind(kind)](values[x], *(None if i < 0 else constants[i] for i in indices))
@@ -122,6 +137,10 @@ def _resized(x: Tensor, fields: Sequence[int]) -> Tensor:
         )
         return x[:, :, rows][:, :, :, columns]
     return F.interpolate(x, plane, mode="bilinear", align_corners=how == Resizing.CORNERS)
+
+
+def _of_pixels(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return layer(x.movedim(1, -1)).movedim(-1, 1)
 
 
 def _column(rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from regions import Region
+from regions import LAST, Region
 
 from nncompile.passes.region_program import Kind, Resizing
 
@@ -66,13 +66,14 @@ def graphs(draw):
     inputs = [draw(shapes()) for _ in range(draw(st.integers(1, 2)))]
     if draw(st.integers(0, 4)) == 0:
         inputs.append((draw(st.integers(1, 40)),))
-    drawing = _Drawing(draw, Region(*inputs))
+    last = [i for i, shape in enumerate(inputs) if len(shape) == 3 and not draw(st.integers(0, 3))]
+    drawing = _Drawing(draw, Region(*inputs, last=last))
     region = drawing.region
     steps = (
         drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,
         drawing.product, drawing.linear, drawing.activation, drawing.joined, drawing.global_average,
         drawing.grouped, drawing.selected, drawing.flatten, drawing.tail,
-        drawing.resized, drawing.transposed,
+        drawing.resized, drawing.transposed, drawing.normalized, drawing.reduced, drawing.quotient,
     )  # fmt: skip
     for _ in range(draw(st.integers(1, 8))):
         last = len(region.shapes) - 1
@@ -81,7 +82,7 @@ def graphs(draw):
         region.activation(0, Kind.RELU)
     values = st.integers(0, len(region.shapes) - 1)
     for value in (len(region.shapes) - 1, *draw(st.lists(values, max_size=2))):
-        ranks = (2, 4) if region.shapes[value][1:] == (1, 1) else (4,)
+        ranks = (2, 4, LAST) if region.shapes[value][1:] == (1, 1) else (4, 4, LAST)
         region.output(value, draw(st.sampled_from(ranks)))
     return region
 
@@ -230,7 +231,8 @@ class _Drawing:
 
     def product(self, x):
         shape = self.region.shapes[x]
-        fitting = [v for v, other in enumerate(self.region.shapes) if other in (shape, (shape[0], 1, 1))]
+        gates = (shape, (shape[0], 1, 1), (1, *shape[1:]))
+        fitting = [v for v, other in enumerate(self.region.shapes) if other in gates]
         return self.region.multiply(x, self.draw(st.sampled_from(fitting)))
 
     def joined(self, x):
@@ -240,16 +242,31 @@ class _Drawing:
         return self.region.concat(*self.draw(st.permutations((x, *others))))
 
     def linear(self, x):
-        if self.region.shapes[x][1:] != (1, 1):
+        if self.region.shapes[x][1:] != (1, 1) and self.draw(st.booleans()):
             x = self.region.flatten(x)
-        inputs, outputs = self.region.shapes[x][0], self.draw(st.integers(1, 40))
-        if inputs * outputs > LARGEST:
+        (inputs, *plane), outputs = self.region.shapes[x], self.draw(st.integers(1, 40))
+        if inputs * outputs * math.prod(plane) > LARGEST:
             return x
         transposed = self.draw(st.booleans())
         weight = self._normal(outputs, inputs) / math.sqrt(inputs)
         return self.region.linear(
             x, weight if transposed else weight.T, self._bias(outputs), transposed=transposed
         )
+
+    def reduced(self, x):
+        """Multiplied by what it was reduced to, or that alone."""
+        y = self.draw(st.sampled_from((self.region.plane_norm, self.region.channel_mean)))(x)
+        return y if self.draw(st.booleans()) else self.region.multiply(x, y)
+
+    def quotient(self, x):
+        """By something that is not near 0: of the same shape, or one number for each pixel."""
+        y = self.region.channel_mean(x) if self.draw(st.booleans()) else x
+        return self.region.divide(x, self.region.activation(y, Kind.CLIP, 0.5, 2.0))
+
+    def normalized(self, x):
+        """By an epsilon large enough that it does not blow up rounding errors where channels are alike."""
+        channels = self.region.shapes[x][0]
+        return self.region.layer_norm(x, self._normal(channels), self._bias(channels), 0.1)
 
     def tail(self, x):
         if self.region.shapes[x][1:] != (1, 1):

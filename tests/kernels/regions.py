@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from eager import Answer, evaluate, interpret
+from eager import LAST, Answer, evaluate, interpret
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from nncompile.passes.region_program import Kind, Opcode, Resizing
@@ -27,12 +27,17 @@ WINOGRAD = {"rtol": 1e-3, "atol": 1e-4}  # test_winograd_error.py says more
 class Region:
     """A program in the making. Its methods add an instruction and return the number of the value it computes.
 
+    Args:
+        inputs: The shape of each, (C,) or (C, H, W).
+        last: Numbers of the inputs that are N x H x W x C.
+
     Attributes:
         shapes: Of every value, (C, H, W).
     """
 
-    def __init__(self, *inputs: tuple[int, ...]) -> None:
+    def __init__(self, *inputs: tuple[int, ...], last: Collection[int] = ()) -> None:
         self.inputs = inputs
+        self.layouts = [LAST if i in last else len(shape) // 2 * 2 + 2 for i, shape in enumerate(inputs)]
         self.shapes = [(*shape, 1, 1)[:3] for shape in inputs]
         self.weights: list[np.ndarray] = []
         self.constants = [0.0]
@@ -85,13 +90,27 @@ class Region:
     def multiply(self, x, y):
         return self._add(Opcode.MULTIPLY, x, y)
 
+    def divide(self, x, y):
+        return self._add(Opcode.DIVIDE, x, y)
+
+    def plane_norm(self, x):
+        return self._add(Opcode.PLANE_NORM, x)
+
+    def channel_mean(self, x):
+        return self._add(Opcode.CHANNEL_MEAN, x)
+
     def linear(self, x, weight, bias=None, *, transposed=True):
-        """`weight`: outputs x inputs, or the other way round where not `transposed`."""
+        """Of each pixel. `weight`: outputs x inputs, or the other way round where not `transposed`."""
         return self._add(Opcode.LINEAR, x, self._weight(weight), self._weight(bias), int(transposed))
 
     def activation(self, x, kind: Kind, *constants: float):
         indices = [self._constant(value) for value in constants]
         return self._add(Opcode.ACTIVATION, x, kind, *(*indices, -1, -1)[:2])
+
+    def layer_norm(self, x, scale, shift=None, epsilon=1e-5):
+        return self._add(
+            Opcode.LAYER_NORM, x, self._weight(scale), self._weight(shift), self._constant(epsilon)
+        )
 
     def softmax(self, x, *, logarithm=False):
         return self._add(Opcode.LOG_SOFTMAX if logarithm else Opcode.SOFTMAX, x)
@@ -109,15 +128,15 @@ class Region:
         return self._add(Opcode.FLATTEN, x)
 
     def output(self, value, rank=None):
-        """Return `value`, by default as a tensor of rank 4 where it has a plane."""
+        """Return `value`, by default as a tensor of rank 4 where it has a plane; `rank` may be LAST."""
         self.outputs.append((value, rank or (2 if self.shapes[value][1:] == (1, 1) else 4)))
         return self
 
     @property
     def program(self) -> list[int]:
         code = [len(self.inputs)]
-        for shape in self.inputs:
-            code += [2 if len(shape) == 1 else 4, *(*shape, 1, 1)[:3]]
+        for layout, shape in zip(self.layouts, self.inputs, strict=True):
+            code += [layout, *(*shape, 1, 1)[:3]]
         code.append(len(self.instructions))
         for opcode, fields in self.instructions:
             code += [opcode, len(fields), *fields]
@@ -129,10 +148,13 @@ class Region:
     def model(self, **changed) -> bytes:
         """The ONNX file. `changed`: attributes, the `declared` shapes of inputs, `weights_as_inputs`."""
         weights_as_inputs = changed.pop("weights_as_inputs", False)
-        declared = changed.pop("declared", [["N", *shape] for shape in self.inputs])
+        declared = changed.pop("declared", [["N", *shape] for shape in self._tensors()])
         inputs = [_float(f"x{i}", shape) for i, shape in enumerate(declared)]
         weights = [numpy_helper.from_array(array, f"w{i}") for i, array in enumerate(self.weights)]
-        outputs = [_float(f"y{i}", ["N", *"CHW"[: rank - 1]]) for i, (_, rank) in enumerate(self.outputs)]
+        axes = {2: "C", 4: "CHW", LAST: "HWC"}
+        outputs = [
+            _float(f"y{i}", ["N", *axes.get(layout, "CHW")]) for i, (_, layout) in enumerate(self.outputs)
+        ]
         attributes = {"schema": 1, "program": self.program, "constants": self.constants, **changed}
         names = [value.name for value in (*inputs, *weights)]
         node = helper.make_node("FusedRegion", names, [value.name for value in outputs], domain="nncompile")
@@ -151,7 +173,14 @@ class Region:
 
     def random_inputs(self, batch: int, seed: int = 0) -> list[np.ndarray]:
         random = np.random.default_rng(seed)
-        return [random.standard_normal((batch, *shape), dtype=np.float32) for shape in self.inputs]
+        return [random.standard_normal((batch, *shape), dtype=np.float32) for shape in self._tensors()]
+
+    def _tensors(self) -> list[tuple[int, ...]]:
+        """Shapes of a sample of each input."""
+        return [
+            (*shape[1:], shape[0]) if layout == LAST else shape
+            for layout, shape in zip(self.layouts, self.inputs, strict=True)
+        ]
 
     def _add(self, opcode: Opcode, *fields: int) -> int:
         fields = tuple(map(int, fields))

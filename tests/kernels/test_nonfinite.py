@@ -82,6 +82,21 @@ def tail(logarithm):
     return region.output(region.softmax(region.linear(y, weight), logarithm=logarithm))
 
 
+def normalized(channels):
+    """Its linear layer reads nothing of other pixels."""
+    region, y = convolution(1, (3, channels), pad=0)
+    y = region.layer_norm(y, np.arange(channels) - 1.0, np.ones(channels))
+    return region.output(region.linear(y, np.ones((4, channels))))
+
+
+def responses():
+    """Global response normalisation: a plane with a special pixel makes others NaN, or 0."""
+    region, y = convolution(1, (3, 5), pad=0)
+    norm = region.plane_norm(y)
+    gate = region.divide(norm, region.channel_mean(norm))
+    return region.output(region.multiply(y, gate)).output(region.multiply(y, region.channel_mean(y)))
+
+
 def activation(kind, *constants):
     region, y = convolution(1, (3, 5), pad=0)
     return region.output(region.activation(y, kind, *constants))
@@ -100,6 +115,9 @@ REGIONS = {
     "pools": pools(),
     "softmax": tail(False),
     "log-softmax": tail(True),
+    "layer norm": normalized(21),
+    "layer norm of few": normalized(3),
+    "responses": responses(),
     "relu": activation(Kind.RELU),
     "clip": activation(Kind.CLIP, -1, 1),
     "leaky-relu": activation(Kind.LEAKY_RELU, 0.1),

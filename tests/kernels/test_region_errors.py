@@ -67,7 +67,7 @@ def test_a_program_that_goes_on(build):
     )
 
 
-@pytest.mark.parametrize("opcode", [0, 17, -1, 2**40])
+@pytest.mark.parametrize("opcode", [0, 21, -1, 2**40])
 def test_an_unknown_opcode(build, opcode):
     region = network()
     region.instructions[1] = (opcode, region.instructions[1][1])
@@ -123,6 +123,14 @@ def test_terms_of_different_shapes(build, combine):
     refused(build, region.model(), "FusedRegion: (Add|Sub) of different shapes")
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 1), (1, 3, 1), (2, 3, 1), (1, 1, 1)], ids=str)
+def test_a_divisor_that_does_not_fit(build, shape):
+    region = Region((2, 3, 3), (1, 3, 3), shape)
+    region.output(region.divide(0, 1))
+    region.instructions[0] = (region.instructions[0][0], (0, 2))
+    refused(build, region.model(), "FusedRegion: Div of different shapes")
+
+
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
@@ -173,6 +181,54 @@ def test_products_of_a_row_that_cannot_be_counted(build):
     plane = (1, 2**12)
     region.output(region.conv_transpose(0, np.ones((1, 2, 1, 2**18)), None, (1, 1), (0, 0), plane))
     refused(build, region.model(), "FusedRegion: a transposed convolution's .* has too many elements")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ((0, -1, 1, 1), "a weight is -1"),
+        ((0, 3, 1, 1), "a weight is 3"),
+        ((0, 2, 1, 1), "a scale does not fit its channels"),
+        ((0, 0, 2, 1), "a bias does not fit its layer"),
+        ((0, 0, 3, 1), "a bias is 3"),
+        ((0, 0, 1, -1), "a constant is -1"),
+        ((0, 0, 1, 2), "a constant is 2"),
+        ((0, 0, 1), "the program ends before|a constant is|another number of fields"),
+        ((1, 0, 1, 1), "a value is 1"),
+    ],
+)
+def test_a_norm_whose_parts_do_not_fit(build, fields, why):
+    region = Region((4, 3, 3))
+    y = region.layer_norm(0, np.ones(4), np.ones(4))
+    region.output(region.linear(y, np.ones((4, 2)), transposed=False))
+    region.instructions[0] = (region.instructions[0][0], fields)
+    refused(build, region.model(), f"FusedRegion: .*({why})")
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3, 1), (4,), (2, 4)])
+def test_a_matrix_that_does_not_fit_its_pixels(build, shape):
+    region = Region((4, 3, 3))
+    region.output(region.linear(0, np.ones((4, 5)), transposed=False))
+    region.weights[0] = np.ones(shape, np.float32)
+    region.instructions[0] = (region.instructions[0][0], (0, 0, -1, 0))
+    refused(build, region.model(), "FusedRegion: a linear layer's weight does not fit its input")
+
+
+@pytest.mark.parametrize("layout", [3, 6, 0, -1])
+def test_a_layout_that_is_none(build, layout):
+    region = network()
+    region.layouts = [layout]
+    refused(build, region.model(), f"FusedRegion: a rank is {layout}")
+
+
+def test_channels_that_are_elsewhere(build):
+    """The program says last; the tensor has them first."""
+    region = Region((2, 3, 4), last=[0])
+    region.output(region.activation(0, Kind.RELU))
+    running = session(region.model(declared=[None]), build)
+    with pytest.raises(Exception, match="FusedRegion: input 0 has another shape"):
+        run(running, [np.zeros((5, 2, 3, 4), np.float32)])
+    assert run(running, [np.zeros((5, 3, 4, 2), np.float32)])[0].shape == (5, 2, 3, 4)
 
 
 def test_another_number_of_fields(build):

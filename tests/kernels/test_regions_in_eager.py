@@ -1,11 +1,14 @@
 """Every instruction, alone and in random graphs, against PyTorch in double precision."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import BATCHES, THREADS, chains, examples, graphs, layers
-from regions import EXACT, Region, assert_close, run, session
+from regions import EXACT, LAST, Region, assert_close, run, session
 
 from nncompile.passes.region_program import Kind
 
@@ -74,6 +77,81 @@ def test_dilations_as_large_as_the_plane(build, dilations, stride, groups):
         region.output(region.activation(y, Kind.SIGMOID))
     for batch in (1, 3):
         inputs = region.random_inputs(batch)
+        got = run(session(region.model(), build, exact=True), inputs)
+        assert_close(got, region.eager(*inputs))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 7, 16, 21, 40, 67])
+def test_layer_norm(build, channels):
+    """Also of pixels that are far from 0, or alike in all channels, or apart by little more than epsilon."""
+    random = np.random.default_rng(channels)
+    parts = random.standard_normal((2, channels))
+    region = Region((channels, 2, 3))
+    region.output(region.layer_norm(0, parts[0], epsilon=1e-6)).output(region.layer_norm(0, *parts), LAST)
+    (x,) = region.random_inputs(5)
+    x[1], x[2], x[3, :, 0] = 300 + x[1], 1e-3 * x[2], 0.5
+    first, last = run(session(region.model(), build), [x])
+    rate = 1 / np.sqrt(x.astype(float).var(axis=1, keepdims=True) + 1e-6)
+    off = 2**-23 * (
+        np.abs(x).max(axis=1, keepdims=True) * rate + 8
+    )  # the mean's rounding, and those behind it
+    wanted, moved = region.eager(x).outputs
+    np.testing.assert_array_less(np.abs(first - wanted), off * np.abs(parts[0][:, None, None]) + 1e-30)
+    limit = (off * (np.abs(parts[0]) + np.abs(parts[1]))[:, None, None]).transpose(0, 2, 3, 1)
+    np.testing.assert_array_less(np.abs(last - moved), limit + 1e-30)
+
+
+@pytest.mark.parametrize("plane", [(1, 1), (1, 5), (13, 17)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 4, 16, 21, 40])
+def test_global_response_normalization(build, channels, plane):
+    """Also where a gate could be one of channels and one of pixels."""
+    region = Region((channels, *plane))
+    norm = region.plane_norm(0)
+    gate = region.divide(norm, region.activation(region.channel_mean(norm), Kind.CLIP, 1e-6, 1e6))
+    region.output(region.multiply(0, gate)).output(norm)
+    region.output(region.multiply(0, region.channel_mean(0))).output(region.divide(0, 0))
+    for batch in (1, 3):
+        inputs = region.random_inputs(batch)
+        assert_close(run(session(region.model(), build), inputs), region.eager(*inputs))
+
+
+def test_channels_last_on_either_side(build):
+    """What enters last and leaves first, and the other way round, with and without a layer in between."""
+    for batch in (1, 3, 17):
+        region = Region((5, 6, 7), (3, 6, 7), last=[0])
+        y = region.linear(0, np.random.default_rng(0).standard_normal((3, 5)), np.ones(3))
+        y = region.add(region.conv(1, np.ones((3, 1, 3, 3)), pads=(1,) * 4, groups=3), y)
+        region.output(y, LAST).output(0).output(1, LAST).output(y)
+        inputs = region.random_inputs(batch)
+        assert_close(run(session(region.model(), build), inputs), region.eager(*inputs))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gelu_keeps_its_digits(build, sign):
+    """Also where it is the product of a number and a tiny share of a normal distribution."""
+    x = sign * np.linspace(0, 13, 4001, dtype=np.float32).reshape(1, 1, 1, -1)
+    region = Region(x.shape[1:])
+    region.output(region.activation(0, Kind.GELU))
+    (got,), exact = run(session(region.model(), build), [x]), torch.from_numpy(x).double()
+    want = (exact * torch.special.erfc(-exact / math.sqrt(2)) / 2).numpy()  # F.gelu's 1 + erf loses digits
+    rounded = (12 + x.astype(float) ** 2) * 2**-24  # kernels/tests/rounding.h
+    np.testing.assert_array_less(np.abs(got - want), rounded * np.abs(want) + 1e-38)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2)], ids=str)
+@pytest.mark.parametrize("kernel", [(5, 5), (7, 7), (3, 5), (1, 7)], ids=str)
+@pytest.mark.parametrize("channels", [3, 5, 17])
+def test_wide_depthwise(build, channels, kernel, stride):
+    """Its results come 4, 7 or 8 at a time, the last of a row again with those before: every width."""
+    random = np.random.default_rng(channels)
+    weight, bias = random.standard_normal((channels, 1, *kernel)), random.standard_normal(channels)
+    pads = (kernel[0] // 2, kernel[1] // 2) * 2
+    for width in (*range(1, 18), 23):
+        region = Region((channels, 3, width))
+        y = region.conv(0, weight, bias, stride, pads, groups=channels)
+        other = region.max_pool(0, (1, 1), stride)
+        region.output(region.activation(region.add(y, other), Kind.SIGMOID))
+        inputs = region.random_inputs(2)
         got = run(session(region.model(), build, exact=True), inputs)
         assert_close(got, region.eager(*inputs))
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from regions import Region, assert_close, run, session
+from regions import LAST, Region, assert_close, run, session
 
 from nncompile.passes.region_program import Kind, Resizing
 
@@ -110,9 +110,32 @@ def decoded():
     return region.output(region.conv(y, normal(5, 32, 3, 3), pads=(1,) * 4))
 
 
+def pixel_by_pixel():
+    """A block of ConvNeXt, whose linear layers and norm take pixels one by one, between channels last."""
+    region = Region((24, *PLANE), last=[0])
+    y = region.conv(0, normal(24, 1, 7, 7), normal(24, 1)[:, 0], pads=(3,) * 4, groups=24)
+    y = region.layer_norm(y, normal(24, 1)[:, 0], normal(24, 1)[:, 0])
+    y = region.activation(region.linear(y, normal(96, 24), normal(96, 1)[:, 0]), Kind.GELU)
+    mean = region.channel_mean(y)
+    y = region.divide(region.multiply(y, mean), region.activation(mean, Kind.CLIP, 0.5, 2.0))
+    y = region.add(region.linear(y, normal(24, 96).T, transposed=False), 0)
+    return region.output(y, LAST)
+
+
 REGIONS = {
     made.__name__: made()
-    for made in (inverted_residuals, stem, tiles, borders, branches, outputs, shuffled, enlarged, decoded)
+    for made in (
+        inverted_residuals,
+        stem,
+        tiles,
+        borders,
+        branches,
+        outputs,
+        shuffled,
+        enlarged,
+        decoded,
+        pixel_by_pixel,
+    )
 }
 
 

@@ -257,7 +257,7 @@ def test_convolutions_that_are_left_alone(outline, nodes, y, weights, reason):
         ("y = Gather<axis = 1>(c, i)", "float[n, k, 7, 6]", {"x": f"{PLANE} x, int64[k] i"}, "not constant"),
         ("y = Add(c, z)", PLANE, {"x": f"{PLANE} x, float[n, 4, 1, 1] z"}, "it adds tensors of shape"),
         ("y = Add(c, z)", PLANE, {"x": f"{PLANE} x, float[1, 4, 7, 6] z"}, "it adds tensors of shape"),
-        ("y = Mul(c, z)", PLANE, {"x": f"{PLANE} x, float[n, 1, 7, 6] z"}, "it multiplies tensors of shape"),
+        ("y = Mul(c, z)", PLANE, {"x": f"{PLANE} x, float[n, 1, 7, 1] z"}, "it multiplies tensors of shape"),
         ("y = Mul(c, z)", PLANE, {"x": f"{PLANE} x, float[1, 4, 1, 1] z"}, "it multiplies tensors of shape"),
         ("y = Mul(c, z)", PLANE, {"x": f"{PLANE} x, float[7, 6] z"}, "it multiplies tensors of shape"),
         ("y = Softmax<axis = 1>(c)", PLANE, {}, "over axis 1 of a tensor of rank 4"),
@@ -289,6 +289,42 @@ def test_convolutions_that_are_left_alone(outline, nodes, y, weights, reason):
         ("f = Flatten(c) y = Gemm(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (1, 3)}, "of shape [1, 3]"),
         ("f = Flatten(c) y = Gemm(f, v, b)", "float[n, 3]", {"v": (168, 3), "b": (1,)}, "do not fit"),
         ("y = MatMul(c, v)", "float[n, 4, 7, 2]", {"v": (6, 2)}, "its input's rank is 4"),
+        ("y = Transpose<perm = [0, 1, 3, 2]>(c)", "float[n, 4, 6, 7]", {}, "it orders axes by [0, 1, 3, 2]"),
+        ("y = Transpose<perm = [0, 3, 1, 2]>(c)", "float[n, 6, 4, 7]", {}, "it orders axes by [0, 3, 1, 2]"),
+        ("y = Transpose(c)", "float[6, 7, 4, n]", {}, "it orders axes by None"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = Transpose<perm = [0, 2, 3, 1]>(t)", "float[n, 6, 4, 7]",
+         {}, "it orders axes by [0, 2, 3, 1]"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = GlobalAveragePool(t)", "float[n, 7, 1, 1]", {},
+         "the channels last"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = Concat<axis = 1>(t, t)", "float[n, 14, 6, 4]", {},
+         "it joins along axis 1"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = Gather<axis = 1>(t, a)", "float[n, 2, 6, 4]",
+         {"a": np.array([1, 0])}, "along axis 1"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = Slice(t, s, e, a)", "float[n, 2, 6, 4]",
+         {"s": np.array([1]), "e": np.array([3]), "a": np.array([1])}, "it slices axis 1"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = Add(t, z)", "float[n, 7, 6, 4]",
+         {"x": f"{PLANE} x, float[n, 7, 6, 4] z"}, "it adds tensors of shape"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = Mul(t, k)", "float[n, 7, 6, 4]", {"k": (6, 1)},
+         "its constant is float32 of shape [6, 1]"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = MatMul(t, v)", "float[n, 7, 6, 2]",
+         {"v": (1, 7, 4, 2)}, "a weight is float32 of shape [1, 7, 4, 2]"),
+        ("y = ReduceMean(c, a)", "float[n, 4, 1, 6]", {"a": np.array([2])}, "it reduces axes [2] of 4"),
+        ("y = ReduceL2(c, a)", "float[n, 1, 7, 6]", {"a": np.array([1])}, "it reduces axes [1] of 4"),
+        ("y = ReduceL2(c)", "float[1, 1, 1, 1]", {}, "it reduces axes None of 4"),
+        ("y = ReduceMean<keepdims = 0>(c, a)", "float[n, 7, 6]", {"a": np.array([1])}, "it reduces axes [1]"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = ReduceMean(t, a)", "float[n, 7, 1, 1]",
+         {"a": np.array([2, 3])}, "it reduces axes [2, 3] of 4"),
+        ("y = Div(c, z)", PLANE, {"x": f"{PLANE} x, float[n, 4, 1, 1] z"}, "it divides tensors of shape"),
+        ("y = Div(z, c)", PLANE, {"x": f"{PLANE} x, float[1, 4, 7, 6] z"}, "it divides tensors of shape"),
+        ("y = LayerNormalization(c, s)", PLANE, {"s": (6,)}, "it normalises rows of planes"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = LayerNormalization<axis = 2>(t, s)", "float[n, 7, 6, 4]",
+         {"s": (6, 4)}, "it normalises from axis 2 of 4 on"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = LayerNormalization(t, s)", "float[n, 7, 6, 4]",
+         {"s": (1,)}, "its weights do not fit its input"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y = LayerNormalization(t, s, z)", "float[n, 7, 6, 4]",
+         {"s": (4,), "x": f"{PLANE} x, float[4] z"}, "a weight is not constant"),
+        ("t = Transpose<perm = [0, 2, 3, 1]>(c) y, m = LayerNormalization(t, s)", "float[n, 7, 6, 4]",
+         {"s": (4,), "more": ", float[n, 7, 6, 1] m"}, "its second output is used"),
         ("f = Flatten(c) y = MatMul(v, f)", "float[2, 168]",
          {"v": (2, 3), "x": "float[3, 4, 7, 6] x"}, "it reads a constant"),
     ],
@@ -303,6 +339,25 @@ def test_what_bounds_a_region(outline, node, y, weights, reason):
     assert applied.outcome.changes == 1
     assert regions(applied)[0][0] == "Conv"
     assert f"{applied.operators[-1]}<" in node or f"{applied.operators[-1]}(" in node
+    assert any(reason in found for found in applied.reasons), applied.reasons
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        ("Add(t, z)", "it adds tensors of shape"),
+        ("Sub(z, t)", "it subtracts tensors of shape"),
+        ("Mul(t, z)", "it multiplies tensors of shape"),
+        ("Div(z, t)", "it divides tensors of shape"),
+        ("Concat<axis = -1>(t, z)", "it joins tensors of shape"),
+    ],
+)
+def test_a_cube_whose_channels_are_elsewhere(outline, node, reason):
+    """The shapes are the same, and the axes are not."""
+    cube, wide = "float[n, 4, 4, 4]", "8" if "Concat" in node else "4"
+    nodes = f"c = Conv(x, w) t = Transpose<perm = [0, 2, 3, 1]>(c) y = {node}"
+    applied = outline(nodes, f"float[n, 4, 4, {wide}] y", x=f"{cube} x, {cube} z")
+    assert regions(applied) == [["Conv", "Transpose"]]
     assert any(reason in found for found in applied.reasons), applied.reasons
 
 

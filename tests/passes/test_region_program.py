@@ -13,6 +13,7 @@ from nncompile.passes.region_program import Opcode, Resizing
 pytestmark = pytest.mark.usefixtures("whatever_it_is_worth")
 
 ROWS = 3
+LAST = 5  # the layout of N x H x W x C
 ACTIVATIONS = {
     1: lambda x, a, b: torch.relu(x),
     2: lambda x, a, b: x.clamp(a, b),
@@ -67,8 +68,9 @@ def interpret(region, arrays):
     (activations,) = take(1)
     values, weights = [], tensors[activations:]
     for tensor in tensors[:activations]:
-        rank, *shape = take(4)
-        assert tuple(tensor.shape[1:]) == tuple(shape[: rank - 1])
+        layout, *shape = take(4)
+        tensor = tensor.movedim(-1, 1) if layout == LAST else tensor
+        assert tuple(tensor.shape[1:]) == tuple(shape[: min(layout, 4) - 1])
         values.append(tensor.reshape(-1, *shape))
     for _ in range(*take(1)):
         opcode, count = take(2)
@@ -76,8 +78,8 @@ def interpret(region, arrays):
         values.append(step(Opcode(opcode), fields, values, weights, constants))
     results = []
     for _ in range(*take(1)):
-        number, rank = take(2)
-        results.append(values[number].flatten(1) if rank == 2 else values[number])
+        value, layout = values[take(1)[0]], take(1)[0]
+        results.append({2: value.flatten(1), 4: value, LAST: value.movedim(1, -1)}[layout])
     assert list(code) == []
     return [result.numpy() for result in results]
 
@@ -108,12 +110,24 @@ def step(opcode, fields, values, weights, constants):
         case Opcode.SUBTRACT:
             return x - values[fields[1]]
         case Opcode.MULTIPLY:
-            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1))
+            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1), (1, *x.shape[2:]))
             return x * values[fields[1]]
+        case Opcode.DIVIDE:
+            assert values[fields[1]].shape[1:] in (x.shape[1:], (1, *x.shape[2:]))
+            return x / values[fields[1]]
+        case Opcode.PLANE_NORM:
+            return torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+        case Opcode.CHANNEL_MEAN:
+            return x.mean(1, keepdim=True)
         case Opcode.LINEAR:
             w, b, transposed = fields[1:]
-            y = functional.linear(x.flatten(1), weights[w] if transposed else weights[w].T, weight(b))
-            return y[:, :, None, None]
+            matrix = weights[w] if transposed else weights[w].T
+            return functional.linear(x.movedim(1, -1), matrix, weight(b)).movedim(-1, 1)
+        case Opcode.LAYER_NORM:
+            s, b, epsilon = fields[1:]
+            y = x.movedim(1, -1)
+            y = functional.layer_norm(y, y.shape[-1:], weights[s], weight(b), constants[epsilon])
+            return y.movedim(-1, 1)
         case Opcode.ACTIVATION:
             kind, *indices = fields[1:]
             return ACTIVATIONS[kind](x, *(None if i < 0 else constants[i] for i in indices))
@@ -412,6 +426,147 @@ def test_planes_of_another_size(check, mode, how, scales, plane):
     region = check(f"c = Conv(x, w) {node}", shape, s=np.array((1, 1, *scales), "f4"))
     code = list(region.attribute[1].ints)
     assert [15, 4, 1, *plane, how] in [code[i : i + 6] for i in range(len(code))]
+
+
+def number_of_instructions(region):
+    """Of a region that reads one tensor."""
+    return region.attribute[1].ints[5]
+
+
+TO_LAST, TO_FIRST = "Transpose<perm = [0, 2, 3, 1]>", "Transpose<perm = [0, 3, 1, 2]>"
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        "LayerNormalization(t, s, b)",
+        "LayerNormalization<axis = 3>(t, s)",
+        "LayerNormalization<axis = -1, epsilon = 0.5>(t, s, b)",
+    ],
+)
+def test_layer_norm_of_channels(check, norm):
+    nodes = f"c = Conv(x, w) t = {TO_LAST}(c) l = {norm} y = {TO_FIRST}(l)"
+    weights = {"s": (4,), "b": (4,)} if "b)" in norm else {"s": (4,)}
+    assert number_of_instructions(check(nodes, "float[n, 4, 7, 6]", **weights)) == 2
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_layer_norm_of_features(check, axis):
+    nodes = f"c = Conv(x, w) f = Flatten(c) y = LayerNormalization<axis = {axis}>(f, s, b)"
+    check(nodes, "float[n, 168]", s=(168,), b=(168,))
+
+
+@pytest.mark.parametrize(
+    "biases", ["a = Add(m, b) g = Gelu(a)", "a = Add(b, m) g = Gelu(a)", "g = Sub(m, b)"]
+)
+def test_a_block_of_convnext(check, biases):
+    """Its linear layers take their biases; its layer scale is a product."""
+    nodes = f"""c = Conv(x, w) t = {TO_LAST}(c) l = LayerNormalization(t, s, s) m = MatMul(l, v) {biases}
+        o = MatMul(g, u) q = Add(o, s) r = {TO_FIRST}(q) k = Mul(r, k0) y = Add(x, k)"""
+    weights = {"s": (4,), "v": (4, 9), "b": (9,), "u": (9, 4), "k0": (4, 1, 1)}
+    region = check(nodes, "float[n, 4, 7, 6]", **weights)
+    assert number_of_instructions(region) == 6 + ("Gelu" in biases)
+
+
+RESPONSES = """p = ReduceL2(r, plane) m = ReduceMean(p, channels) e = Add(m, epsilon) d = Div(p, e)
+    g = Mul(r, d) k = Mul(g, s)"""
+LAYOUTS = [("t = Relu(c)", [2, 3], [1], "7, 6"), (f"u = Relu(c) t = {TO_LAST}(u)", [1, 2], [-1], "last")]
+
+
+@pytest.mark.parametrize(("moved", "plane", "channels", "last"), LAYOUTS, ids=["first", "last"])
+@pytest.mark.parametrize(
+    ("behind", "instructions"),
+    [
+        ("y = Add(r, k)", 7 + 2),  # of the convolution and its activation, and of what makes the gate
+        ("y = Add(k, r)", 7 + 2),
+        ("h = Add(k, b) y = Add(r, h)", 8 + 2),
+        ("h = Add(b, k) y = Add(h, r)", 8 + 2),
+        ("y = Sub(r, k)", 8 + 2),
+        ("h = Add(r, k) y = Add(h, k)", 9 + 2),  # what is read twice
+        ("h = Add(r, k) y = Add(h, g)", 9 + 2),
+        ("y = Add(c2, k)", 8 + 2),  # another tensor than the normalised one
+    ],
+)
+def test_global_response_normalization(check, moved, plane, channels, last, behind, instructions):
+    """`x + k (x g)` as `x (1 + k g)`: only of the x whose norms make g, and of what nothing else reads."""
+    nodes = f"c = Conv(x, w) {moved} r = Relu(t) {RESPONSES} {behind.replace('c2', 't')}"
+    shape = (4, 1, 1) if last != "last" else (4,)
+    weights = {"s": shape} | ({"b": shape} if "b" in behind else {})
+    region = check(
+        nodes,
+        "float[n, 7, 6, 4]" if last == "last" else "float[n, 4, 7, 6]",
+        plane=np.array(plane),
+        channels=np.array(channels),
+        epsilon=np.float32(1e-6),
+        **weights,
+    )
+    assert number_of_instructions(region) == instructions
+
+
+@pytest.mark.parametrize("of_this", ["ReduceL2(r", "Mul(r"])
+def test_responses_of_another_tensor_are_no_gate_of_this(check, of_this):
+    nodes = f"c = Conv(x, w) r = Relu(c) {RESPONSES.replace(of_this, of_this[:-1] + 'c')} y = Add(r, k)"
+    arrays = {"plane": np.array([2, 3]), "channels": np.array([1]), "epsilon": np.float32(1e-6)}
+    assert number_of_instructions(check(nodes, "float[n, 4, 7, 6]", s=(4, 1, 1), **arrays)) == 9
+
+
+def test_another_gate_is_no_response(check):
+    """Where x is infinite, `x + k (x g)` may be NaN and `x (1 + k g)` not."""
+    nodes = """c = Conv(x, w) p = GlobalAveragePool(c) d = Sigmoid(p) g = Mul(c, d) k = Mul(g, s)
+        y = Add(c, k)"""
+    region = check(nodes, "float[n, 4, 7, 6]", s=(4, 1, 1))
+    assert number_of_instructions(region) == 6
+
+
+@pytest.mark.parametrize("product", ["Mul(c, g)", "Mul(g, c)", "Div(c, h)"])
+def test_a_gate_of_pixels(check, product):
+    nodes = f"c = Conv(x, w) g = ReduceMean(c, channels) h = Clip(g, low) y = {product}"
+    check(nodes, "float[n, 4, 7, 6]", channels=np.array([1]), low=np.float32(0.5))
+
+
+@pytest.mark.parametrize(("keep", "shape"), [(1, "n, 1, 1, 4"), (0, "n, 4")])
+def test_the_mean_of_a_plane_with_the_channels_last(check, keep, shape):
+    nodes = f"c = Conv(x, w) t = {TO_LAST}(c) y = ReduceMean<keepdims = {keep}>(t, plane)"
+    check(nodes, f"float[{shape}]", plane=np.array([-3, -2]))
+
+
+def test_a_block_that_stays_in_its_layout(check):
+    """What is added, scaled and gated with the channels last, and how the region gives it back."""
+    nodes = f"""c = Conv(x, w) t = {TO_LAST}(c) u = {TO_LAST}(x) a = Mul(t, k) d = Div(a, e) s = Add(d, u)
+        p = GlobalAveragePool(c) q = {TO_LAST}(p) g = Mul(q, s) h = Clip(g, low) y = Sub(h, u)"""
+    region = check(nodes, "float[n, 7, 6, 4]", k=(4,), e=(1, 1, 1, 4), low=np.float32(-0.1))
+    assert list(region.attribute[1].ints)[-1] == LAST
+
+
+@pytest.mark.parametrize("axis", [3, -1])
+def test_channels_picked_and_joined_where_they_are_last(check, axis):
+    nodes = f"""c = Conv(x, w) t = {TO_LAST}(c) s = Slice(t, one, three, a) g = Gather<axis = {axis}>(t, i)
+        y = Concat<axis = {axis}>(s, t, g)"""
+    ints = {"one": [1], "three": [3], "a": [axis], "i": [3, 0, 3]}
+    check(nodes, "float[n, 7, 6, 9]", **{name: np.array(value) for name, value in ints.items()})
+
+
+def test_what_is_only_moved(check):
+    check(f"c = Conv(x, w) t = {TO_LAST}(x) r = Relu(c) u = {TO_LAST}(r) y = Add(t, u)", "float[n, 7, 6, 4]")
+
+
+@pytest.mark.parametrize("plus", ["Add(m, b)", "Add(m, m)"])
+def test_a_product_that_is_read_twice_stays_without_a_bias(check, plus):
+    nodes = f"c = Conv(x, w) t = {TO_LAST}(c) m = MatMul(t, v) p = {plus} y = Add(p, m)"
+    weights = {"b": (5,)} if "b" in plus else {}
+    region = check(nodes, "float[n, 7, 6, 5]", v=(4, 5), **weights)
+    assert number_of_instructions(region) == 4
+
+
+@pytest.mark.parametrize("layer", ["Conv(x, w)", "Conv(x, w, b)"])
+def test_a_shift_becomes_the_bias_of_a_layer_without_one(check, layer):
+    region = check(f"c = {layer} y = Add(c, k)", "float[n, 4, 7, 6]", k=(4, 1, 1), b=(4,))
+    assert number_of_instructions(region) == 1 + ("b" in layer)
+
+
+def test_a_scale_becomes_no_bias(check):
+    region = check("c = Conv(x, w) y = Mul(c, k)", "float[n, 4, 7, 6]", k=np.full((4, 1, 1), 2, "f4"))
+    assert number_of_instructions(region) == 2
 
 
 @pytest.mark.parametrize("n", ["n", "5", "1"])

@@ -156,6 +156,44 @@ def test_transposed_convolutions_between_others_are_one_region(factory, shape):
     assert region.op_type == "FusedRegion"
 
 
+class Block(nn.Module):
+    """ConvNeXt's, and with `responses` ConvNeXt V2's."""
+
+    def __init__(self, width: int, *, responses: bool) -> None:
+        super().__init__()
+        self.depthwise, self.norm = nn.Conv2d(width, width, 7, padding=3, groups=width), nn.LayerNorm(width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.gamma, self.responses = nn.Parameter(torch.randn(width, 1, 1)), responses
+        self.scale, self.shift = nn.Parameter(torch.randn(4 * width)), nn.Parameter(torch.randn(4 * width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.gelu(self.wide(self.norm(self.depthwise(x).permute(0, 2, 3, 1))))
+        if self.responses:
+            norm = y.norm(p=2, dim=(1, 2), keepdim=True)
+            response = norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)
+            y = y + torch.addcmul(self.shift, self.scale, y * response)
+        return x + self.gamma * self.narrow(y).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("responses", [False, True])
+def test_convnext_is_one_region(responses):
+    layers = nn.Sequential(nn.Conv2d(3, 24, 4, 4), *(Block(24, responses=responses) for _ in range(2)))
+    found = optimized(layers, (3, 64, 48))
+    assert (found.passes[-1].changes, found.passes[-1].refusals) == (1, ())
+    (region,) = onnx.load_from_string(found.model).graph.node
+    assert region.op_type == "FusedRegion"
+
+
+def test_what_is_normalized_alone_stays_with_onnx_runtime():
+    """A Transpose there and back costs it as much as the borders of a region."""
+
+    class Norm(nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    assert optimized(nn.Sequential(Norm(32), nn.ReLU()), (32, 28, 28)).passes[-1].changes == 0
+
+
 def test_linear_layers_of_large_weights_are_left_to_onnx_runtime():
     """64 MB of them; they would be kept twice."""
     for width, changes in ((2300, 1), (2400, 0)):
