@@ -29,6 +29,7 @@ from nncompile.capture.traceable import traceable
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 from nncompile_runtime.errors import CaptureError
+from nncompile_runtime.manifest import Target
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_SCOPE = "_empty_nn_module_stack"  # what torch.export writes for nodes of no module
@@ -46,7 +47,7 @@ def capture(
         module: Left as it is, except that lazy layers are materialised.
         example_inputs: A tensor, or a tuple of positional inputs.
         example_kwargs: Keyword inputs.
-        options: `dynamic_batch` and `precision` are read.
+        options: `dynamic_batch`, `precision` and `target` are read.
 
     Raises:
         CaptureError: The module cannot be captured; the message names the line of its code.
@@ -56,10 +57,12 @@ def capture(
             module, example_inputs, example_kwargs, make_known, dynamic_batch=options.dynamic_batch
         )
         narrow = narrowed(module, example.args, example.kwargs, options.precision)
-        return _captured(narrow, example, module)
+        return _captured(narrow, example, module, options.target)
 
 
-def _captured(module: torch.nn.Module, example: Example, reference: torch.nn.Module) -> CapturedModel:
+def _captured(
+    module: torch.nn.Module, example: Example, reference: torch.nn.Module, target: Target
+) -> CapturedModel:
     traced = traceable(module)
     with (
         _quiet(),
@@ -72,7 +75,7 @@ def _captured(module: torch.nn.Module, example: Example, reference: torch.nn.Mod
             program = torch.export.export(
                 traced, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(example), strict=False
             )
-            program = lowered(program)
+            program = lowered(program, target)
             without_negative_indices(program)
             returned = take_out_constants(program)
             model = to_onnx(program)
