@@ -33,8 +33,9 @@ class Eager:
         """Prepare to call `module` as its `signature` says, always inside a new `mode()`."""
         self._call = Calling(signature).adapt(module)
         self._mode = mode
-        ends = any(getattr(part, "include_last_offset", False) for part in module.modules())
-        self._bags = ClosedBags if ends else nullcontext
+        parts = module.modules() if isinstance(module, torch.nn.Module) else ()
+        with_ends = any(getattr(part, "include_last_offset", False) for part in parts)
+        self._bags: Callable[[], AbstractContextManager[Any]] = ClosedBags if with_ends else nullcontext
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> list[Array]:
         """The outputs as numpy arrays; floats as they are, bfloat16 as float32."""
