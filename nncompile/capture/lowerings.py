@@ -91,6 +91,18 @@ def projected_lstm(
     return unrolled(x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
 
 
+def diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """By picking its elements; the exporter adds up rows times 0 and 1, so that one infinity makes NaN."""
+    planes = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = planes.shape[-2:]
+    if not (isinstance(rows, int) and isinstance(columns, int)):
+        return NotImplemented
+    count = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
+    first = max(-offset, 0) * columns + max(offset, 0)
+    places = first + torch.arange(count) * (columns + 1)
+    return planes.flatten(-2).index_select(-1, places)
+
+
 def one_hot(index: torch.Tensor, num_classes: int = -1) -> Any:
     """By writing ones, which refuses an index that is no class; comparing with each class gives it zeros."""
     if num_classes < 0:
@@ -142,6 +154,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.lstm.input: projected_lstm,
     aten.embedding_bag.default: embedding_bag,
     aten.embedding_bag.padding_idx: embedding_bag,
+    aten.diagonal.default: diagonal,
     aten.one_hot.default: one_hot,
     aten.rrelu.default: rrelu,
     aten.celu.default: celu,
