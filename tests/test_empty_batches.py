@@ -57,3 +57,33 @@ def test_an_empty_batch_of_which_pytorch_answers_the_same(function):
     model = nncompile.compile(net, x)
     for rows in (x, x[:0]):
         torch.testing.assert_close(model.predict(rows), net(rows), rtol=1e-5, atol=1e-5)
+
+
+class ByRow(nn.Module):
+    """What a function makes of the rows alone."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.recurrent = function, nn.GRU(3, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: x @ x.T,
+        lambda net, x: (x, x.T),
+        lambda net, x: (x[:, None] * x).flatten(1),  # 3 * batch columns
+        lambda net, x: torch.cat([x @ x.T, x], 1),  # batch + 3
+        lambda net, x: (x.repeat(2, 1), x),
+        lambda net, x: net.recurrent(x.unflatten(1, (1, 3))),  # its state has the batch in dimension 1
+        lambda net, x: x[:, :0] @ x[:, :0].T,
+    ],
+)
+def test_the_batch_in_other_dimensions(function):
+    net, x = ByRow(function), torch.randn(4, 3)
+    model = nncompile.compile(net, x)
+    for rows in (x, x[:1], x[:0]):
+        torch.testing.assert_close(model.predict(rows), net(rows), rtol=1e-5, atol=1e-5)

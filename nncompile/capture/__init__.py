@@ -32,6 +32,7 @@ from nncompile.capture.traceable import traceable
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
 from nncompile_runtime.errors import CaptureError
+from nncompile_runtime.manifest import Target
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NO_SCOPE = "_empty_nn_module_stack"  # what torch.export writes for nodes of no module
@@ -49,7 +50,7 @@ def capture(
         module: Left as it is, except that lazy layers are materialised.
         example_inputs: A tensor, or a tuple of positional inputs.
         example_kwargs: Keyword inputs.
-        options: `dynamic_batch`, `dynamic_axes` and `precision` are read.
+        options: `dynamic_batch`, `dynamic_axes`, `precision` and `target` are read.
 
     Raises:
         CaptureError: The module cannot be captured; the message names the line of its code.
@@ -61,11 +62,15 @@ def capture(
         )
         inputs = free_inputs(options.dynamic_axes, input_names(example), example)
         narrow = narrowed(module, example.args, example.kwargs, options.precision)
-        return _captured(narrow, example, inputs, module)
+        return _captured(narrow, example, inputs, module, options.target)
 
 
 def _captured(
-    module: torch.nn.Module, example: Example, inputs: tuple[FreeInput, ...], reference: torch.nn.Module
+    module: torch.nn.Module,
+    example: Example,
+    inputs: tuple[FreeInput, ...],
+    reference: torch.nn.Module,
+    target: Target,
 ) -> CapturedModel:
     traced = traceable(module)
     with (
@@ -80,11 +85,11 @@ def _captured(
             program = torch.export.export(
                 traced, example.args, example.kwargs, dynamic_shapes=shapes, strict=False
             )
-            free = free_sizes(program, example, inputs, reference, witness)
-            program = lowered(program)
+            program = lowered(program, target)
             without_negative_indices(program)
             returned = take_out_constants(program)
             model = to_onnx(program)
+            free = free_sizes(program, example, inputs, reference, witness)
         except CaptureError:
             raise
         except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 _SUM, _MEAN, _MAX = 0, 1, 2
+_NO_PLACE = 2**62  # outside of every table
 
 
 def embedding_bag(
@@ -31,7 +32,8 @@ def embedding_bag(
         mode: 0 sum, 1 mean, 2 maximum.
         sparse: Of training alone.
         per_sample_weights: A factor of each row, of shape (n,).
-        include_last_offset: Whether the last offset is the end and no start.
+        include_last_offset: Whether the last offset is the end and no start. It has to be that of the
+            indices; where it is not, PyTorch's answers depend on dtype and mode, and the graph gives none.
         padding_idx: The row that is in no bag.
 
     Returns:
@@ -40,7 +42,9 @@ def embedding_bag(
     """
     del scale_grad_by_freq, sparse
     indices, offsets = indices.to(torch.int64), offsets.to(torch.int64)
-    bag = _bag_of_each(indices, offsets)
+    count = torch.ones_like(indices).sum()
+    closed = offsets + (offsets[-1:] != count) * _NO_PLACE if include_last_offset else offsets
+    bag = _bag_of_each(indices, closed)
     # ONNX Runtime's ScatterElements reduces no float16.
     rows = torch.nn.functional.embedding(indices, weight).to(torch.promote_types(weight.dtype, torch.float32))
     if per_sample_weights is not None:
@@ -59,7 +63,6 @@ def embedding_bag(
     else:
         result = result.scatter_add(0, place, rows)
     if mode == _MEAN:  # PyTorch's divisor, which differs from `sizes` where offsets do not ascend
-        count = torch.ones_like(indices).sum()
         ends = torch.nn.functional.pad(offsets - count, (0, 1))[1:] + count
         padded = torch.zeros_like(offsets).scatter_add(0, bag, 1 - inside)
         result = result / (ends - offsets - padded).clamp(min=1).unsqueeze(1)

@@ -126,18 +126,7 @@ def explain(error: Exception, witness: SizeWitness, batch_elsewhere: str = "") -
             remedy="Use torch.where, or torch.cond with both branches as functions.",
         )
     if "Constraints violated" in text or "specialized it to be a constant" in text:
-        mend = (
-            "Write that line for any batch, which is dimension 0 (x.shape[0], -1)"
-            if witness.batch
-            else "Give an example whose dimension 0 is the batch, and let no layer fix it"
-        )
-        if batch_elsewhere:
-            mend += f"; or say where the batch is, if it is there, dynamic_axes={batch_elsewhere}"
-        return CaptureError(
-            f"The network fixes its batch size{witness.batch}.",
-            remedy=f"{mend}; or compile with dynamic_batch=False (--static), which accepts the example's "
-            "batch size only.",
-        )
+        return fixed_batch(witness, batch_elsewhere)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", _innermost(error))
     if missing:
         return CaptureError(
@@ -148,6 +137,22 @@ def explain(error: Exception, witness: SizeWitness, batch_elsewhere: str = "") -
     return CaptureError(
         f"The module cannot be captured{where}: {type(error).__name__}: {(lines or ['no message'])[0][:400]}",
         remedy="See the cause with --debug; torch.export's documentation lists what forward may do.",
+    )
+
+
+def fixed_batch(witness: SizeWitness, batch_elsewhere: str = "") -> CaptureError:
+    """The error for a batch that became a constant; the arguments are those of `explain`."""
+    mend = (
+        "Write that line for any batch, which is dimension 0 (x.shape[0], -1)"
+        if witness.batch
+        else "Give an example whose dimension 0 is the batch, and let no layer fix it"
+    )
+    if batch_elsewhere:
+        mend += f"; or say where the batch is, if it is there, dynamic_axes={batch_elsewhere}"
+    return CaptureError(
+        f"The network fixes its batch size{witness.batch}.",
+        remedy=f"{mend}; or compile with dynamic_batch=False (--static), which accepts the example's "
+        "batch size only.",
     )
 
 

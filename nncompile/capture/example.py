@@ -43,6 +43,13 @@ class Example:
         leaves = pytree.tree_leaves((self.args, self.kwargs))
         return tuple(x for x in leaves if isinstance(x, torch.Tensor))
 
+    @property
+    def batched(self) -> tuple[int, ...]:
+        """The numbers of the tensors whose dimension 0 is the dynamic batch."""
+        if self.batch is None:
+            return ()
+        return tuple(i for i, x in enumerate(self.tensors) if x.dim() and x.shape[0] == self.batch)
+
 
 def prepare(
     module: torch.nn.Module,

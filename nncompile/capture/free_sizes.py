@@ -12,9 +12,9 @@ import torch
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from nncompile.capture.errors import SizeWitness
+from nncompile.capture.errors import SizeWitness, fixed_batch
 from nncompile.capture.example import Example
-from nncompile.capture.free_axes import BATCH, FreeInput
+from nncompile.capture.free_axes import BATCH, FreeInput, batch_elsewhere
 from nncompile.capture.guards import Guards
 from nncompile.capture.size_rows import longest_row, where_eager_answers
 from nncompile_runtime.errors import CaptureError
@@ -52,17 +52,19 @@ def free_sizes(
     where the network allows it, as `dim_1`, `dim_2` and so on.
 
     Args:
-        program: As torch.export made it.
+        program: What became the graph, after all that could still fix a size.
         example: How the module is called.
         inputs: What the user wants free.
         module: In evaluation mode; called to see which sizes it refuses that no guard speaks of.
         witness: Saw which line fixed a size.
 
     Raises:
-        CaptureError: A size that is to be free is fixed, or depends on another.
+        CaptureError: A size that is to be free, the batch included, is fixed or depends on another.
     """
     wanted = {name for given in inputs for name in given.axes.values()}
     symbols = _symbols(program)
+    if any(symbols[i][0].isdigit() for i in example.batched):
+        raise fixed_batch(witness, batch_elsewhere(inputs, example))
     axes = _with_first_dimensions(symbols, example, inputs)
     texts = getattr(program, "_guards_code", None)  # not public, and not in every torch
     if texts is None:
@@ -107,11 +109,7 @@ def _check(
     witness: SizeWitness,
 ) -> None:
     """Each of the user's names must stand for a symbol that no other name stands for."""
-    owners = {
-        shape[0]: "the batch"
-        for shape, x in zip(symbols, example.tensors, strict=True)
-        if example.batch is not None and shape and x.shape[0] == example.batch
-    }
+    owners = {symbols[i][0]: "the batch" for i in example.batched}
     for number, (shape, given) in enumerate(zip(symbols, inputs, strict=True)):
         for axis, name in given.axes.items():
             symbol, what = shape[axis], f"{name!r} (axis {axis} of input {given.name!r})"

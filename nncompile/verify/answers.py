@@ -9,6 +9,7 @@ import numpy as np
 from nncompile.verify.cases import Case
 from nncompile.verify.compare import NARROW, Array, largest_error, telling
 from nncompile.verify.eager import Eager, widened
+from nncompile.verify.neighbours import undecided
 from nncompile_runtime.errors import VerificationError
 from nncompile_runtime.manifest import Precision
 
@@ -20,7 +21,7 @@ def answered(
     precision: Precision,
     answer: list[Array] | None = None,
 ) -> tuple[Case, tuple[list[Array], list[Array]]]:
-    """A case with both sets of outputs: its fallback, where eager refuses or mistakes the invented values.
+    """A case with both sets of outputs: its fallback, where eager refuses, mistakes or cannot rank them.
 
     Args:
         eager: The module as it is.
@@ -44,6 +45,8 @@ def answered(
         ) from error
     reference = answer or _reference(double, case, own)
     tells = all(telling(a, b, precision) for a, b in zip(own, reference, strict=True))
+    if fallback and undecided(eager, case.inputs, own):
+        return answered(eager, double, fallback, precision)
     if tells or not (fallback or precision in NARROW):
         return case, (own, reference)
     if fallback:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nncompile.calling import Calling
+from nncompile.verify.closed_bags import ClosedBags
 from nncompile_runtime.manifest import Signature
 
 Array = npt.NDArray[Any]
@@ -32,11 +33,14 @@ class Eager:
         """Prepare to call `module` as its `signature` says, always inside a new `mode()`."""
         self._call = Calling(signature).adapt(module)
         self._mode = mode
+        parts = module.modules() if isinstance(module, torch.nn.Module) else ()
+        with_ends = any(getattr(part, "include_last_offset", False) for part in parts)
+        self._bags: Callable[[], AbstractContextManager[Any]] = ClosedBags if with_ends else nullcontext
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> list[Array]:
         """The outputs as numpy arrays; floats as they are, bfloat16 as float32."""
         own = [x.clone() for x in inputs]  # forward may write into its inputs
-        with torch.no_grad(), self._mode():
+        with torch.no_grad(), self._bags(), self._mode():
             return [as_array(value) for value in self._call(own)]
 
 

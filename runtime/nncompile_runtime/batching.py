@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -41,18 +42,26 @@ def run(
     batched = [spec.name for spec in signature.inputs if carries_batch(spec, signature.batch)]
     size = len(feed[batched[0]]) if batched else None
     every_output_batched = all(carries_batch(spec, signature.batch) for spec in signature.outputs)
-    if size == 0 and every_output_batched:
+    shapes = _of_nothing(signature, feed) if size == 0 else None
+    if shapes is not None:
         two_rows = {  # a Squeeze in the graph could take one for no batch
             name: np.zeros((2, *array.shape[1:]), array.dtype) if name in batched else array
             for name, array in feed.items()
         }
-        return [output[:0] for output in session.run(two_rows)]
+        answers = zip(session.run(two_rows), shapes, strict=True)
+        return [output[tuple(map(slice, shape))] for output, shape in answers]
     if size is None or piece is None or not every_output_batched:
         return session.run(feed)
     piece = min(piece, -(-size // at_once))
     if size <= piece:
         return session.run(feed)
     return _run_in_pieces(session, signature, feed, batched, size, piece, at_once)
+
+
+def _of_nothing(signature: Signature, feed: Mapping[str, Array]) -> tuple[tuple[int, ...], ...] | None:
+    """The shapes of outputs without elements; None where one has some, or only the graph knows."""
+    shapes = output_shapes(signature, [feed[spec.name].shape for spec in signature.inputs])
+    return None if shapes is None or any(map(math.prod, shapes)) else shapes
 
 
 def default_piece(signature: Signature, feed: Mapping[str, Array], threads: int) -> int | None:

@@ -7,7 +7,7 @@ from torch import nn
 
 import nncompile
 from nncompile.capture.bags import embedding_bag
-from nncompile_runtime import InputError
+from nncompile_runtime import InputError, VerificationError
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 MODES = {"sum": 0, "mean": 1, "max": 2}
@@ -73,3 +73,31 @@ def test_offsets_outside(captured, place, wrong):
     offsets[place] = wrong
     with pytest.raises(InputError, match="outside its table"):
         call(model, indices.numpy(), offsets.numpy())
+
+
+@pytest.mark.parametrize("padding", [None, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_bags_that_end_elsewhere_than_their_indices(mode, padding):
+    """Of which PyTorch's answer depends on dtype and mode."""
+    net = nn.EmbeddingBag(9, 3, mode=mode, include_last_offset=True, padding_idx=padding)
+    indices, closed, open_ = torch.tensor(INDICES), torch.tensor([0, 2, 2, 8]), torch.tensor([0, 2, 2, 5])
+    with pytest.raises(VerificationError, match="is 5, and there are 8 indices"):
+        nncompile.compile(net, (indices, open_), dynamic_batch=False)
+    model = nncompile.compile(net, (indices, closed), dynamic_batch=False)
+    torch.testing.assert_close(model.predict(indices, closed), net(indices, closed), **EXACT)
+    for end in (5, 9, 0, -1):
+        open_[-1] = end
+        with pytest.raises(InputError, match="outside its table"):
+            model.predict(indices, open_)
+
+
+def test_pytorch_has_two_answers_for_open_bags():
+    table, arguments = (
+        torch.randn(9, 3),
+        (torch.tensor(INDICES), torch.tensor([0, 2, 2, 5]), False, 0, False, None, True),
+    )
+    single, double = (
+        torch.embedding_bag(table, *arguments)[0],
+        torch.embedding_bag(table.double(), *arguments)[0],
+    )
+    assert (single - double).abs().max() > 0.1

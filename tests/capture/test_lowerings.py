@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import nncompile
-from nncompile.capture import fractional, losses, lowerings, substitutions
+from nncompile.capture import fractional, losses, pools, substitutions
 from nncompile_runtime import InputError
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
@@ -28,9 +28,9 @@ def test_adaptive_pools_of_every_size(sizes, outputs):
     x = torch.randn(2, 3, *sizes)
     rank = len(sizes)
     average = getattr(functional, f"adaptive_avg_pool{rank}d")(x, outputs)
-    torch.testing.assert_close(lowerings.adaptive_avg_pool(x, outputs), average, **EXACT)
+    torch.testing.assert_close(pools.adaptive_avg_pool(x, outputs), average, **EXACT)
     expected = getattr(functional, f"adaptive_max_pool{rank}d")(x, outputs, return_indices=True)
-    for got, want in zip(lowerings.adaptive_max_pool(x, outputs), expected, strict=True):
+    for got, want in zip(pools.adaptive_max_pool(x, outputs), expected, strict=True):
         assert torch.equal(got, want)
 
 

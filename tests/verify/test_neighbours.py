@@ -2,8 +2,10 @@
 
 import torch
 
+import nncompile
 from nncompile.verify.eager import Eager, widened
-from nncompile.verify.neighbours import NEIGHBOURS, own_errors
+from nncompile.verify.neighbours import NEIGHBOURS, own_errors, undecided
+from nncompile.verify.suite import Failure, Suite
 
 
 class Recorded(torch.nn.Module):
@@ -48,3 +50,37 @@ def test_a_module_that_takes_no_neighbour(signature):
     eager = Eager(module, called)
     assert own_errors(eager, eager, (torch.ones(16, 4),)) == []
     assert own_errors(eager, eager, (torch.full((16, 4), 0.5),)) == [0.0]
+
+
+class Best(torch.nn.Module):
+    def forward(self, x):
+        values, places = (x * x).topk(2, 1)
+        return places, values
+
+
+def test_equal_values_are_in_no_order(signature):
+    eager = Eager(Best(), signature({"x": "float32 n 4"}, {"places": "int64 n 2", "values": "float32 n 2"}))
+    for x, alike in ((torch.full((2, 4), 0.5), True), (torch.arange(8.0).reshape(2, 4), False)):
+        assert undecided(eager, [x], eager([x])) is alike
+    values = Eager(lambda x: x.sort(1).values, signature({"x": "float32 n 4"}, {"y": "float32 n 4"}))
+    assert not undecided(values, [torch.full((2, 4), 0.5)], values([torch.full((2, 4), 0.5)]))
+
+
+def test_places_of_the_largest_are_compiled():
+    """On the constant input all are alike, and PyTorch has another order than ONNX Runtime."""
+    x = torch.randn(3, 40)
+    model = nncompile.compile(Best(), x[:2])
+    for got, want in zip(model.predict(x), Best()(x), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_places_of_other_elements_are_wrong(signature, onnx_bytes):
+    called = signature({"x": "float32 n 4"}, {"places": "int64 n 2", "values": "float32 n 2"})
+    for sign, right in (("Identity", True), ("Neg", False)):
+        graph = onnx_bytes(
+            "g (float[n, 4] x) => (int64[n, 2] places, float[n, 2] values)\n"
+            f"<int64[1] k = {{2}}> {{ s = Mul(x, x)\n t = {sign}(s)\n _, places = TopK(t, k)\n"
+            " values, _p = TopK(s, k) }"
+        )
+        outcome = Suite(Best(), called, (torch.randn(3, 4),)).compare(graph)
+        assert isinstance(outcome, Failure) is not right
