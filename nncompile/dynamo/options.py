@@ -10,7 +10,7 @@ from typing import Any
 from nncompile.compiler import compile as compile_module
 from nncompile_runtime.errors import NncompileError
 
-_ELSEWHERE = {"dynamic_batch", "preprocess", "labels"}  # dynamo decides, or an artifact's matter
+_ELSEWHERE = {"dynamic_batch", "dynamic_axes", "preprocess", "labels"}  # dynamo's, or an artifact's
 
 
 @dataclass(frozen=True)

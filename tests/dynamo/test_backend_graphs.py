@@ -92,7 +92,8 @@ def test_a_network_that_fixes_its_batch(compiled, compiles, alike, caplog):
     call = compiled(model)
     for size in (4, 6, 7):
         alike(call, model, torch.randn(size, 4))
-    assert [c["shapes"] for c in compiles] == [[(size, 4)] for size in (4, 6, 7)]
+    static = [c["shapes"] for c in compiles if not c["dynamic_batch"]]
+    assert static == [[(size, 4)] for size in (4, 6, 7)]
     (line,) = [record.getMessage() for record in caplog.records if record.name == "nncompile"]
     assert line.startswith("A graph of torch.compile is compiled for each batch size apart.")
 

@@ -190,6 +190,7 @@ def test_falling_back_is_no_way_around_a_wrong_option(compiled):
     [
         ({"options": {"exakt": True}}, "no option 'exakt'. Choose from .*exact.*frozen, fallback"),
         ({"options": {"dynamic_batch": True}}, r"'dynamic_batch' is not .*torch\.compile\(model, dynamic="),
+        ({"options": {"dynamic_axes": {"x": {1: "n"}}}}, "no option 'dynamic_axes'"),
         ({"options": {"labels": ["a"]}}, "no option 'labels'"),
         ({"options": {"exact": "no"}}, "exact='no' is no boolean"),
         ({"options": {"fallback": 1}}, "fallback=1 is no boolean"),
