@@ -161,10 +161,6 @@ class Piece:
         asked = dict(self._options.compiling)
         tune = asked.pop("tune", False)
         compiled = compile_module(part, example, dynamic_batch=bool(batched), **asked)
-        if batched and isinstance(compiled.inputs[0].shape[0], int):
-            raise CaptureError(
-                "The graph fixes its batch size.", remedy="Write it for any batch, or give dynamic=False."
-            )
         model = _placed(compiled, {str(args[place].device) for place in places})
         if tune:
             model.tune()

@@ -264,9 +264,17 @@ class Tall(nn.Module):
 A, B = rows(2, 7), rows(2, 7)
 
 
+class Pooled(nn.Module):
+    """A pool that is written out window by window, which fixes its plane after torch.export is done."""
+
+    def forward(self, x):
+        return nn.functional.adaptive_max_pool1d(x.relu(), 2)
+
+
 @pytest.mark.parametrize(
     ("net", "inputs", "axes", "message"),
     [
+        (Pooled(), A, {"x": {2: "n"}}, r"fixes 'n' \(axis 2 of input 'x'\) at 5"),
         (Flat(), A, {"x": {1: "n"}}, r"fixes 'n' \(axis 1 of input 'x'\) at 7 at .*test_free_sizes.py"),
         (Product(), (A, B), {"x": {1: "n"}, "y": {1: "m"}}, "'m' .*always equals 'n'.*Give both one name"),
         (Product(), (A, B), {"x": {1: "n"}}, "fixes 'n'"),
@@ -285,6 +293,16 @@ def test_what_cannot_be_free_is_refused(net, inputs, axes, message):
     with pytest.raises(CaptureError, match=message) as caught:
         nncompile.compile(net.eval(), inputs, dynamic_axes=axes)
     assert caught.value.remedy
+
+
+def test_a_batch_that_is_fixed_late_is_refused():
+    class Turned(Pooled):
+        def forward(self, x):
+            return super().forward(x.t())
+
+    with pytest.raises(CaptureError, match="fixes its batch size") as caught:
+        nncompile.compile(Turned(), torch.randn(4, 4))
+    assert "--static" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
