@@ -181,6 +181,9 @@ def _notes(model: ModelFile, signature: Signature, how: Serving) -> list[str]:
             "ONNX Runtime's optimisers are off: one of them would fold a Pad wrongly into a MaxPool, and "
             "Triton cannot switch off one alone."
         )
+    if signature.sizes:
+        rows = ", ".join(f"{name} {row}" for name, row in signature.sizes.items())
+        notes.append(f"Triton takes any size, and the model is right for {rows}: check requests for it.")
     return notes
 
 

@@ -19,6 +19,7 @@ from nncompile.integrations import triton
 from nncompile.integrations.triton_config import quoted
 from nncompile_runtime import container
 from nncompile_runtime.cuda_options import provider_options
+from nncompile_runtime.manifest import FreeSize
 from nncompile_runtime.plan import Plan
 
 from .triton_server import config_of, parse, serve
@@ -382,3 +383,18 @@ class TestRefusals:
             triton.write(tmp_path / "missing.onnx", repository)
         with pytest.raises(NncompileError, match="There is no folder"):
             triton.write(net, tmp_path / "missing")
+
+
+def test_sizes_that_the_model_is_not_right_for_are_named(tmp_path: Path, repository: Path) -> None:
+    ports = [spec("x", "batch", "n")], [spec("y", "batch", "n")]
+    about = manifest(*ports)
+    sizes = {"n": FreeSize(least=4, step=2, typical=8)}
+    signature = about.signature.model_copy(update={"sizes": sizes})
+    model = build([NEG], *ports).SerializeToString()
+    data = container.append_manifest(model, about.model_copy(update={"signature": signature}))
+    container.write(tmp_path / "net.onnx", data)
+    (note,) = triton.write(tmp_path / "net.onnx", repository, device="cuda").notes
+    assert (
+        note
+        == "Triton takes any size, and the model is right for n 4, 6, 8 and so on: check requests for it."
+    )
