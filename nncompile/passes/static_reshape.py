@@ -4,7 +4,9 @@ Patterns, where sizes are computed in the graph (Shape, Squeeze, Concat ...):
 
 - `Reshape(x, shape)` whose output shape is known but for one dimension: what `x.view(x.shape[0], -1)`
   becomes. A Reshape keeps the number of elements, so one size follows from the others; ONNX writes it as -1.
-  With a known size of 0 among the others it would not follow, and the rule refuses.
+  With a known size of 0 among the others it would not follow, and the rule refuses. Where several are not
+  known and each of them is the input's size on the same axis, all but the first are written as 0, which
+  copies it. In a call none of them is 0: an empty batch is run as two rows.
 - `Resize(x, sizes)` where each size of the output is known, or is that of the input: what `interpolate` to
   the size of another tensor becomes. ONNX defines the scale of an axis as the quotient of the sizes, and the
   size as `floor(size * scale)`. Where the quotient rounded to float32 gives another size, the next larger one
@@ -36,17 +38,28 @@ class StaticReshape(Rule):
         sizes = static_shape(match["y"])
         if sizes is None:
             return "the output's rank is not known"
-        unknown = sum(size is None for size in sizes)
-        if unknown > 1:
-            return f"{unknown} sizes of the output are not known"
+        unknown = [axis for axis, size in enumerate(sizes) if size is None]
+        if len(unknown) > 1 and not all(_copied(match, axis) for axis in unknown):
+            return f"{len(unknown)} sizes of the output are not known"
         if 0 in sizes:
             return "a size of the output is 0"
         return None
 
     def replacement(self, op: Any, match: Match) -> Any:
         sizes = static_shape(match["y"]) or ()
-        target = np.array([-1 if size is None else size for size in sizes], np.int64)
+        target = np.array([0 if size is None else size for size in sizes], np.int64)
+        if None in sizes:
+            target[sizes.index(None)] = -1
         return op.Reshape(match["x"], op.initializer(ir.tensor(target), name=f"{match['y'].name}_shape"))
+
+
+def _copied(match: Match, axis: int) -> bool:
+    """Whether a size of the output is the input's on the same axis, by its symbol."""
+    before, after = match["x"].shape, match["y"].shape
+    if before is None or after is None or axis >= len(before):
+        return False
+    size, made = before[axis], after[axis]
+    return isinstance(size, ir.SymbolicDim) and size.value is not None and size == made
 
 
 class StaticResize(Rule):

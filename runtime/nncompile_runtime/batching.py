@@ -11,7 +11,7 @@ import numpy as np
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.errors import InputError
 from nncompile_runtime.inputs import Array
-from nncompile_runtime.manifest import Signature
+from nncompile_runtime.manifest import Signature, TensorSpec
 from nncompile_runtime.session import Session
 from nncompile_runtime.shapes import carries_batch, not_by_row, output_shapes
 from nncompile_runtime.workers import workers
@@ -44,11 +44,9 @@ def run(
     every_output_batched = all(carries_batch(spec, signature.batch) for spec in signature.outputs)
     shapes = _of_nothing(signature, feed) if size == 0 else None
     if shapes is not None:
-        two_rows = {  # a Squeeze in the graph could take one for no batch
-            name: np.zeros((2, *array.shape[1:]), array.dtype) if name in batched else array
-            for name, array in feed.items()
-        }
-        answers = zip(session.run(two_rows), shapes, strict=True)
+        two_rows = (_with_rows(spec, feed[spec.name], signature.batch) for spec in signature.inputs)
+        names = [spec.name for spec in signature.inputs]
+        answers = zip(session.run(dict(zip(names, two_rows, strict=True))), shapes, strict=True)
         return [output[tuple(map(slice, shape))] for output, shape in answers]
     if size is None or piece is None or not every_output_batched:
         return session.run(feed)
@@ -56,6 +54,14 @@ def run(
     if size <= piece:
         return session.run(feed)
     return _run_in_pieces(session, signature, feed, batched, size, piece, at_once)
+
+
+def _with_rows(spec: TensorSpec, array: Array, batch: str | None) -> Array:
+    """Zeros for two rows where there is a batch: a Squeeze in the graph could take one row for none."""
+    if batch not in spec.shape:
+        return array
+    sizes = zip(spec.shape, array.shape, strict=True)
+    return np.zeros([2 if symbol == batch else size for symbol, size in sizes], array.dtype)
 
 
 def _of_nothing(signature: Signature, feed: Mapping[str, Array]) -> tuple[tuple[int, ...], ...] | None:

@@ -204,7 +204,7 @@ def test_the_batch_may_be_another_axis():
     assert "dynamic_axes={'state': {1: 'batch'}}" in str(caught.value)
     model = nncompile.compile(net, example, dynamic_axes={"x": {1: "n"}, "state": {1: "batch"}})
     assert [str(spec) for spec in model.inputs] == ["float32[batch, n, 5]", "float32[2, batch, 6]"]
-    for batch, length in ((1, 2), (5, 20)):
+    for batch, length in ((1, 2), (5, 20), (0, 4)):
         assert_as_eager(model, net, rows(batch, length), torch.randn(2, batch, 6))
     with pytest.raises(InputError, match="'state' has batch = 3, but 'x' has 4"):
         model(rows(4, 9), torch.zeros(2, 3, 6))

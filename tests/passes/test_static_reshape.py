@@ -33,6 +33,38 @@ def test_every_size_known(apply):
     assert applied.weights[applied.node("Reshape").input[1]].tolist() == [2, 12]
 
 
+SPLIT = """
+    s = Shape<end = 2>(x)
+    t = Concat<axis=0>(s, rest)
+    y = Reshape(x, t)
+"""
+
+
+@pytest.mark.parametrize("sizes", [(3, 5), (0, 5), (1, 1)])
+def test_sizes_of_the_same_axes_are_copied(apply, sizes):
+    text = graph(y="float[n, m, 3, 4]", x="float[n, m, 12]", nodes=SPLIT)
+    x = np.arange(np.prod(sizes) * 12, dtype="f4").reshape(*sizes, 12)
+    engines = ("onnxruntime", "reference") if all(sizes) else ("onnxruntime",)
+    applied = apply(STATIC_RESHAPE, text, {"rest": np.array([3, 4])}, feeds={"x": x}, engines=engines)
+    assert applied.weights[applied.node("Reshape").input[1]].tolist() == [-1, 0, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "rest"),
+    [
+        ("float[m, n, 12]", "float[n, m, 12]", "Concat<axis=0>(b, a, c)"),
+        ("float[n, k, 12]", "float[n, m, 12]", "Concat<axis=0>(a, b, c)"),
+        ("float[n, ?, 12]", "float[n, ?, 12]", "Concat<axis=0>(a, b, c)"),
+    ],
+    ids=["other axes", "another symbol", "no symbol"],
+)
+def test_other_sizes_are_not_copied(apply, y, x, rest):
+    nodes = f"s = Shape(x) a, b, c = Split<num_outputs = 3>(s) t = {rest} y = Reshape(x, t)"
+    feeds = {"x": np.ones((2, 5, 12), "f4")}
+    applied = apply(STATIC_RESHAPE, graph(y=y, x=x, nodes=nodes), {}, feeds=feeds)
+    assert applied.reasons == ["2 sizes of the output are not known"]
+
+
 def test_the_computed_shape_may_have_other_uses(apply):
     nodes = FLATTEN + "z = Identity(t)"
     applied = apply(STATIC_RESHAPE, graph(nodes=nodes, more=", int64[2] z"), weights())
