@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ def test_a_leak_is_found(here, monkeypatch):
     kept = []
 
     def leaks(self, *args):
-        kept.append(np.ones(1 << 17))  # 1 MiB a call
+        block = mmap.mmap(-1, 1 << 20)  # 1 MiB a call; malloc might find it in what other tests freed
+        block.write(b"\1" * len(block))
+        kept.append(block)
         return real(self, *args)
 
     patch(monkeypatch, leaks)
