@@ -131,12 +131,14 @@ def test_a_whole_tuning(gpu: FakeGpu) -> None:
 
 def test_a_tuning_of_float16_races_both_layouts_whole(gpu: FakeGpu) -> None:
     model, inputs, outputs = conv_net()
-    loaded = predictor(model, manifest(inputs, outputs, precision="float16"), device="cuda")
-    (regime,) = loaded.tune(0.2, batches=(2,)).regimes
+    about = manifest(inputs, outputs, precision="float16")
+    loaded = predictor(model, about, device="cuda")
+    (regime,) = loaded.tune(0.2, batches=(64,)).regimes
     tried = [one.plan for one in regime.tried]
     assert not tried[0].channels_last  # plain ONNX Runtime
     assert {plan.channels_last for plan in tried if not plan.cuda_graph} == {False, True}
-    assert any(plan.channels_last and plan.cuda_graph for plan in tried)
+    last = {(plan.micro_batch, plan.cuda_graph) for plan in tried if plan.channels_last}
+    assert last == {(None, False), (32, False), (None, True), (32, True)}  # all ways to share the work
     assert any(plan.fuse_bias for plan in tried)
 
 
