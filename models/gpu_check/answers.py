@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,25 +23,44 @@ from nncompile.verify.cases import cases
 from nncompile.verify.compare import Difference, difference
 from nncompile.verify.eager import as_array
 from nncompile.verify.neighbours import own_errors
-from nncompile_runtime import NncompileError, Predictor
+from nncompile_runtime import NncompileError, Plan, Predictor, container
+from nncompile_runtime.cuda_options import unsuited
 
+FUSED = {"channels_last": True, "fuse_bias": True}
 Answer = Callable[[Sequence[torch.Tensor]], list[np.ndarray]]
 
 
 def answers(context: Context) -> Iterator[Finding]:
-    """Each network in each precision: numpy arrays in and out, and tensors that stay on the device."""
+    """Each network in each precision: numpy arrays in and out, and tensors that stay on the device.
+
+    Where a convolution's bias can be added inside cuDNN's kernel, which no default plan does, so too.
+    """
     for name in context.networks:
         for precision in context.precisions:
-            try:
-                yield _compared(context, name, precision)
-            except NotRunError as error:
-                yield Finding(f"{name}, {precision}", "not run", str(error))
-            except NncompileError as error:
-                yield Finding.of(f"{name}, {precision}", False, f"{type(error).__name__}: {error}")
+            for plan in (None, FUSED) if fuses(context, name, precision) else (None,):
+                what = f"{name}, {precision}" + (", fuse_bias" if plan else "")
+                try:
+                    yield _compared(context, name, precision, plan, what)
+                except NotRunError as error:
+                    yield Finding(what, "not run", str(error))
+                except NncompileError as error:
+                    yield Finding.of(what, False, f"{type(error).__name__}: {error}")
 
 
-def _compared(context: Context, name: str, precision: str) -> Finding:
-    predictor = context.load(name, precision)
+def fuses(context: Context, name: str, precision: str) -> bool:
+    """Whether `FUSED` suits a network that is there, and changes something."""
+    path = context.path(name, precision)
+    if not context.on_gpu or not path.exists():
+        return False
+    model = container.read(path)
+    fault = unsuited(
+        Plan.model_validate({"provider": "cuda", **FUSED}), model.facts.operators, model.precision
+    )
+    return "Conv" in model.facts.operators and fault is None and not model.in_bfloat16
+
+
+def _compared(context: Context, name: str, precision: str, plan: dict[str, Any] | None, what: str) -> Finding:
+    predictor = context.load(name, precision, plan)
     module = context.module(name)
     judged = "float16" if precision == "tf32" else precision
     own = _on_device(as_in_file(module, precision, channels_last=False), predictor, context.device, precision)
@@ -61,15 +81,15 @@ def _compared(context: Context, name: str, precision: str) -> Finding:
                     nearby = own_errors(own, double, case.inputs) or [0.0] * len(got)
                     found = difference(a, b, c, precision=judged, nearby=nearby[number])
                 if not found.passed:
-                    what = f"output {number} of {case.name}, {how}"
+                    where = f"output {number} of {case.name}, {how}"
                     why = ""
                     if precision == "float32" and difference(a, b, c, precision="float16").passed:
                         why = "; within TF32's tolerance: a kernel rounds to 10 bits although use_tf32 is off"
-                    return Finding.of(f"{name}, {precision}", False, f"{what}: {_figures(found)}{why}")
+                    return Finding.of(what, False, f"{where}: {_figures(found)}{why}")
                 agreeing, rows = agreeing + found.agreeing_rows, rows + found.rows
                 worst = max(worst, found, key=lambda d: d.max_rel)
     top1 = f", top-1 agreement {agreeing / rows:.1%}" if rows else ""
-    return Finding.of(f"{name}, {precision}", True, _figures(worst) + top1)
+    return Finding.of(what, True, _figures(worst) + top1)
 
 
 def _on_device(module: torch.nn.Module, predictor: Predictor, device: str, precision: str) -> Answer:

@@ -24,6 +24,7 @@ from nncompile.verify.compare import (
 from nncompile.verify.eager import Eager, as_array, in_float64
 from nncompile.verify.neighbours import own_errors
 from nncompile_runtime import container
+from nncompile_runtime.cuda_options import channels_last
 from nncompile_runtime.cuda_session import open_session
 from nncompile_runtime.devices import CPU, Device
 from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
@@ -114,7 +115,9 @@ class Suite:
         file, independent = container.parse(model, "the compiled graph"), only is None
         found: list[list[Difference]] = []
         cases = 0
-        for plan in (self._plan, self._plan.model_copy(update={"native": False})):
+        nhwc = self._plan.provider == "cuda" and channels_last(self._precision, file.facts.operators)
+        default = self._plan.model_copy(update={"channels_last": nhwc})
+        for plan in (default, default.model_copy(update={"native": False})):
             try:
                 session = open_session(file, plan)
             except ModelLoadError as error:

@@ -15,6 +15,7 @@ from nncompile_runtime.plan import Plan
 # tensor cores where there is another one (core/providers/cuda/nn/conv.cc).
 _TF32 = ("tf32", "float16", "bfloat16")
 _FUSED_CONV = "FusedConv"  # fuse-conv-relu (nncompile/passes) makes it, for this provider
+_TRANSPOSED = "ConvTranspose"
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 
 
@@ -37,6 +38,7 @@ def provider_options(
         "cudnn_conv_use_max_workspace": "1" if plan.cudnn_max_workspace else "0",
         "arena_extend_strategy": plan.arena_strategy,
         "prefer_nhwc": "1" if plan.channels_last else "0",
+        "fuse_conv_bias": "1" if plan.fuse_bias else "0",
     }
     if plan.gpu_memory_limit is not None:
         options["gpu_mem_limit"] = str(plan.gpu_memory_limit)
@@ -47,18 +49,35 @@ def provider_options(
     return options
 
 
-def unsuited(plan: Plan, operators: Mapping[str, int], *, in_bfloat16: bool = False) -> str | None:
+def channels_last(precision: str, operators: Mapping[str, int]) -> bool:
+    """Whether a graph's convolutions run in NHWC where nothing was measured: those of float16 do.
+
+    Args:
+        precision: The manifest's.
+        operators: How often the graph uses each operator.
+    """
+    return precision == "float16" and "Conv" in operators and _FUSED_CONV not in operators
+
+
+def unsuited(
+    plan: Plan, operators: Mapping[str, int], precision: str, *, in_bfloat16: bool = False
+) -> str | None:
     """Why a plan does not suit a graph; None where it does.
 
     Args:
         plan: How to run it.
         operators: How often the graph uses each operator.
+        precision: The manifest's.
         in_bfloat16: Whether the graph computes in it.
     """
     if plan.channels_last and _FUSED_CONV in operators:
         return f"channels_last=True does not suit a graph with {_FUSED_CONV}, which has no NHWC kernel"
     if plan.channels_last and in_bfloat16 and "Conv" in operators:
         return "channels_last=True does not suit convolutions of bfloat16, which have no NHWC kernel"
+    if plan.fuse_bias and precision == "float32":  # conv.cc tries again with TF32, and says nothing
+        return "fuse_bias=True does not suit float32: what cuDNN cannot fuse without TF32 would run in TF32"
+    if plan.fuse_bias and _TRANSPOSED in operators:
+        return f"fuse_bias=True does not suit a graph with {_TRANSPOSED}, which fails with it"
     branching = [name for name in _CONTROL_FLOW if name in operators]
     if plan.cuda_graph and branching:
         return f"cuda_graph=True does not suit a graph with {branching[0]}: a captured graph cannot branch"

@@ -20,7 +20,7 @@ _LAYER = "x".join(["[1-9][0-9]{0,8}"] * 4) + "@" + "x".join(["[1-9][0-9]{0,8}"] 
 _WINOGRAD = re.compile(f"auto|always|never|{_LAYER}(,{_LAYER})*", re.ASCII)
 _log = logging.getLogger("nncompile")
 _CUDA_FIELDS = (
-    "cudnn_search", "cudnn_max_workspace", "channels_last", "cuda_graph", "arena_strategy",
+    "cudnn_search", "cudnn_max_workspace", "channels_last", "fuse_bias", "cuda_graph", "arena_strategy",
     "gpu_memory_limit",
 )  # fmt: skip
 _CPU_FIELDS = (
@@ -35,14 +35,17 @@ class Plan(BaseModel):
     Attributes:
         provider: ONNX Runtime's execution provider.
         device_id: Which GPU; 0 on the CPU.
-        cudnn_search: How cuDNN chooses its convolutions. ONNX Runtime's DEFAULT is no choice: since 1.20 it
-            takes cuDNN's fallback kernels.
+        cudnn_search: How cuDNN chooses its convolutions. FusedConv: `exhaustive` times all algorithms. Conv:
+            `exhaustive` is cuDNN's heuristic mode B, `heuristic` mode A, and nothing is timed. ONNX Runtime's
+            DEFAULT is no choice: since 1.20 it takes cuDNN's fallback kernels.
         channels_last: Whether the CUDA provider turns convolutions to NHWC, the layout of tensor cores.
+        fuse_bias: Whether a Conv adds its bias inside cuDNN's kernel instead of in a pass of its own; needs
+            `channels_last`, because in NCHW ONNX Runtime 1.31.1 adds an earlier answer too (docs/cuda.md).
         cuda_graph: Whether small batches replay a captured CUDA graph (graphs.py).
         arena_strategy: How the memory that ONNX Runtime keeps on the GPU grows.
         gpu_memory_limit: Bytes of it, at most, of all sessions of the plan together, which have equal shares;
             None sets no limit.
-        cudnn_max_workspace: Whether cuDNN may take as much memory as its fastest algorithm asks for.
+        cudnn_max_workspace: Whether FusedConv's search may take as much memory as it wants; Conv does always.
         threads: Threads of ONNX Runtime's intra-operator pool, the calling thread included.
         spinning: Whether idle pool threads spin for a while before they sleep.
         spin_microseconds: How long they spin; None leaves it to ONNX Runtime.
@@ -77,6 +80,7 @@ class Plan(BaseModel):
     device_id: Annotated[int, Field(ge=0, le=255)] = 0
     cudnn_search: Literal["exhaustive", "heuristic"] = "exhaustive"
     channels_last: bool = False
+    fuse_bias: bool = False
     cuda_graph: bool = False
     arena_strategy: Literal["kNextPowerOfTwo", "kSameAsRequested"] = "kNextPowerOfTwo"
     gpu_memory_limit: Annotated[int, Field(ge=2**20, le=2**42)] | None = None
@@ -111,7 +115,7 @@ class Plan(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _fields_are_the_devices(self) -> Plan:
+    def _fields_fit_the_device(self) -> Plan:
         foreign = _CUDA_FIELDS if self.provider == "cpu" else _CPU_FIELDS
         here, there = ("cpu", "cuda") if self.provider == "cpu" else ("cuda", "cpu")
         for name in foreign:
@@ -119,6 +123,8 @@ class Plan(BaseModel):
                 raise ValueError(f"{name} is for provider={there!r}, and this plan's is {here!r}")
         if self.provider == "cpu" and self.device_id:
             raise ValueError("device_id counts GPUs, and this plan's provider is 'cpu'")
+        if self.fuse_bias and not self.channels_last:
+            raise ValueError("fuse_bias answers wrongly in NCHW, so channels_last=True must be given")
         return self
 
     @property
@@ -143,10 +149,18 @@ class Plan(BaseModel):
 
 
 def default_plan(
-    machine: Machine, provider: Literal["cpu", "cuda"] = "cpu", device_id: int = 0, *, exact: bool = False
+    machine: Machine,
+    provider: Literal["cpu", "cuda"] = "cpu",
+    device_id: int = 0,
+    *,
+    exact: bool = False,
+    channels_last: bool = False,
 ) -> Plan:
-    """The plan where nothing was measured."""
-    return Plan(provider=provider, device_id=device_id, threads=machine.processors, exact=exact)
+    """The plan where nothing was measured; `channels_last` is for a GPU (cuda_options.channels_last)."""
+    last = channels_last and provider == "cuda"
+    return Plan(
+        provider=provider, device_id=device_id, threads=machine.processors, exact=exact, channels_last=last
+    )
 
 
 Plans = Mapping[int, Plan]
@@ -192,6 +206,7 @@ def choose(
     device_id: int = 0,
     *,
     exact: bool = False,
+    channels_last: bool = False,
 ) -> dict[int, Plan]:
     """The plans to run: the user's, else those stored for this machine, else the default.
 
@@ -202,6 +217,7 @@ def choose(
         provider: The provider to run on, where the user gave no plan.
         device_id: The GPU to run on, where the user gave no plan.
         exact: What the model was compiled for; a plan that does not speak of it takes it over.
+        channels_last: What the default plan says of it on a GPU.
 
     Returns:
         Plans by the smallest batch that each serves, in order; the first key is 1.
@@ -212,7 +228,7 @@ def choose(
     """
     if user is not None:
         return {1: _of_user(user, exact=exact)}
-    default = default_plan(machine, provider, device_id, exact=exact)
+    default = default_plan(machine, provider, device_id, exact=exact, channels_last=channels_last)
     kept = stored.get(key(machine, default))
     if kept is None:
         return {1: default}

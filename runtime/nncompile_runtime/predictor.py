@@ -12,6 +12,7 @@ import numpy as np
 
 from nncompile_runtime import batching, container, device_arrays, streams, torch_arrays, tuning
 from nncompile_runtime.container import ModelFile
+from nncompile_runtime.cuda_options import channels_last
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
@@ -193,7 +194,12 @@ class Predictor:
             file,
             self._signature,
             plain_plan(machine, *device, exact=file.exact),
-            default_plan(machine, *device, exact=file.exact),
+            default_plan(
+                machine,
+                *device,
+                exact=file.exact,
+                channels_last=channels_last(file.precision, file.facts.operators),
+            ),
             machine.processors,
             file.rows_independent,
             lambda plan, session: Predictor(file, plan=plan, session=session).predict,

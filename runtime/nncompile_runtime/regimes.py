@@ -11,7 +11,7 @@ from typing import Any
 
 from nncompile_runtime import batching, devices
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.cuda_options import unsuited
+from nncompile_runtime.cuda_options import channels_last, unsuited
 from nncompile_runtime.cuda_session import CudaSession, open_session
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import DeviceError, PlanError
@@ -189,15 +189,26 @@ def opened(
     """
     stored = model.manifest.plans if model.manifest else {}
     tried = devices.candidates(device)
+    operators = model.facts.operators
     for candidate in tried:
-        plans = choose(plan, stored, this_machine(), candidate.provider, candidate.number, exact=model.exact)
-        faults = (unsuited(p, model.facts.operators, in_bfloat16=model.in_bfloat16) for p in plans.values())
+        chosen = partial(
+            choose,
+            machine=this_machine(),
+            provider=candidate.provider,
+            device_id=candidate.number,
+            exact=model.exact,
+            channels_last=channels_last(model.precision, operators),
+        )
+        plans = chosen(plan, stored)
+        faults = (
+            unsuited(p, operators, model.precision, in_bfloat16=model.in_bfloat16) for p in plans.values()
+        )
         fault = next(filter(None, faults), None)
         if fault is not None:
             if plan is not None:
                 raise PlanError(f"The plan is invalid for {model.name}: {fault}.", remedy="Leave it out.")
             _log.warning("The stored plans are invalid for this graph (%s); using the default.", fault)
-            plans = choose(None, {}, this_machine(), candidate.provider, candidate.number, exact=model.exact)
+            plans = chosen(None, {})
         first = plans[1]
         if device != "auto" and first.device != str(candidate):
             raise DeviceError(

@@ -105,10 +105,11 @@ def _tuned(
     subject = trial.subject
     rejected: dict[Plan, str] = {}
     native = trial.sessions.get(subject.default).kernels.active
-    kept = list(dict.fromkeys((subject.yardstick, _untuned(trial))))
+    untuned = _untuned(trial)
+    kept = list(dict.fromkeys((subject.yardstick, untuned)))
     cut = subject.cut and batch > 1
     tried = (
-        cuda_candidates.ways(subject.yardstick, batch, cut=cut)
+        cuda_candidates.ways(untuned, batch, cut=cut)
         if subject.yardstick.provider == "cuda"
         else ways(subject.yardstick, subject.processors, batch, native=native, cut=cut)
     )
@@ -197,9 +198,10 @@ def _halfway(low: int, high: int) -> int:
 
 
 def _untuned(trial: Trial) -> Plan:
-    """What would run without tuning: the default, which without regions or kernels is plain ONNX Runtime."""
+    """What would run without tuning: the default, without the native kernels where those have no regions."""
     default = trial.subject.default
-    return default if trial.sessions.get(default).kernels.active else trial.subject.yardstick
+    active = trial.sessions.get(default).kernels.active
+    return default if active else default.model_copy(update={"native": False})
 
 
 def _check_place(like: Any, device: str) -> None:

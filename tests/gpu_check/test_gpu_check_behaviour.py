@@ -70,6 +70,20 @@ def test_wrong_answers_are_found(here, monkeypatch, precision):
     assert "use_tf32" not in finding.said
 
 
+def test_a_bias_inside_the_kernel_is_compared_where_it_can_be(here, monkeypatch):
+    """The plan is a GPU's, so here it is taken for one that changes nothing."""
+    there = dataclasses.replace(here, device="cuda:0", precisions=("float32", "float16"))
+    assert [answers.fuses(there, "lenet5", p) for p in there.precisions] == [False, True]
+    assert not answers.fuses(there, "net", "float16")  # which is not there
+    assert not answers.fuses(here, "lenet5", "float16")
+    monkeypatch.setattr(answers, "fuses", lambda *which: which[2] == "float16")
+    monkeypatch.setattr(answers, "FUSED", {"spinning": False})
+    patch(monkeypatch, lambda self, *args: real(self, *args) * (1 if self.plan.spinning else 1.3))
+    found = list(answers.answers(here))
+    assert [f.what for f in found] == ["lenet5, float32", "lenet5, float16", "lenet5, float16, fuse_bias"]
+    assert verdicts(found) == ["passed", "passed", "failed"]
+
+
 def test_tf32_is_judged_as_ten_bits_and_float32_is_not(here, monkeypatch):
     """The tf32 file is the float32 one; on the CPU neither rounds, so an error of 10 bits is put in."""
     both = dataclasses.replace(here, precisions=("float32", "tf32"))

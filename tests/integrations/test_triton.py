@@ -169,12 +169,13 @@ class TestConfiguration:
         accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
         assert [one.name for one in accelerators] == ([] if device == "cpu" else ["cuda"])
 
-    @pytest.mark.parametrize("precision", ["float32", "tf32"])
+    @pytest.mark.parametrize("precision", ["float32", "tf32", "float16"])
     def test_on_a_gpu_as_exact_as_under_nncompile(self, saved: Any, repository: Path, precision: str) -> None:
         file = saved(*conv_net(), precision=precision)
         config = config_of(triton.write(file, repository, device="cuda").folder)
         (cuda,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-        expected = provider_options(Plan(provider="cuda"), precision)
+        plan = Plan(provider="cuda", channels_last=precision == "float16")
+        expected = provider_options(plan, precision)
         del expected["device_id"]
         assert dict(cuda.parameters) == expected
         assert cuda.parameters["use_tf32"] == ("0" if precision == "float32" else "1")

@@ -67,10 +67,28 @@ def test_large_batches_in_pieces(batch: int, tried: list[tuple[int | None, bool]
 def test_channels_last_only_on_tensor_cores(precision: str, half: bool) -> None:
     tried = variations(GRAPH, conv(precision))
     assert any(plan.channels_last for plan in tried) is half
+    assert any(plan.fuse_bias for plan in tried) is half
+    assert all(plan.cudnn_max_workspace for plan in tried)  # which Conv does not heed
     assert {plan.cudnn_search for plan in tried} == {"exhaustive", "heuristic"}
     assert {plan.arena_strategy for plan in tried} == {"kNextPowerOfTwo", "kSameAsRequested"}
     assert all(plan.cuda_graph for plan in tried)
     assert GRAPH not in tried
+
+
+def test_where_channels_are_last_the_others_are_tried_too() -> None:
+    last = GRAPH.model_copy(update={"channels_last": True})
+    tried = variations(last, conv("float16"))
+    ways = {(plan.channels_last, plan.fuse_bias, plan.cudnn_search) for plan in tried}
+    layouts = [(False, False), (True, False), (True, True)]
+    assert ways == {(*way, search) for way in layouts for search in ("exhaustive", "heuristic")}
+    assert last not in tried
+    assert len(set(tried)) == len(tried) == 6  # one more for the arena
+
+
+def test_a_transposed_convolution_fuses_no_bias() -> None:
+    tried = variations(GRAPH, with_operators("Conv", "ConvTranspose"))
+    assert any(plan.channels_last for plan in tried)
+    assert not any(plan.fuse_bias for plan in tried)
 
 
 def test_a_file_from_elsewhere_is_taken_for_float32() -> None:
@@ -82,6 +100,7 @@ def test_channels_last_never_with_fused_conv() -> None:
     tried = variations(GRAPH, with_operators("FusedConv", "Add"))
     assert not any(plan.channels_last for plan in tried)
     assert any(plan.cudnn_search == "heuristic" for plan in tried)
+    assert any(not plan.cudnn_max_workspace for plan in tried)
     assert any(plan.channels_last for plan in variations(GRAPH, with_operators("Conv")))
 
 
@@ -108,6 +127,19 @@ def test_a_whole_tuning(gpu: FakeGpu) -> None:
         x = floats(rows, 1, 8, 8)
         answer = predictor(model).predict(x)
         np.testing.assert_allclose(loaded.predict(x), answer, rtol=1e-6, atol=1e-6)
+
+
+def test_a_tuning_of_float16_races_both_layouts_whole(gpu: FakeGpu) -> None:
+    model, inputs, outputs = conv_net()
+    about = manifest(inputs, outputs, precision="float16")
+    loaded = predictor(model, about, device="cuda")
+    (regime,) = loaded.tune(0.2, batches=(64,)).regimes
+    tried = [one.plan for one in regime.tried]
+    assert not tried[0].channels_last  # plain ONNX Runtime
+    assert {plan.channels_last for plan in tried if not plan.cuda_graph} == {False, True}
+    last = {(plan.micro_batch, plan.cuda_graph) for plan in tried if plan.channels_last}
+    assert last == {(None, False), (32, False), (None, True), (32, True)}  # all ways to share the work
+    assert any(plan.fuse_bias for plan in tried)
 
 
 def test_tuning_on_what_lies_there_copies_nothing_to_time_it(gpu: FakeGpu) -> None:

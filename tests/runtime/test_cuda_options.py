@@ -11,10 +11,10 @@ import pytest
 from onnx import helper
 
 from nncompile import Plan, PlanError
-from nncompile_runtime.cuda_options import provider_options, unsuited
+from nncompile_runtime.cuda_options import channels_last, provider_options, unsuited
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.plan import Plan as RuntimePlan
-from nncompile_runtime.plan import key
+from nncompile_runtime.plan import choose, default_plan, key
 
 from .fake_gpu import FakeGpu, gpu
 from .graphs import build, conv_net, manifest, predictor, spec
@@ -34,6 +34,7 @@ def test_the_default() -> None:
         "cudnn_conv_use_max_workspace": "1",
         "arena_extend_strategy": "kNextPowerOfTwo",
         "prefer_nhwc": "0",
+        "fuse_conv_bias": "0",
     }
 
 
@@ -49,6 +50,33 @@ def test_the_default() -> None:
 )
 def test_a_field_changes_its_option_alone(field: str, value: object, option: str, text: str) -> None:
     assert options(**{field: value}) == options() | {option: text}
+
+
+def test_a_bias_is_fused_in_its_layout_alone() -> None:
+    fused = options(channels_last=True, fuse_bias=True)
+    assert fused == options(channels_last=True) | {"fuse_conv_bias": "1"}
+    with pytest.raises(PlanError, match=r"fuse_bias answers wrongly in NCHW, so channels_last=True must be"):
+        choose({"provider": "cuda", "fuse_bias": True}, {}, this_machine())
+
+
+@pytest.mark.parametrize(
+    ("precision", "operators", "last"),
+    [
+        ("float16", ["Conv", "Relu"], True),
+        ("float16", ["Gemm"], False),
+        ("float16", ["Conv", "FusedConv"], False),
+        ("bfloat16", ["Conv"], False),
+        ("tf32", ["Conv"], False),
+        ("float32", ["Conv"], False),
+    ],
+)
+def test_what_runs_with_channels_last_untuned(precision: str, operators: list[str], last: bool) -> None:
+    graph = dict.fromkeys(operators, 1)
+    assert channels_last(precision, graph) is last
+    plan = default_plan(this_machine(), "cuda", channels_last=last)
+    assert plan.channels_last is last
+    assert unsuited(plan, graph, precision, in_bfloat16=precision == "bfloat16") is None
+    assert not default_plan(this_machine(), channels_last=last).channels_last
 
 
 def test_a_graph_is_captured_only_by_the_session_that_is_made_for_it() -> None:
@@ -74,6 +102,7 @@ def test_the_stream_is_ours() -> None:
     ("fields", "operators", "says"),
     [
         ({"channels_last": True}, ["Conv", "FusedConv"], "channels_last=True .* FusedConv"),
+        ({"channels_last": True, "fuse_bias": True}, ["Conv", "ConvTranspose"], "fuse_bias=True .* ConvTr"),
         ({"cuda_graph": True}, ["Conv", "Loop"], "cuda_graph=True .* Loop"),
         ({"cuda_graph": True}, ["If"], "cannot branch"),
         ({"cuda_graph": True}, ["Scan"], "cannot branch"),
@@ -81,20 +110,30 @@ def test_the_stream_is_ours() -> None:
 )
 def test_plans_that_do_not_suit_a_graph(fields: dict[str, Any], operators: list[str], says: str) -> None:
     plan = Plan(provider="cuda", **fields)
-    why = unsuited(plan, dict.fromkeys(operators, 1))
+    why = unsuited(plan, dict.fromkeys(operators, 1), "tf32")
     assert why is not None
     assert re.search(says, why)
-    assert unsuited(plan, {"Conv": 3}) is None
-    assert unsuited(Plan(provider="cuda"), dict.fromkeys(operators, 1)) is None
+    assert unsuited(plan, {"Conv": 3}, "tf32") is None
+    assert unsuited(Plan(provider="cuda"), dict.fromkeys(operators, 1), "tf32") is None
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_a_bias_is_not_fused_where_that_would_change_the_precision(precision: str) -> None:
+    plan = Plan(provider="cuda", channels_last=True, fuse_bias=True)
+    why = unsuited(plan, {"Conv": 3}, "float32")
+    assert why is not None
+    assert "would run in TF32" in why
+    assert unsuited(plan, {"Conv": 3}, precision) is None
+    assert unsuited(plan.model_copy(update={"fuse_bias": False}), {"Conv": 3}, "float32") is None
 
 
 def test_convolutions_of_bfloat16_have_no_nhwc_kernel() -> None:
     plan = Plan(provider="cuda", channels_last=True)
-    why = unsuited(plan, {"Conv": 3}, in_bfloat16=True)
+    why = unsuited(plan, {"Conv": 3}, "bfloat16", in_bfloat16=True)
     assert why is not None
     assert "bfloat16" in why
-    assert unsuited(plan, {"Gemm": 3}, in_bfloat16=True) is None
-    assert unsuited(Plan(provider="cuda"), {"Conv": 3}, in_bfloat16=True) is None
+    assert unsuited(plan, {"Gemm": 3}, "bfloat16", in_bfloat16=True) is None
+    assert unsuited(Plan(provider="cuda"), {"Conv": 3}, "bfloat16", in_bfloat16=True) is None
 
 
 def fused() -> Any:
@@ -110,6 +149,24 @@ def test_the_users_unsuited_plan_is_an_error(gpu: FakeGpu) -> None:
     model, specs = fused()
     with pytest.raises(PlanError, match="channels_last=True does not suit a graph with FusedConv"):
         predictor(model, manifest(*specs), device="cuda", plan={"provider": "cuda", "channels_last": True})
+    fuses = {"provider": "cuda", "channels_last": True, "fuse_bias": True}
+    model, *specs = conv_net()
+    with pytest.raises(PlanError, match="fuse_bias=True does not suit float32"):
+        predictor(model, manifest(*specs), device="cuda", plan=fuses)
+    assert predictor(model, manifest(*specs, precision="tf32"), device="cuda", plan=fuses).plan.fuse_bias
+    assert gpu.created[-1]["fuse_conv_bias"] == "1"
+
+
+def test_float16_has_its_channels_last_where_no_plan_is_stored(gpu: FakeGpu) -> None:
+    model, *specs = conv_net()
+    for precision in ("float16", "float32"):
+        loaded = predictor(model, manifest(*specs, precision=precision), device="cuda")
+        assert loaded.plan.channels_last is (precision == "float16")
+        assert not predictor(model, manifest(*specs, precision=precision)).plan.channels_last
+    stored = RuntimePlan(provider="cuda", cudnn_search="heuristic")
+    plans = {key(this_machine(), stored): {"1": stored.model_dump(exclude_defaults=True)}}
+    loaded = predictor(model, manifest(*specs, precision="float16", plans=plans), device="cuda")
+    assert loaded.plan == stored
 
 
 def test_a_stored_unsuited_plan_is_ignored_with_a_warning(

@@ -31,7 +31,7 @@ def test_every_option_and_value_is_known_to_the_provider(cuda_library: Path, tmp
 from nncompile_runtime.cuda_options import provider_options
 from nncompile_runtime.plan import Plan
 plans = [Plan(provider="cuda", gpu_memory_limit=2**30), Plan(
-    provider="cuda", cudnn_search="heuristic", cudnn_max_workspace=False, channels_last=True,
+    provider="cuda", cudnn_search="heuristic", cudnn_max_workspace=False, channels_last=True, fuse_bias=True,
     arena_strategy="kSameAsRequested", gpu_memory_limit=2**21)]
 def opened(options):
     session = ort().InferenceSession(
