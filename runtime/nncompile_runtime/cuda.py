@@ -12,12 +12,14 @@ import ctypes
 import io
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nncompile_runtime.errors import DeviceError
+from nncompile_runtime.shape_nodes import shape_nodes
 
 PROVIDER = "CUDAExecutionProvider"
 _DRIVER = "libcuda.so.1"
@@ -28,7 +30,7 @@ _FAILURE = re.compile(
     r"|cuDNN is (not available|unavailable)[^;]*"
 )
 _OUT_OF_MEMORY = ("out of memory", "alloc_failed", "out_of_memory", "memoryallocation")
-# These have CUDA kernels: ONNX Runtime puts them on the CPU only to compute shapes, from other shapes.
+# What may compute shapes. Their CUDA kernels do not take every dtype: data of an int8 Max is left to the CPU.
 _SHAPE_ARITHMETIC = frozenset((
     "Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Identity",
     "ConstantOfShape", "Range", "Expand", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max",
@@ -140,23 +142,37 @@ def missing_memory(error: Exception) -> int | None:
     return 0 if any(sign in text.lower() for sign in _OUT_OF_MEMORY) else None
 
 
-def refuse_nodes_on_the_cpu(session: Any, name: str) -> None:
+def refuse_nodes_on_the_cpu(session: Any, name: str, data: bytes) -> None:
     """Refuse a graph that ONNX Runtime would run in part on the CPU; arithmetic on shapes belongs there.
+
+    A node that the file has computes shapes where what it reads is made from shapes; one that ONNX Runtime
+    made or renamed, or that lies in a subgraph or a function, is only told by its operator.
 
     Args:
         session: An InferenceSession that recorded the assignment (`session.record_ep_graph_assignment_info`).
         name: The model, for the message.
+        data: The model, as a serialised ModelProto.
 
     Raises:
         DeviceError: Nodes, named, have no CUDA kernel.
     """
-    left = [
-        f"{node.op_type} {node.name!r}"
+    elsewhere = [
+        node
         for part in session.get_provider_graph_assignment_info()
         if part.ep_name != PROVIDER
         for node in part.get_nodes()
-        if node.op_type not in _SHAPE_ARITHMETIC
     ]
+    if not elsewhere:
+        return
+    found = shape_nodes(data)
+    seen: Counter[tuple[str, str]] = Counter()
+    left = []
+    for node in elsewhere:
+        key = node.op_type, node.name
+        seen[key] += 1
+        of_data = key in found.known and seen[key] > found.shapes[key]
+        if node.op_type not in _SHAPE_ARITHMETIC or of_data:
+            left.append(f"{node.op_type} {node.name!r}")
     if left:
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         raise DeviceError(

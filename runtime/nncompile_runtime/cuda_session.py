@@ -244,6 +244,7 @@ class CudaSession(Session):
     def _close(self) -> None:
         self._settle()
         self._bound.clear()
+        self._captured = threading.local()  # the next session captures anew
         self.native = self.call = None
 
     def _reopen(self) -> None:

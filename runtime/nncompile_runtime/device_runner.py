@@ -24,7 +24,7 @@ from nncompile_runtime import batching, cuda
 from nncompile_runtime.cuda_session import CudaSession, Memory
 from nncompile_runtime.device_arrays import Library, taker_of
 from nncompile_runtime.driver import CudaError, Stream
-from nncompile_runtime.errors import InputError
+from nncompile_runtime.errors import InputError, OutOfMemoryError
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.manifest import Signature
 from nncompile_runtime.shapes import Ports, ports_of
@@ -97,6 +97,13 @@ class DeviceRunner:
             OutOfMemoryError: The GPU's memory does not suffice.
             DeviceError: The GPU failed.
         """
+        try:
+            return self._begun(feed)
+        except OutOfMemoryError:
+            self._idle.clear()  # the next call may need what it holds
+            raise
+
+    def _begun(self, feed: Feed) -> Finish:
         values = list(feed.values())
         ports = self._ports(tuple([value.shape for value in values]))
         library = taker_of(values[0]) if values else None
@@ -192,6 +199,7 @@ class DeviceRunner:
             with self._plain.current():
                 results = staging.results()
         except CudaError as error:
+            self._idle.clear()
             raise self._session.failure(error) from None
         if len(self._idle) < AT_ONCE:
             self._idle.append(staging)

@@ -127,7 +127,7 @@ class Session:
                 remedy="Run nncompile doctor to see why, or choose device='cpu'.",
             )
         if plan.provider == "cuda":
-            cuda.refuse_nodes_on_the_cpu(self.native, model.name)
+            cuda.refuse_nodes_on_the_cpu(self.native, model.name, model.data)
         self.plain = not self.kernels.active or model.facts.outermost != {REGION}
         # A failed run must not be repeated on the CPU behind the caller's back.
         self.native.disable_fallback()

@@ -83,6 +83,24 @@ def test_no_memory_for_the_copies(gpu: FakeGpu) -> None:
     np.testing.assert_array_equal(model.predict(x), reference(x))
 
 
+def held(gpu: FakeGpu) -> int:
+    return sum(len(block) for block in gpu.cuda.blocks.values())
+
+
+def test_memory_kept_for_copies_is_given_back_when_there_is_too_little(gpu: FakeGpu) -> None:
+    model, x = net(), floats(2, 1, 8, 8)
+    there = on_gpu(x)  # needs no copies, so that it takes none of what is kept
+    before = held(gpu)
+    model.predict(floats(64, 1, 8, 8))
+    assert held(gpu) > before
+    gpu.failures = [RuntimeError(FULL[0][0])]
+    with pytest.raises(OutOfMemoryError):
+        model.predict(there)
+    gc.collect()
+    assert held(gpu) == before
+    np.testing.assert_array_equal(model.predict(x), reference(x))
+
+
 def test_no_memory_for_torchs_results(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = net(), on_gpu(floats(2, 1, 8, 8))
     with monkeypatch.context() as full:

@@ -12,7 +12,8 @@ import torch
 from onnx import helper
 
 from nncompile import InputError, OutOfMemoryError
-from nncompile_runtime import buckets, captured, graphs
+from nncompile_runtime import buckets, captured, driver, graphs
+from nncompile_runtime.cuda_session import CudaSession
 from nncompile_runtime.plan import MOST_GRAPHS
 from nncompile_runtime.predictor import Predictor
 
@@ -229,6 +230,27 @@ def test_graphs_give_way_to_a_call_that_finds_no_memory(gpu: FakeGpu) -> None:
         model.predict(large)
     np.testing.assert_allclose(model.predict(small), reference(small), rtol=1e-6, atol=1e-6)
     assert gpu.alive == 2
+
+
+def test_a_session_that_began_anew_captures_alone_again(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net()
+    session = model.session
+    assert isinstance(session, CudaSession)
+    graph = captured.Captured(session._model, session.plan, model.signature, 2)
+    alone, entered = driver.alone, []
+    monkeypatch.setattr(driver, "alone", lambda **how: (entered.append(how), alone(**how))[1])
+
+    def entries() -> int:
+        before = len(entered)
+        with graph.session.current():
+            graph.session.run_at(graph._inputs, graph._outputs)
+        return len(entered) - before
+
+    assert [entries(), entries()] == [1, 0]
+    assert isinstance(graph.session.failure(full()), OutOfMemoryError)
+    assert [entries(), entries()] == [1, 0]
 
 
 def test_a_graph_for_which_there_is_no_memory_is_not_asked_for_again(

@@ -308,3 +308,66 @@ except NncompileError as error:
     ((kind, said),) = stand_in.run(cuda_library, tmp_path, build(nodes, *specs), program).said
     assert kind == "DeviceError"
     assert "no CUDA kernel for Det 'determinant'" in said
+
+
+@pytest.mark.parametrize(
+    ("operator", "dtype", "result"),
+    [
+        ("ReduceProd", "int64", "int64"),
+        ("Max", "int8", "int8"),
+        ("Equal", "int8", "bool"),
+        ("Equal", "uint8", "bool"),
+        ("Less", "uint8", "bool"),
+    ],
+)
+def test_data_that_a_shapes_operator_computes_is_refused(
+    cuda_library: Path, tmp_path: Path, operator: str, dtype: str, result: str
+) -> None:
+    """Without a CUDA kernel for the dtype; a like node that computes a shape excuses it not."""
+    reduces = operator == "ReduceProd"
+    names = ["x"] if reduces else ["x", "x"]
+    attributes = {"keepdims": 0} if reduces else {}
+    nodes = [helper.make_node(operator, names, ["y"], name="of_data", **attributes)]
+    nodes += [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ReduceProd", ["s"], ["count"], name="of_shape", keepdims=0),
+    ]
+    shape = () if reduces else ("n", 4)
+    outputs = [spec("y", *shape, dtype=result), spec("count", dtype="int64")]
+    model = build(nodes, [spec("x", "n", 4, dtype=dtype)], outputs)
+    ((kind, said),) = stand_in.run(cuda_library, tmp_path, model, REFUSED).said
+    assert kind == "DeviceError"
+    assert f"no CUDA kernel for {operator} 'of_data' of" in said
+
+
+def test_shapes_of_all_kinds_may_be_on_the_cpu(cuda_library: Path, tmp_path: Path) -> None:
+    """Unnamed as well; sizes that a caller gives are a shape where they meet one."""
+    node = helper.make_node
+    nodes = [
+        node("Shape", ["x"], ["s"], name="shape"),
+        node("ReduceProd", ["s"], ["count"], name="product", keepdims=1),
+        node("Mul", ["count", "factor"], ["scaled"]),
+        node("Max", ["scaled", "one"], ["most"], name="most"),
+        node("Div", ["most", "factor"], ["length"]),
+        node("Equal", ["length", "one"], ["single"], name="single"),
+        node("Where", ["single", "one", "length"], ["flat"]),
+        node("Reshape", ["x", "flat"], ["r"]),
+        node("Relu", ["r"], ["y"]),
+    ]
+    inputs = [spec("x", "n", 4), spec("factor", 1, dtype="int64")]
+    model = build(nodes, inputs, [spec("y", "m")], {"one": [1]})
+    program = """
+from nncompile_runtime.cuda import placement
+say(placement(load().session.native))
+"""
+    (placed,) = stand_in.run(cuda_library, tmp_path, model, program).said
+    assert {"ReduceProd", "Mul", "Max", "Div", "Equal", "Where"} <= placed["CPUExecutionProvider"].keys()
+
+
+REFUSED = """
+try:
+    load()
+    say(["loaded", ""])
+except NncompileError as error:
+    say([type(error).__name__, str(error)])
+"""
