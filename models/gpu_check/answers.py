@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from models.gpu_check.context import Context, arrays
 from models.gpu_check.table import Finding, NotRunError
+from models.gpu_check.ways import LARGE, LARGE_PLANS, LARGE_PRECISION
 from nncompile.bench.engines.on_gpu import as_in_file, flat_call, tf32_as_in
 from nncompile.verify.answers import answered
 from nncompile.verify.cases import cases
@@ -25,22 +27,31 @@ from nncompile.verify.neighbours import own_errors
 from nncompile_runtime import NncompileError, Predictor
 
 Answer = Callable[[Sequence[torch.Tensor]], list[np.ndarray]]
+Run = tuple[str, str, dict[str, Any] | None]  # network, precision, fields of the plan
 
 
 def answers(context: Context) -> Iterator[Finding]:
-    """Each network in each precision: numpy arrays in and out, and tensors that stay on the device."""
-    for name in context.networks:
-        for precision in context.precisions:
-            try:
-                yield _compared(context, name, precision)
-            except NotRunError as error:
-                yield Finding(f"{name}, {precision}", "not run", str(error))
-            except NncompileError as error:
-                yield Finding.of(f"{name}, {precision}", False, f"{type(error).__name__}: {error}")
+    """Each network in each precision: numpy arrays in and out, and tensors that stay on the device.
+
+    On a GPU ResNet-18 in float16 channels last too, and from CUDA graphs.
+    """
+    runs: list[Run] = [
+        (name, precision, None) for name in context.networks for precision in context.precisions
+    ]
+    if context.on_gpu and LARGE in context.networks and LARGE_PRECISION in context.precisions:
+        runs += [(LARGE, LARGE_PRECISION, plan) for plan in LARGE_PLANS]
+    for name, precision, plan in runs:
+        what = f"{name}, {precision}" + (f", {plan}" if plan else "")
+        try:
+            yield _compared(context, what, name, precision, plan)
+        except NotRunError as error:
+            yield Finding(what, "not run", str(error))
+        except NncompileError as error:
+            yield Finding.of(what, False, f"{type(error).__name__}: {error}")
 
 
-def _compared(context: Context, name: str, precision: str) -> Finding:
-    predictor = context.load(name, precision)
+def _compared(context: Context, what: str, name: str, precision: str, plan: dict[str, Any] | None) -> Finding:
+    predictor = context.load(name, precision, plan)
     module = context.module(name)
     judged = "float16" if precision == "tf32" else precision
     own = _on_device(as_in_file(module, precision, channels_last=False), predictor, context.device, precision)
@@ -61,15 +72,15 @@ def _compared(context: Context, name: str, precision: str) -> Finding:
                     nearby = own_errors(own, double, case.inputs) or [0.0] * len(got)
                     found = difference(a, b, c, precision=judged, nearby=nearby[number])
                 if not found.passed:
-                    what = f"output {number} of {case.name}, {how}"
+                    where = f"output {number} of {case.name}, {how}"
                     why = ""
                     if precision == "float32" and difference(a, b, c, precision="float16").passed:
                         why = "; within TF32's tolerance: a kernel rounds to 10 bits although use_tf32 is off"
-                    return Finding.of(f"{name}, {precision}", False, f"{what}: {_figures(found)}{why}")
+                    return Finding.of(what, False, f"{where}: {_figures(found)}{why}")
                 agreeing, rows = agreeing + found.agreeing_rows, rows + found.rows
                 worst = max(worst, found, key=lambda d: d.max_rel)
     top1 = f", top-1 agreement {agreeing / rows:.1%}" if rows else ""
-    return Finding.of(f"{name}, {precision}", True, _figures(worst) + top1)
+    return Finding.of(what, True, _figures(worst) + top1)
 
 
 def _on_device(module: torch.nn.Module, predictor: Predictor, device: str, precision: str) -> Answer:
