@@ -2,7 +2,7 @@
 
 The matrix rate is the best one of a square product in the precision asked for. Bandwidth is the best rate of
 a copy kernel, bytes read and bytes written both counted (STREAM's Copy), for a ladder of sizes, many copies in
-one CUDA graph, so that no launch of Python's is in it: what fits into the second-level cache is faster, and
+one CUDA graph, without Python's launches: what fits into the second-level cache is faster, and
 a network that is called again and again finds its weights there.
 The shortest call is that of a CUDA graph of one tiny kernel, from its launch until the host has seen it end:
 no network can be computed with less than one launch.
