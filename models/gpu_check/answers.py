@@ -17,6 +17,7 @@ import torch
 
 from models.gpu_check.context import Context, arrays
 from models.gpu_check.table import Finding, NotRunError
+from models.gpu_check.ways import LARGE, LARGE_PLANS, LARGE_PRECISION
 from nncompile.bench.engines.on_gpu import as_in_file, flat_call, tf32_as_in
 from nncompile.verify.answers import answered
 from nncompile.verify.cases import cases
@@ -28,23 +29,31 @@ from nncompile_runtime.cuda_options import unsuited
 
 FUSED = {"channels_last": True, "fuse_bias": True}
 Answer = Callable[[Sequence[torch.Tensor]], list[np.ndarray]]
+Run = tuple[str, str, dict[str, Any] | None]  # network, precision, fields of the plan
 
 
 def answers(context: Context) -> Iterator[Finding]:
     """Each network in each precision: numpy arrays in and out, and tensors that stay on the device.
 
-    Where a convolution's bias can be added inside cuDNN's kernel, which no default plan does, so too.
+    On a GPU with `fuse_bias` too, which no default plan asks for, and ResNet-18 in float16 channels last, as
+    it is and from CUDA graphs.
     """
+    runs: list[Run] = []
     for name in context.networks:
         for precision in context.precisions:
-            for plan in (None, FUSED) if fuses(context, name, precision) else (None,):
-                what = f"{name}, {precision}" + (", fuse_bias" if plan else "")
-                try:
-                    yield _compared(context, name, precision, plan, what)
-                except NotRunError as error:
-                    yield Finding(what, "not run", str(error))
-                except NncompileError as error:
-                    yield Finding.of(what, False, f"{type(error).__name__}: {error}")
+            plans = [None, FUSED] if fuses(context, name, precision) else [None]
+            runs += [(name, precision, plan) for plan in plans]
+    if context.on_gpu and LARGE in context.networks and LARGE_PRECISION in context.precisions:
+        runs += [(LARGE, LARGE_PRECISION, plan) for plan in LARGE_PLANS]
+    for name, precision, plan in runs:
+        way = "fuse_bias" if plan is FUSED else plan
+        what = f"{name}, {precision}" + (f", {way}" if way else "")
+        try:
+            yield _compared(context, what, name, precision, plan)
+        except NotRunError as error:
+            yield Finding(what, "not run", str(error))
+        except NncompileError as error:
+            yield Finding.of(what, False, f"{type(error).__name__}: {error}")
 
 
 def fuses(context: Context, name: str, precision: str) -> bool:
@@ -59,7 +68,7 @@ def fuses(context: Context, name: str, precision: str) -> bool:
     return "Conv" in model.facts.operators and fault is None and not model.in_bfloat16
 
 
-def _compared(context: Context, name: str, precision: str, plan: dict[str, Any] | None, what: str) -> Finding:
+def _compared(context: Context, what: str, name: str, precision: str, plan: dict[str, Any] | None) -> Finding:
     predictor = context.load(name, precision, plan)
     module = context.module(name)
     judged = "float16" if precision == "tf32" else precision

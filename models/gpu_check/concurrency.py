@@ -26,17 +26,19 @@ def concurrent(context: Context) -> Iterator[Finding]:
 
     With tensors, what a thread computes before and after the call is on its stream too, unsynchronised. With
     CUDA graphs all threads begin at once, so that some capture while others open sessions, wait and replay;
-    torch's own calls could fail then, so the inputs are arrays.
+    torch's own calls could fail then, so the inputs are arrays. When all is captured, tensors follow.
     """
     graphs: dict[str, Any] = {"cuda_graph": True} if context.on_gpu else {"micro_batch": 2}
     for name in context.small:
         plain = context.load(name, "float32")
         feeds = [context.inputs(name, 1 + seed % 3, seed) for seed in range(_THREADS)]
         expected = [arrays(plain, plain(x)) for x in feeds]
+        captured = context.load(name, "float32", graphs)
         for what, predictor, caller in (
             ("arrays", plain, _calls_with_arrays),
             ("tensors", plain, _calls_with_tensors),
-            (f"arrays, {graphs}", context.load(name, "float32", graphs), _calls_with_arrays),
+            (f"arrays, {graphs}", captured, _calls_with_arrays),
+            (f"tensors, {graphs}", captured, _calls_with_tensors),
         ):
             with warnings() as told, ThreadPoolExecutor(_THREADS) as pool:
                 asked = [

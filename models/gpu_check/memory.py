@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.gpu_check.context import Context, arrays
 from models.gpu_check.table import Finding, NotRunError
-from nncompile import DeviceError, NncompileError
+from nncompile import NncompileError, OutOfMemoryError
 from nncompile.bench.gpu_memory import GpuMemory
+from nncompile_runtime import Predictor
 from nncompile_runtime.answers import difference
 
 _BEFORE = 100  # calls until everything has its memory
@@ -22,6 +24,8 @@ _GPU_MAY_GROW = 2 << 20  # the step in which the driver hands out memory
 _STATM = Path("/proc/self/statm")
 _LIMIT = 512 << 20
 _TOO_MANY = 1024
+# The search would time convolutions anew in each session, and take whichever workspace won.
+_PLAN = {"gpu_memory_limit": _LIMIT, "cudnn_search": "heuristic"}
 # A session is closed and opened again after each failure. One that was kept would hold its weights, three
 # times as much; what the driver and cuDNN take on the way may differ by a few steps.
 _REOPENED_MAY_GROW = 16 << 20
@@ -51,14 +55,25 @@ def flat(context: Context) -> Iterator[Finding]:
 
 
 def out_of_memory(context: Context) -> Iterator[Finding]:
-    """Under a memory limit a large batch fails by name, again and again; a small one is answered after it."""
+    """Under a memory limit a large batch fails by name, again and again; a small one is answered after it.
+
+    From arrays, too large to be staged, and from tensors on the GPU; without CUDA graphs and with them.
+    """
     name = next((name for name in ("resnet18", "mobilenetv2") if name in context.networks), None)
     if name is None:
         raise NotRunError("it needs resnet18 or mobilenetv2")
-    # The search would time convolutions anew in each session, and take whichever workspace won.
-    plan = {"gpu_memory_limit": _LIMIT, "cudnn_search": "heuristic"}
-    predictor = context.load(name, "float32", plan)
-    small, large = context.inputs(name, 1), np.zeros((_TOO_MANY, 3, 224, 224), np.float32)
+    large = np.zeros((_TOO_MANY, 3, 224, 224), np.float32)
+    small = context.inputs(name, 1)
+    for graphs in (False, True):
+        predictor = context.load(name, "float32", _PLAN | {"cuda_graph": graphs})
+        for kind, place in (("arrays", np.asarray), ("tensors", context.tensor)):
+            what = f"{name}, {kind}" + ", CUDA graphs" * graphs
+            yield from _fails_and_recovers(context, what, predictor, place(small), place(large))
+
+
+def _fails_and_recovers(
+    context: Context, name: str, predictor: Predictor, small: Any, large: Any
+) -> Iterator[Finding]:
     expected = arrays(predictor, predictor(small))
     memory = GpuMemory(int(context.device.partition(":")[2] or 0))
     used: list[int] = []
@@ -68,22 +83,21 @@ def out_of_memory(context: Context) -> Iterator[Finding]:
             predictor(large)
             yield Finding.of(what, False, "it was answered, so the limit does not hold")
             continue
-        except DeviceError as error:
-            yield Finding.of(
-                what, "memory" in str(error) and bool(error.remedy), f"{type(error).__name__}: {error}"
-            )
+        except OutOfMemoryError as error:
+            yield Finding.of(what, bool(error.remedy), f"{type(error).__name__}: {error}")
         except Exception as error:
             yield Finding.of(what, False, f"{type(error).__name__}, which is not the error for it: {error}")
+        what = f"{name}, batch 1 after it"
         try:
             wrong = difference(expected, arrays(predictor, predictor(small)))
-            yield Finding.of("batch 1 after it", wrong is None, wrong or "answered as before")
+            yield Finding.of(what, wrong is None, wrong or "answered as before")
         except NncompileError as error:
-            yield Finding.of("batch 1 after it", False, str(error))
+            yield Finding.of(what, False, str(error))
         used.append(memory.used())
     if used:
         grown = used[-1] - used[0]
         said = f"{grown / 2**20:+.1f} MiB from the first failure to the last"
-        yield Finding.of("memory of the GPU", grown <= _REOPENED_MAY_GROW, said)
+        yield Finding.of(f"{name}, memory of the GPU", grown <= _REOPENED_MAY_GROW, said)
 
 
 def _resident() -> int:

@@ -131,7 +131,8 @@ def copies(context: Context) -> Iterator[Finding]:
     """Copies between host and GPU, counted by CUPTI for every library of the process.
 
     A call on numpy arrays comes first: where its copies do not show, none would. CUPTI starts with the first
-    profile of a process, which may miss what it was made for, so that one is thrown away.
+    profile of a process, which may miss what it was made for, so that one is thrown away. Those of arrays go
+    by way of pinned memory: the caller waits for a pageable one.
     """
     copied(lambda: context.tensor(np.zeros(1, np.float32)), context)
     for name in context.some:
@@ -144,16 +145,26 @@ def copies(context: Context) -> Iterator[Finding]:
                 continue
             there = context.tensor(x)
             control = copied(lambda p=predictor, x=x: p(x), context)
-            if not (control["HtoD"] and control["DtoH"]):
+            if not (_of("HtoD", control) and _of("DtoH", control)):
                 yield Finding(what, "not run", f"CUPTI shows {dict(control)} for arrays, which are copied")
                 continue
             seen = copied(lambda p=predictor, x=there: p(x), context)
-            between = {kind: seen[kind] for kind in ("HtoD", "DtoH") if seen[kind]}
+            between = _of("HtoD", seen) | _of("DtoH", seen)
             yield Finding.of(what, not between, f"tensors: {between or 'none'}; arrays: {dict(control)}")
+            pageable = {kind: count for kind, count in control.items() if "pageable" in kind}
+            said = f"pageable, for which the caller waits: {pageable}" if pageable else f"{dict(control)}"
+            yield Finding.of(f"{what}: arrays are staged in pinned memory", not pageable, said)
+
+
+def _of(direction: str, seen: Counter[str]) -> dict[str, int]:
+    return {kind: count for kind, count in seen.items() if kind.startswith(direction)}
 
 
 def copied(call: Callable[[], Any], context: Context) -> Counter[str]:
-    """The memory copies of one call by kind (`HtoD`, `DtoH`, `DtoD`), after two that are not looked at."""
+    """The memory copies of one call by kind, after two that are not looked at.
+
+    A kind is the direction (`HtoD`, `DtoH`, `DtoD`), and `pageable` or `pinned` where CUPTI says so.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     device = torch.device(context.device)
@@ -164,7 +175,13 @@ def copied(call: Callable[[], Any], context: Context) -> Counter[str]:
         call()
         wait(device)
     names = [event.name.split() for event in profiler.events()]
-    return Counter(words[1] for words in names if words[:1] == ["Memcpy"] and len(words) > 1)
+    return Counter(_kind(words) for words in names if words[:1] == ["Memcpy"] and len(words) > 1)
+
+
+def _kind(words: list[str]) -> str:
+    """Of `Memcpy HtoD (Pageable -> Device)`, say."""
+    memory = {word.strip("()").lower() for word in words[2:]} & {"pageable", "pinned"}
+    return " ".join((words[1], *sorted(memory)))
 
 
 def _refused(

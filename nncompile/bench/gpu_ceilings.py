@@ -1,8 +1,9 @@
 """How fast a GPU computes, copies and starts work at best: the measured lines of its roofline.
 
 The matrix rate is the best one of a square product in the precision asked for. Bandwidth is the best rate of
-a copy kernel, bytes read and bytes written both counted (STREAM's Copy), for a ladder of sizes: what fits
-into the second-level cache is faster, and a network that is called again and again finds its weights there.
+a copy kernel, bytes read and bytes written both counted (STREAM's Copy), for a ladder of sizes, many copies
+in one CUDA graph, without Python's launches: what fits into the second-level cache is faster, and a network
+that is called again and again finds its weights there.
 The shortest call is that of a CUDA graph of one tiny kernel, from its launch until the host has seen it end:
 no network can be computed with less than one launch.
 
@@ -26,6 +27,9 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 ORDERS = (2048, 4096, 8192)
 SIZES = tuple(1 << shift for shift in range(20, 31, 2))  # bytes that a copy reads and writes
 _REPEATS = 5
+# A copy within the cache is shorter than Python takes to launch it: so many are one CUDA graph.
+_COPIED = 1 << 30  # bytes
+_MOST_COPIES = 256
 _BLOCK = 0.02  # seconds of work between two looks at the clock
 _MOST_AT_ONCE = 1000
 _SHORTEST = 2000  # calls
@@ -77,7 +81,8 @@ def copy_rate(device: torch.device, size: int) -> float:
 
     source = torch.zeros(size // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return size / seconds_of(lambda: target.copy_(source), device)
+    copies = max(1, min(_MOST_COPIES, _COPIED // size))
+    return size * copies / seconds_of(launched(lambda: target.copy_(source), device, copies), device)
 
 
 def shortest_call(device: torch.device) -> float:
@@ -87,14 +92,7 @@ def shortest_call(device: torch.device) -> float:
     from nncompile.bench.engines.on_gpu import wait
 
     x = torch.zeros(32, device=device)
-    call: Callable[[], Any] = lambda: x.add_(1)  # noqa: E731
-    if device.type == "cuda":
-        call()
-        wait(device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            x.add_(1)
-        call = graph.replay
+    call = launched(lambda: x.add_(1), device)
     fastest = float("inf")
     for _ in range(_SHORTEST):
         start = time.perf_counter()
@@ -102,6 +100,26 @@ def shortest_call(device: torch.device) -> float:
         wait(device)
         fastest = min(fastest, time.perf_counter() - start)
     return fastest
+
+
+def launched(call: Callable[[], Any], device: torch.device, count: int = 1) -> Callable[[], Any]:
+    """What does the same `count` times: on a GPU one CUDA graph, so that Python launches but once."""
+    import torch
+
+    from nncompile.bench.engines.on_gpu import wait
+
+    def together() -> None:
+        for _ in range(count):
+            call()
+
+    if device.type != "cuda":
+        return together
+    call()  # a kernel that is not loaded cannot be captured
+    wait(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        together()
+    return graph.replay
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device) -> float:

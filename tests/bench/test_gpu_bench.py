@@ -166,6 +166,54 @@ def test_ceilings_are_those_of_the_gpu_that_was_asked_for(monkeypatch):
     assert chosen == [torch.device("cpu"), "measured", "released"]
 
 
+class Recorded:
+    """A CUDA graph that keeps what was called while it was captured."""
+
+    capturing = None
+
+    def __init__(self):
+        self.calls, self.replays = [], 0
+
+    def replay(self):
+        self.replays += 1
+        for call in self.calls:
+            call()
+
+    @classmethod
+    @contextlib.contextmanager
+    def capture(cls, graph):
+        cls.capturing = graph
+        yield
+        cls.capturing = None
+
+
+def test_many_copies_are_one_launch(monkeypatch):
+    """A rate that counted Python's launches would be too low within the cache, and shares would flatter."""
+    done, eager = [], []
+
+    def copy():
+        kept = Recorded.capturing
+        (kept.calls if kept else eager).append(lambda: done.append(1))
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", Recorded.capture)
+    monkeypatch.setattr(on_gpu, "wait", lambda device: None)
+    replay = gpu_ceilings.launched(copy, torch.device("cuda"), 7)
+    assert (len(eager), len(done)) == (1, 0)
+    replay()
+    assert (len(eager), len(done)) == (1, 7)
+
+
+@pytest.mark.parametrize(("size", "copies"), [(1 << 20, 256), (1 << 24, 64), (1 << 30, 1), (1 << 31, 1)])
+def test_the_rate_of_a_copy_counts_every_copy_of_a_launch(monkeypatch, size, copies):
+    counts = []
+    monkeypatch.setattr(gpu_ceilings, "launched", lambda call, device, count: counts.append(count))
+    monkeypatch.setattr(gpu_ceilings, "seconds_of", lambda call, device: 0.5)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **_: torch.empty(1))
+    assert gpu_ceilings.copy_rate(torch.device("cpu"), size) == size * copies / 0.5
+    assert counts == [copies]
+
+
 @pytest.mark.parametrize("precision", gpu_ceilings.PRECISIONS)
 def test_ceilings_are_measured_by_precision(precision):
     found = gpu_ceilings.measure_gpu_ceilings("cpu", precision, (32, 64), (1 << 12, 1 << 16))

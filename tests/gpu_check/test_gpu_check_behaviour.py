@@ -8,9 +8,12 @@ import logging
 from functools import partial
 from importlib import import_module
 
+import numpy as np
+import onnx
 import pytest
+import torch
 
-from models.gpu_check import answers, behaviour, concurrency, layers, speed, strictness
+from models.gpu_check import answers, behaviour, concurrency, layers, speed, strictness, ways
 from models.gpu_check.context import compiled
 from models.gpu_check.running import perform
 from models.gpu_check.table import CHECKS
@@ -26,6 +29,7 @@ from .breaking import BY_NAME, patch, real, verdicts
         ("refusals", {"passed", "not run"}),
         ("placement", {"passed"}),
         ("copies", {"not run"}),
+        ("overlap", {"not run"}),
         ("memory", {"passed"}),
         ("out-of-memory", {"not run"}),
         ("ragged", {"passed"}),
@@ -106,8 +110,44 @@ def test_a_batch_that_answers_otherwise_is_found(here, monkeypatch):
 
     patch(monkeypatch, wrong_at_17)
     failed = [f for f in behaviour.ragged(here) if f.verdict == "failed"]
-    assert [f.what.split(", ")[-1] for f in failed] == ["arrays", "tensors"]
+    kinds = [(f.what.split(", ")[0], f.what.split(", ")[-1]) for f in failed]
+    assert kinds == [(name, kind) for name in ("lenet5", "a plain Conv") for kind in ("arrays", "tensors")]
     assert all("batch 17" in f.said for f in failed)
+
+
+def test_a_gpu_is_asked_for_resnet18_channels_last_and_in_graphs(here, monkeypatch):
+    there = dataclasses.replace(here, device="cuda", networks=("lenet5", "resnet18"))
+    layouts = [{"channels_last": True}, {"channels_last": True, "cuda_graph": True}]
+    asked = list(ways.ways(there))
+    assert [(way.name, way.plan) for way in asked[:2]] == [
+        (name, {"cuda_graph": True}) for name in ("lenet5", "a plain Conv")
+    ]
+    assert [(way.name, way.precision, way.plan) for way in asked[2:]] == [
+        ("resnet18, float16", "float16", plan) for plan in layouts
+    ]
+    seen = []
+    monkeypatch.setattr(answers, "_compared", lambda *args: seen.append(args[1:]))
+    monkeypatch.setattr(answers, "fuses", lambda *which: False)
+    list(answers.answers(there))
+    assert [run[1:] for run in seen] == [
+        *((name, kind, None) for name in there.networks for kind in there.precisions),
+        *(("resnet18", "float16", plan) for plan in layouts),
+    ]
+    assert not [way for way in ways.ways(here) if way.precision == "float16"]
+
+
+def test_the_plain_convolution_stays_plain_and_is_right(here, monkeypatch):
+    written, parse = [], ways.container.parse
+    monkeypatch.setattr(ways.container, "parse", lambda raw, name: written.append(raw) or parse(raw, name))
+    predictor = ways.plain_conv(here, {})
+    nodes = onnx.load_from_string(written[0]).graph
+    assert [node.op_type for node in nodes.node] == ["Conv", "Sigmoid", "Mul"] * 2
+    weights = [torch.from_numpy(onnx.numpy_helper.to_array(w).copy()).double() for w in nodes.initializer]
+    x = y = torch.from_numpy(ways._images(3, 0)).double()
+    for weight in weights:
+        y = torch.nn.functional.silu(torch.nn.functional.conv2d(y, weight, padding=1))
+    got = predictor(x.float().numpy())
+    np.testing.assert_allclose(got, y.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_an_output_that_a_later_call_overwrites_is_found(here, monkeypatch):
@@ -120,7 +160,7 @@ def test_an_output_that_a_later_call_overwrites_is_found(here, monkeypatch):
         return kept
 
     patch(monkeypatch, reuses)
-    monkeypatch.setattr(behaviour, "_BATCHES", (3, 3))
+    monkeypatch.setattr(ways, "_BATCHES", (3, 3))
     found = {f.what.split(", ")[-1]: f.verdict for f in behaviour.ragged(here)}
     assert found["arrays"] == found["tensors"] == "failed"
 
@@ -144,7 +184,7 @@ def test_a_graph_that_could_not_be_captured_is_found(here, monkeypatch):
         return real(self, x)
 
     patch(monkeypatch, warns)
-    monkeypatch.setattr(behaviour, "_BATCHES", (3,))
+    monkeypatch.setattr(ways, "_BATCHES", (3,))
     monkeypatch.setattr(concurrency, "_CALLS", 1)
     for check in (behaviour.ragged, concurrency.concurrent):
         failed = [f for f in check(here) if f.verdict == "failed"]

@@ -10,7 +10,7 @@ import pytest
 
 from models.gpu_check import memory
 from models.gpu_check.context import Context
-from nncompile import DeviceError
+from nncompile import DeviceError, OutOfMemoryError
 
 from .breaking import patch, real, verdicts
 
@@ -38,10 +38,9 @@ class Gpu:
         if len(x) > 1 and self.fault != "no limit":
             self.failed = True
             self.taken += (45 << 20) * (self.fault == "leak")  # the weights of a session
-            raise (RuntimeError if self.fault == "untyped" else DeviceError)(
-                "It takes more memory than there is.",
-                **{} if self.fault == "untyped" else {"remedy": "Less."},
-            )
+            kinds = {"untyped": RuntimeError, "another type": DeviceError}
+            remedy = {} if self.fault in ("untyped", "no remedy") else {"remedy": "Less."}
+            raise kinds.get(self.fault, OutOfMemoryError)("It takes more memory than there is.", **remedy)
         if self.failed and self.fault == "lost":
             raise DeviceError("The session is lost.", remedy="Load it again.")
         return np.ones((1, 3), np.float32) * (2 if self.failed and self.fault == "wrong" else 1)
@@ -57,8 +56,10 @@ class Gpu:
     ("fault", "failed"),
     [
         ("", set()),
-        ("no limit", {"resnet18, batch 1024"}),
-        ("untyped", {"resnet18, batch 1024"}),
+        ("no limit", {"batch 1024"}),
+        ("untyped", {"batch 1024"}),
+        ("another type", {"batch 1024"}),  # though it speaks of memory
+        ("no remedy", {"batch 1024"}),
         ("lost", {"batch 1 after it"}),
         ("wrong", {"batch 1 after it"}),
         ("leak", {"memory of the GPU"}),
@@ -66,10 +67,21 @@ class Gpu:
 )
 def test_out_of_memory_must_be_typed_and_recovered(here, monkeypatch, fault, failed):
     gpu = Gpu(fault)
+    plans, kinds = [], set()
     monkeypatch.setattr(memory, "GpuMemory", lambda number: gpu)
-    monkeypatch.setattr(memory, "_TOO_MANY", 1024)
     monkeypatch.setattr(memory.np, "zeros", lambda shape, dtype: np.broadcast_to(np.float32(0), shape))
-    monkeypatch.setattr(Context, "load", lambda self, name, precision, plan: gpu)
+    monkeypatch.setattr(Context, "tensor", lambda self, array: kinds.add("tensors") or array)
+    monkeypatch.setattr(Context, "load", lambda self, name, precision, plan: plans.append(plan) or gpu)
     monkeypatch.setattr(Context, "inputs", lambda self, name, batch: np.ones((batch, 3), np.float32))
-    found = list(memory.out_of_memory(dataclasses.replace(here, networks=("resnet18",))))
-    assert {f.what.split(" in ")[0] for f in found if f.verdict == "failed"} == failed, found
+    found = []
+    for finding in memory.out_of_memory(dataclasses.replace(here, networks=("resnet18",))):
+        found.append(finding)
+        if "memory of the GPU" in finding.what:
+            gpu.failed = False  # the next is a predictor of its own
+    failing = [f.what for f in found if f.verdict == "failed"]
+    assert {what.split(" in ")[0].split(", ")[-1] for what in failing} == failed, found
+    assert [plan["cuda_graph"] for plan in plans] == [False, True]
+    assert kinds == {"tensors"}
+    ways = ("arrays", "tensors", "arrays, CUDA graphs", "tensors, CUDA graphs")
+    for way in ways:
+        assert any(what.startswith(f"resnet18, {way}, ") for what in failing) == bool(failed)
