@@ -1,7 +1,7 @@
 """How fast a GPU computes, copies and starts work at best: the measured lines of its roofline.
 
 The matrix rate is the best one of a square product in the precision asked for. Bandwidth is the best rate of
-a copy kernel, bytes read and bytes written both counted (STREAM's Copy), for a ladder of sizes, many copies in
+a copy kernel, bytes read and bytes written both counted (STREAM's Copy), for a ladder of sizes, many in
 one CUDA graph, without Python's launches: what fits into the second-level cache is faster, and
 a network that is called again and again finds its weights there.
 The shortest call is that of a CUDA graph of one tiny kernel, from its launch until the host has seen it end:
