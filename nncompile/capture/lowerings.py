@@ -1,7 +1,8 @@
 """Operators that PyTorch's exporter cannot translate, or translates inexactly, in terms of those it can.
 
 Each function computes what its aten operator computes, with ordinary tensor operations; torch.export
-traces it into the program before the exporter sees it. Sizes other than the batch are static there.
+traces it into the program before the exporter sees it. A size that one
+needs as a number is fixed by that, and refused where it was to be free (`free_sizes`).
 """
 
 from __future__ import annotations
