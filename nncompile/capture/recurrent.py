@@ -56,7 +56,8 @@ def known_shapes() -> Iterator[None]:
             decomposition_table[op] = _shapes
         yield
     finally:
-        decomposition_table.update(decompositions)
+        for op, decomposition in decompositions.items():
+            decomposition_table[op] = decomposition
         for op, own in kernels.items():
             op.py_kernels.update(own)
             op._dispatch_cache.clear()
