@@ -20,7 +20,7 @@ def here(tmp_path_factory) -> Context:
     return made
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def known_ceilings():
     """Those of the processors take seconds to measure, and no check here looks at them."""
     with pytest.MonkeyPatch.context() as patched:
