@@ -17,6 +17,7 @@ from nncompile.capture.example import Example
 from nncompile.capture.free_axes import BATCH, FreeInput, batch_elsewhere
 from nncompile.capture.guards import Guards
 from nncompile.capture.size_rows import longest_row, where_eager_answers
+from nncompile.resizing import resized
 from nncompile_runtime.errors import CaptureError
 from nncompile_runtime.manifest import FreeSize
 
@@ -181,8 +182,8 @@ def _seconds(module: torch.nn.Module, example: Example, axes: Axes, sizes: Mappi
     shapes = [[sizes[free[i]] if i in free else n for i, n in enumerate(x.shape)] for x, free in pairs]
     if sum(map(math.prod, shapes)) > _MOST_ELEMENTS:
         return math.inf
-    resized = iter([_resized(x, {axis: sizes[name] for axis, name in free.items()}) for x, free in pairs])
-    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda _: next(resized), (example.args, example.kwargs))
+    tensors = iter([resized(x, {axis: sizes[name] for axis, name in free.items()}) for x, free in pairs])
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda _: next(tensors), (example.args, example.kwargs))
     started = time.perf_counter()
     try:
         with torch.no_grad():
@@ -190,13 +191,6 @@ def _seconds(module: torch.nn.Module, example: Example, axes: Axes, sizes: Mappi
     except Exception:
         return None
     return time.perf_counter() - started
-
-
-def _resized(x: torch.Tensor, sizes: Mapping[int, int]) -> torch.Tensor:
-    """A tensor with its entries repeated or cut along some axes."""
-    for axis, size in sizes.items():
-        x = x.index_select(axis, torch.arange(size) % x.shape[axis])
-    return x
 
 
 def _refuse_ties(

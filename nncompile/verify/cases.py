@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nncompile.resizing import resized
 from nncompile_runtime.manifest import Signature
 
 BATCHES = (1, 2, 3, 8)
@@ -57,12 +58,12 @@ def cases(signature: Signature, example: tuple[torch.Tensor, ...]) -> tuple[Case
         make: Callable[[torch.Tensor], torch.Tensor],
         sizes: Mapping[str, int] | None = None,
     ) -> Case:
-        sized = resized(signature, example, batch, sizes)
+        sized = at_batch(signature, example, batch, sizes)
         others = "".join(f", {symbol} {size}" for symbol, size in (sizes or {}).items())
         return Case(f"{name}, batch {batch}{others}", tuple(map(make, sized)), fallback=sized)
 
     one, two, three, large = BATCHES
-    row = resized(signature, example, one)
+    row = at_batch(signature, example, one)
     single = Case(f"example, batch {one}", row)
     return (
         *(() if signature.batch and _repeats(example, row) else (Case("example", example),)),
@@ -104,7 +105,7 @@ def other_sizes(signature: Signature) -> tuple[dict[str, int], ...]:
     return tuple(dict(sizes) for sizes in dict.fromkeys(tuple(sizes.items()) for sizes in allowed))
 
 
-def resized(
+def at_batch(
     signature: Signature,
     inputs: tuple[torch.Tensor, ...],
     batch: int,
@@ -112,11 +113,7 @@ def resized(
 ) -> tuple[torch.Tensor, ...]:
     """The inputs with their entries repeated or cut to a batch, and to other sizes where they are free."""
     wanted = {**(sizes or {}), **({signature.batch: batch} if signature.batch else {})}
-
-    def fitted(x: torch.Tensor, shape: tuple[int | str, ...]) -> torch.Tensor:
-        for axis, symbol in enumerate(shape):
-            if symbol in wanted:
-                x = x.index_select(axis, torch.arange(wanted[symbol]) % x.shape[axis])
-        return x
-
-    return tuple(fitted(x, spec.shape) for x, spec in zip(inputs, signature.inputs, strict=True))
+    return tuple(
+        resized(x, {axis: wanted[symbol] for axis, symbol in enumerate(spec.shape) if symbol in wanted})
+        for x, spec in zip(inputs, signature.inputs, strict=True)
+    )

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from nncompile.verify.cases import BATCHES, cases, other_sizes, resized
+from nncompile.verify.cases import BATCHES, at_batch, cases, other_sizes
 from nncompile_runtime.manifest import FreeSize
 
 X = {"x": "float32 n 4"}
@@ -106,8 +106,8 @@ def test_inputs_without_the_batch_keep_their_size(signature):
 
 def test_rows_are_repeated_or_cut(signature):
     x = torch.arange(6.0).reshape(3, 2)
-    (more,) = resized(signature({"x": "float32 n 2"}, Y), (x,), 7)
-    (fewer,) = resized(signature({"x": "float32 n 2"}, Y), (x,), 2)
+    (more,) = at_batch(signature({"x": "float32 n 2"}, Y), (x,), 7)
+    (fewer,) = at_batch(signature({"x": "float32 n 2"}, Y), (x,), 2)
     assert torch.equal(more, torch.cat([x, x, x[:1]]))
     assert torch.equal(fewer, x[:2])
 
