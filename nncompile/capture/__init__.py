@@ -95,7 +95,7 @@ def _captured(
         except Exception as error:
             raise explain(error, witness, batch_elsewhere(inputs, example)) from error
     _keep_outputs_apart(model.graph)
-    signature = name_and_describe(program, returned, model, example, free)
+    signature = name_and_describe(returned, model, example, free)
     widen(model.graph)
     _name_nodes_after_modules(model.graph)
     model.producer_name, model.producer_version = "nncompile", None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, get_args
 
 import onnx_ir as ir
 import torch
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, OutputKind
 from torch.utils import _pytree as pytree
 
 from nncompile.capture.example import Example
@@ -50,36 +50,22 @@ def take_out_constants(program: torch.export.ExportedProgram) -> Any:
 
 
 def input_names(example: Example) -> list[str]:
-    """What the graph's inputs will be called, in their order, before there is a graph.
+    """What the graph's inputs are called, in their order; known before there is a graph.
 
     Raises:
         CaptureError: An input is of a type that the runtime cannot hold.
     """
-    count = itertools.count()
-    marked = pytree.tree_map_only(torch.Tensor, lambda _: _Tensor(next(count)), example.arguments)
-    paths: list[str] = []
-    for name, value in marked.items():
-        parts = (
-            {f"{name}_{i}": part for i, part in enumerate(value)}
-            if name == example.variadic
-            else {name: value}
-        )
-        paths += [path for key, part in parts.items() for path, _ in leaves(_structure(part, key), key)]
-    return _unlike_names(paths, "input", set())
+    paths = [
+        path for argument in _arguments(example) for path, _ in leaves(argument.structure, argument.name)
+    ]
+    return _unlike_names(paths, "input", ())
 
 
-def name_and_describe(
-    program: torch.export.ExportedProgram,
-    returned: Any,
-    model: ir.Model,
-    example: Example,
-    free: Free,
-) -> Signature:
+def name_and_describe(returned: Any, model: ir.Model, example: Example, free: Free) -> Signature:
     """Name the graph's inputs and outputs after `forward`'s, and describe them.
 
     Args:
-        program: The program that was exported.
-        returned: Its result, tensors marked, from `take_out_constants`.
+        returned: What `forward` returns, tensors marked, from `take_out_constants`.
         model: The graph.
         example: How the module was called.
         free: What is free in it besides the batch.
@@ -87,21 +73,19 @@ def name_and_describe(
     Raises:
         CaptureError: An input or output is of a type or dtype that the runtime cannot hold.
     """
-    arguments = _arguments(program, example)
     result = _structure(returned, "the output")
     if not any(leaves(result)):
         raise CaptureError(
             "forward returns no tensor.", remedy="Return what the model computes; None and {} hold nothing."
         )
     graph = model.graph
-    taken: set[str] = set()
-    paths = [path for argument in arguments for path, _ in leaves(argument.structure, argument.name)]
-    _rename(graph.inputs, _unlike_names(paths, "input", taken))
-    _rename(graph.outputs, _unlike_names([path for path, _ in leaves(result)], "output", taken))
+    names = input_names(example)
+    _rename(graph.inputs, names)
+    _rename(graph.outputs, _unlike_names([path for path, _ in leaves(result)], "output", names))
     _free_the_names(graph)
     _name_symbols(graph, free)
     return Signature(
-        arguments=tuple(arguments),
+        arguments=_arguments(example),
         inputs=tuple(_spec(value) for value in graph.inputs),
         outputs=tuple(_spec(value) for value in graph.outputs),
         result=result,
@@ -110,23 +94,18 @@ def name_and_describe(
     )
 
 
-def _arguments(program: torch.export.ExportedProgram, example: Example) -> list[Argument]:
-    specs = [s.arg for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-    marked = _mark(specs)
-    args, kwargs = pytree.tree_unflatten(marked, program.call_spec.in_spec)
-    positional = iter(args)
+def _arguments(example: Example) -> tuple[Argument, ...]:
+    """What `forward` takes, each of its `*args` an argument of its own, tensors numbered as in the graph."""
+    count = itertools.count()
+    marked = pytree.tree_map_only(torch.Tensor, lambda _: _Tensor(next(count)), example.arguments)
     values: dict[str, Any] = {}
-    for name, given in example.arguments.items():
-        if name in kwargs:
-            values[name] = kwargs[name]
-        elif name == example.variadic:
-            values.update({f"{name}_{i}": next(positional) for i in range(len(given))})
-        else:
-            values[name] = next(positional)
-    return [
+    for name, value in marked.items():
+        collected = name == example.variadic
+        values |= {f"{name}_{i}": part for i, part in enumerate(value)} if collected else {name: value}
+    return tuple(
         Argument(name=name, structure=_structure(value, name), keyword_only=name in example.keyword_only)
         for name, value in values.items()
-    ]
+    )
 
 
 def _mark(specs: list[Any]) -> list[Any]:
@@ -168,24 +147,23 @@ def _structure(value: Any, path: str) -> Structure:
     )
 
 
-def _unlike_names(paths: Iterable[str], fallback: str, taken: set[str]) -> list[str]:
+def _unlike_names(paths: Iterable[str], fallback: str, taken: Collection[str]) -> list[str]:
     """Names after paths, none of them twice: `x`, `state_0`, `logits`; `output` where there is none.
 
     Args:
         paths: Where each value stands in what `forward` takes or returns.
         fallback: The name of one that has no path.
-        taken: Names in use; the new ones are added.
+        taken: Names in use, which these are not to be.
     """
-    names = []
+    names: list[str] = []
     for path in paths:
         plain = re.sub(r"\W+", "_", path).strip("_") or fallback
         if plain[0].isdigit():
             plain = f"{fallback}_{plain}"
         name, number = plain, 1
-        while name in taken:
+        while name in taken or name in names:
             number += 1
             name = f"{plain}_{number}"
-        taken.add(name)
         names.append(name)
     return names
 
