@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 from likeness import assert_like
+from running import call
 from torch.utils import _pytree as pytree
 
 import nncompile
@@ -20,12 +20,6 @@ from nncompile.capture.containers import known_containers
 from nncompile.compiled import CompiledModel
 from nncompile.options import CompileOptions
 from nncompile.stages import CapturedModel
-from nncompile_runtime import container
-from nncompile_runtime.inputs import InputBinder
-from nncompile_runtime.machine import this_machine
-from nncompile_runtime.plan import default_plan
-from nncompile_runtime.session import Session
-from nncompile_runtime.structure import unflattener
 
 Captured = Callable[..., CapturedModel]
 
@@ -40,14 +34,6 @@ def captured() -> Captured:
         return capture(module, inputs, kwargs, CompileOptions(dynamic_batch=dynamic_batch))
 
     return run
-
-
-def call(model: CapturedModel, *args: Any, **kwargs: Any) -> Any:
-    """Run the captured graph as it stands, called and answering as `forward`."""
-    data = ir.to_proto(model.graph).SerializeToString()
-    session = Session(container.parse(data, "captured"), default_plan(this_machine()))
-    feed, _ = InputBinder(model.signature)(args, kwargs)
-    return unflattener(model.signature.result)(session.run(feed))
 
 
 def assert_same(got: Any, expected: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import call
+from running import call
 from torch import nn
 
 import nncompile

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import call
+from running import call
 from torch import nn
 
 from nncompile_runtime import InputError

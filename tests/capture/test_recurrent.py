@@ -7,7 +7,7 @@ import collections
 import numpy as np
 import pytest
 import torch
-from conftest import call
+from running import call
 from torch import nn
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import in_onnxruntime, parse
+from small_models import in_onnxruntime, parse
 
 from nncompile.passes.spelled_out import can_be_spelled_out, spell_out
 
