@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from region_interpreter import interpret
 from small_models import Feeds, Weights, arrays, graphs, in_onnxruntime, in_reference, parse, random_inputs
 
 from nncompile.passes import outline_fused_regions
@@ -158,3 +160,34 @@ def random() -> np.random.Generator:
 def whatever_it_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions of small graphs, for what they show; test_region_worth.py is about which of them pay."""
     monkeypatch.setattr(outline_fused_regions, "pays", lambda *_: True)
+
+
+@pytest.fixture
+def check(
+    apply: Apply, random: np.random.Generator, whatever_it_is_worth: None
+) -> Callable[..., onnx.NodeProto]:
+    """`check(nodes, y=..., x=..., **weights)`: the one region that is made of these nodes.
+
+    Its program computes what the nodes compute. A weight is an array, or the shape of a random one.
+    """
+
+    def run(nodes: str, y: str, x: str = "float[n, 4, 7, 6] x", **weights: Any) -> onnx.NodeProto:
+        named = {"w": (4, 4, 1, 1), **weights}
+        arrays = {
+            name: random.standard_normal(w).astype("f4") if isinstance(w, tuple) else w
+            for name, w in named.items()
+        }
+        applied = apply(
+            outline_fused_regions.OUTLINE_FUSED_REGIONS, f"g ({x}) => ({y} y) {{ {nodes} }}", arrays
+        )
+        assert applied.operators == ["FusedRegion"]
+        (region,) = applied.after.graph.node
+        feeds = random_inputs(applied.after, {})
+        given = {**applied.weights, **feeds}
+        (got,) = interpret(region, [given[name] for name in region.input])
+        (expected,) = in_onnxruntime(applied.before, feeds)
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+        return region
+
+    return run
