@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.cuda_options import channels_last, provider_options
+from nncompile_runtime.cuda_options import provider_options
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Signature, TensorSpec
-from nncompile_runtime.plan import default_plan
+from nncompile_runtime.plans import default_of
 from nncompile_runtime.shapes import carries_batch
 
 LABELS = "labels.txt"
@@ -98,9 +98,7 @@ def _instances(how: Serving) -> Iterator[str]:
 
 def _cuda(model: ModelFile) -> Iterator[str]:
     """The default plan's options of the CUDA provider, which by itself would round float32 to TF32."""
-    last = channels_last(model.precision, model.facts.operators)
-    plan = default_plan(this_machine(), "cuda", exact=model.exact, channels_last=last)
-    options = provider_options(plan, model.precision)
+    options = provider_options(default_of(model, this_machine(), "cuda"), model.precision)
     del options["device_id"]  # Triton's own business
     yield "  execution_accelerators {"
     yield "    gpu_execution_accelerator {"

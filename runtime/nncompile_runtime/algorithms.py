@@ -1,7 +1,7 @@
 """The native kernels' algorithms: Winograd's or not, samples in lanes or not; one choice for all batches.
 
 An algorithm changes how sums round. With a choice for each batch a sample would get other bits in another
-batch; threads, workers and pieces, which change none, are each batch's own (`plan.disagreement`).
+batch; threads, workers and pieces, which change none, are each batch's own (`plans.disagreement`).
 
 The kernels choose by cost. Each shape of convolution for which the two costs are close is first given to the
 other algorithm alone, and no samples are put into lanes; what of that was faster, over all batches, is then

@@ -185,7 +185,7 @@ def with_plans(file: ModelFile, key: str, plans: dict[str, Any]) -> ModelFile:
 
     Args:
         file: The model.
-        key: Of the machine and device (`plan.key`).
+        key: Of the machine and device (`plans.key`).
         plans: By smallest batch (`plan.stored_form`).
     """
     if file.manifest is None:

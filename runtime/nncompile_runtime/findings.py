@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nncompile_runtime.bootstrap import Estimate
-from nncompile_runtime.plan import Plan, Plans
+from nncompile_runtime.plan import Plan
+from nncompile_runtime.plans import Plans
 from nncompile_runtime.race import Race
 
 

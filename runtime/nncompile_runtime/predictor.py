@@ -12,7 +12,6 @@ import numpy as np
 
 from nncompile_runtime import batching, container, device_arrays, streams, torch_arrays, tuning
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.cuda_options import channels_last
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import PlanError
 from nncompile_runtime.findings import Tuning
@@ -20,7 +19,8 @@ from nncompile_runtime.inputs import InputBinder, python_signature
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Manifest, Signature, TensorSpec
 from nncompile_runtime.outputs import as_tensors
-from nncompile_runtime.plan import Plan, Plans, default_plan, key, plain_plan, stored_form
+from nncompile_runtime.plan import Plan, plain_plan
+from nncompile_runtime.plans import Plans, default_of, key, stored_form
 from nncompile_runtime.regimes import Regimes, Sessions, opened
 from nncompile_runtime.session import Session
 from nncompile_runtime.several import Several
@@ -194,12 +194,7 @@ class Predictor:
             file,
             self._signature,
             plain_plan(machine, *device, exact=file.exact),
-            default_plan(
-                machine,
-                *device,
-                exact=file.exact,
-                channels_last=channels_last(file.precision, file.facts.operators),
-            ),
+            default_of(file, machine, *device),
             machine.processors,
             file.rows_independent,
             lambda plan, session: Predictor(file, plan=plan, session=session).predict,

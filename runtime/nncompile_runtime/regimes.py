@@ -11,7 +11,7 @@ from typing import Any
 
 from nncompile_runtime import batching, devices
 from nncompile_runtime.container import ModelFile
-from nncompile_runtime.cuda_options import channels_last, unsuited
+from nncompile_runtime.cuda_options import unsuited
 from nncompile_runtime.cuda_session import CudaSession, open_session
 from nncompile_runtime.device_calls import DeviceCalls
 from nncompile_runtime.errors import DeviceError, PlanError
@@ -19,7 +19,8 @@ from nncompile_runtime.forks import give_up_when_forked, keep_for_ever
 from nncompile_runtime.inputs import Array
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.plan import Plan, Plans, choose, disagreement
+from nncompile_runtime.plan import Plan
+from nncompile_runtime.plans import Plans, choose, default_of, disagreement
 from nncompile_runtime.session import Runner, Session
 
 _log = logging.getLogger("nncompile")
@@ -189,17 +190,10 @@ def opened(
     """
     stored = model.manifest.plans if model.manifest else {}
     tried = devices.candidates(device)
-    operators = model.facts.operators
+    operators, machine = model.facts.operators, this_machine()
     for candidate in tried:
-        chosen = partial(
-            choose,
-            machine=this_machine(),
-            provider=candidate.provider,
-            device_id=candidate.number,
-            exact=model.exact,
-            channels_last=channels_last(model.precision, operators),
-        )
-        plans = chosen(plan, stored)
+        default = default_of(model, machine, candidate.provider, candidate.number)
+        plans = choose(plan, stored, machine, default)
         faults = (
             unsuited(p, operators, model.precision, in_bfloat16=model.in_bfloat16) for p in plans.values()
         )
@@ -208,7 +202,7 @@ def opened(
             if plan is not None:
                 raise PlanError(f"The plan is invalid for {model.name}: {fault}.", remedy="Leave it out.")
             _log.warning("The stored plans are invalid for this graph (%s); using the default.", fault)
-            plans = chosen(None, {})
+            plans = {1: default}
         first = plans[1]
         if device != "auto" and first.device != str(candidate):
             raise DeviceError(

@@ -15,7 +15,7 @@ from nncompile_runtime.algorithms import LANES, Change, changed, choices, settle
 from nncompile_runtime.bootstrap import Estimate
 from nncompile_runtime.findings import Regime, Tried
 from nncompile_runtime.kernels import Kernels, Layer, installed_library
-from nncompile_runtime.plan import disagreement
+from nncompile_runtime.plans import disagreement
 from nncompile_runtime.race import race
 from nncompile_runtime.session import Session
 from nncompile_runtime.trial import Subject, Trial

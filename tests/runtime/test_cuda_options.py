@@ -14,7 +14,8 @@ from nncompile import Plan, PlanError
 from nncompile_runtime.cuda_options import channels_last, provider_options, unsuited
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.plan import Plan as RuntimePlan
-from nncompile_runtime.plan import choose, default_plan, key
+from nncompile_runtime.plan import default_plan
+from nncompile_runtime.plans import choose, key
 
 from .fake_gpu import FakeGpu, gpu
 from .graphs import build, conv_net, manifest, predictor, spec
@@ -56,7 +57,7 @@ def test_a_bias_is_fused_in_its_layout_alone() -> None:
     fused = options(channels_last=True, fuse_bias=True)
     assert fused == options(channels_last=True) | {"fuse_conv_bias": "1"}
     with pytest.raises(PlanError, match=r"fuse_bias answers wrongly in NCHW, so channels_last=True must be"):
-        choose({"provider": "cuda", "fuse_bias": True}, {}, this_machine())
+        choose({"provider": "cuda", "fuse_bias": True}, {}, this_machine(), default_plan(this_machine()))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from nncompile import ModelLoadError, Predictor
 from nncompile_runtime import kernels
 from nncompile_runtime.kernels import Kernels, Layer, installed_library, register, with_choices
 from nncompile_runtime.machine import Machine
-from nncompile_runtime.plan import Plan, choose
+from nncompile_runtime.plan import Plan, default_plan
+from nncompile_runtime.plans import choose
 
 from .graphs import conv_net, doubling, floats, manifest, predictor
 
@@ -275,16 +276,17 @@ class TestExact:
     @pytest.mark.parametrize("exact", [False, True])
     def test_the_default_plan_and_a_stored_one(self, exact: bool) -> None:
         stored = {MACHINE.fingerprint: {"1": {"threads": 3}}}
-        assert choose(None, {}, MACHINE, exact=exact)[1] == Plan(threads=8, exact=exact)
-        assert choose(None, stored, MACHINE, exact=exact)[1] == Plan(threads=3, exact=exact)
-        assert choose({"threads": 3}, {}, MACHINE, exact=exact)[1] == Plan(threads=3, exact=exact)
-        assert choose(Plan(threads=3), {}, MACHINE, exact=exact)[1] == Plan(threads=3, exact=exact)
+        default, expected = default_plan(MACHINE, exact=exact), Plan(threads=3, exact=exact)
+        assert choose(None, {}, MACHINE, default)[1] == Plan(threads=8, exact=exact)
+        assert choose(None, stored, MACHINE, default)[1] == expected
+        assert choose({"threads": 3}, {}, MACHINE, default)[1] == expected
+        assert choose(Plan(threads=3), {}, MACHINE, default)[1] == expected
 
     @pytest.mark.parametrize("exact", [False, True])
     def test_a_plan_that_speaks_of_it(self, exact: bool) -> None:
         stored = {MACHINE.fingerprint: {"1": {"exact": not exact}}}
         for user in (None, {"exact": not exact}, Plan(exact=not exact)):
-            assert choose(user, stored, MACHINE, exact=exact)[1].exact is not exact
+            assert choose(user, stored, MACHINE, default_plan(MACHINE, exact=exact))[1].exact is not exact
 
     def test_the_manifest_says_so_also_after_pickling(self) -> None:
         model, inputs, outputs = conv_net()

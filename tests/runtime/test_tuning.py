@@ -12,7 +12,8 @@ from nncompile import InputError, Plan, PlanError, Predictor
 from nncompile_runtime import container
 from nncompile_runtime.machine import this_machine
 from nncompile_runtime.manifest import Argument
-from nncompile_runtime.plan import default_plan, key, plain_plan
+from nncompile_runtime.plan import default_plan, plain_plan
+from nncompile_runtime.plans import key
 from nncompile_runtime.session import Session
 from nncompile_runtime.structure import TensorLeaf
 
