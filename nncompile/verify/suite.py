@@ -11,25 +11,18 @@ import torch
 
 from nncompile.bfloat16 import emulated
 from nncompile.verify.answers import answered, largest_value
-from nncompile.verify.cases import BATCHES, Case, cases, other_sizes
-from nncompile.verify.compare import (
-    EAGER_MULTIPLE,
-    QUANTIZED_ROUNDING,
-    TOLERANCES,
-    Array,
-    Difference,
-    computed_in,
-    difference,
-)
+from nncompile.verify.cases import Case, cases
+from nncompile.verify.compare import QUANTIZED_ROUNDING, Array, Difference, difference
 from nncompile.verify.eager import Eager, as_array, in_float64
 from nncompile.verify.neighbours import own_errors
+from nncompile.verify.record import record
 from nncompile_runtime import container
 from nncompile_runtime.cuda_options import channels_last
 from nncompile_runtime.cuda_session import open_session
 from nncompile_runtime.devices import CPU, Device
 from nncompile_runtime.errors import ModelLoadError, NncompileError, VerificationError
 from nncompile_runtime.machine import this_machine
-from nncompile_runtime.manifest import OutputRecord, Precision, Signature, Verification
+from nncompile_runtime.manifest import Precision, Signature, Verification
 from nncompile_runtime.plan import default_plan
 from nncompile_runtime.session import Session
 
@@ -130,7 +123,14 @@ class Suite:
             independent = independent and self._rows_are_independent(session, last)
             if not session.kernels.active:
                 break
-        return self._record(found, cases, independent=independent)
+        return record(
+            self._signature,
+            found,
+            cases=cases,
+            precision=self._precision,
+            reference="float64" if self._double else "float32",
+            rows_independent=independent,
+        )
 
     def exactly(self) -> Suite:
         """The same cases for graphs whose native kernels do without Winograd's algorithm."""
@@ -265,43 +265,6 @@ class Suite:
             difference(j, w, e, precision=self._precision, largest=largest).passed
             for j, w, e, largest in outputs
         )
-
-    def _record(self, found: list[list[Difference]], cases: int, *, independent: bool) -> Verification:
-        outputs = []
-        for i, spec in enumerate(self._signature.outputs):
-            column = [row[i] for row in found]
-            rows = sum(d.rows for d in column)
-            outputs.append(
-                OutputRecord(
-                    name=spec.name,
-                    max_abs=max(d.max_abs for d in column),
-                    max_rel=max(d.max_rel for d in column),
-                    eager_max_abs=max(d.eager_max_abs for d in column),
-                    top1_agreement=sum(d.agreeing_rows for d in column) / rows if rows else None,
-                )
-            )
-        kinds = [computed_in(spec.array_dtype, self._precision) for spec in self._signature.outputs]
-        floats = [kind for kind in kinds if kind in TOLERANCES]
-        rtol, atol = TOLERANCES[floats[0]] if floats else (0.0, 0.0)
-        return Verification(
-            status="verified",
-            reference="float64" if self._double else "float32",
-            batches=BATCHES if self._signature.batch else (),
-            sizes=_compared_sizes(self._signature),
-            cases=cases,
-            rtol=rtol,
-            atol=atol,
-            eager_multiple=EAGER_MULTIPLE,
-            rows_independent=independent,
-            outputs=tuple(outputs),
-        )
-
-
-def _compared_sizes(signature: Signature) -> dict[str, tuple[int, ...]]:
-    return {
-        name: tuple(sorted({row.typical, *(sizes[name] for sizes in other_sizes(signature))}))
-        for name, row in signature.sizes.items()
-    }
 
 
 def _describe(case: Case, output: str, result: Difference) -> str:
