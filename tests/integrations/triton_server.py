@@ -83,3 +83,11 @@ def check(config: Any, said: Any, ports: Any) -> None:
             assert actual == [-1, *dims]
         else:
             assert actual == dims or (actual == [] and set(dims) == {1})
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """What lies in a folder, by path; None for a folder."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in folder.rglob("*")
+    }
