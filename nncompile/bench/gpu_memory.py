@@ -51,4 +51,7 @@ class GpuMemory:
     def _ask(self, function: str, *arguments: Any) -> None:
         status = getattr(self._driver, function)(*arguments)
         if status:
-            raise DeviceError(f"The NVIDIA driver's {function} fails with CUDA error {status}.")
+            raise DeviceError(
+                f"The NVIDIA driver's {function} fails with CUDA error {status}.",
+                remedy="Run nncompile doctor, which says what is missing, or leave --cold out.",
+            )

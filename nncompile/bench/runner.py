@@ -97,8 +97,18 @@ def run(
     example = make_feed(signature, 2, sizes, seed)
     roofline = measure_roofline(path, signature, batches, threads, device, precision)
     with TemporaryDirectory() as folder:
-        place = device, precision, tuple(batches), transfers
-        subject = Subject(path, signature, module, threads, example, Path(folder), *place)
+        subject = Subject(
+            path,
+            signature,
+            module,
+            threads,
+            example,
+            Path(folder),
+            device=device,
+            precision=precision,
+            batches=batches,
+            transfers=transfers,
+        )
         if exported is not None:
             leave(exported, subject.folder)
         task = Task(

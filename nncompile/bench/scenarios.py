@@ -181,18 +181,10 @@ def offline(taken: Taken, yardstick: str, sessions: int) -> tuple[ScenarioRow, .
         for name, rounds in engines.items():
             best[name] = max(best.get(name, (0.0, 0)), (samples_per_second(rounds, batch), batch))
     a_sample = {name: [r / batch for r in taken[batch][name]] for name, (_, batch) in best.items()}
+    base = a_sample.get(yardstick)
     return tuple(
-        ScenarioRow(
-            engine=name,
-            batch=batch,
-            queries=sum(map(len, taken[batch][name])),
-            latency=latency(taken[batch][name]),
-            samples_per_second=rate,
-            ratio=(
-                paired_ratio(a_sample[yardstick], a_sample[name], sessions) if yardstick in a_sample else None
-            ),
-        )
-        for name, (rate, batch) in best.items()
+        _row(name, batch, taken[batch][name], paired_ratio(base, a_sample[name], sessions) if base else None)
+        for name, (_, batch) in best.items()
     )
 
 
@@ -220,16 +212,19 @@ def server(
 def _rows(
     batch: int, engines: Mapping[str, tuple[Latencies, ...]], yardstick: str, sessions: int, quantile: float
 ) -> tuple[ScenarioRow, ...]:
+    base = engines.get(yardstick)
     return tuple(
-        ScenarioRow(
-            engine=name,
-            batch=batch,
-            queries=sum(map(len, rounds)),
-            latency=latency(rounds),
-            samples_per_second=samples_per_second(rounds, batch),
-            ratio=(
-                paired_ratio(engines[yardstick], rounds, sessions, quantile) if yardstick in engines else None
-            ),
-        )
+        _row(name, batch, rounds, paired_ratio(base, rounds, sessions, quantile) if base else None)
         for name, rounds in engines.items()
+    )
+
+
+def _row(engine: str, batch: int, rounds: Sequence[Latencies], ratio: Estimate | None) -> ScenarioRow:
+    return ScenarioRow(
+        engine=engine,
+        batch=batch,
+        queries=sum(map(len, rounds)),
+        latency=latency(rounds),
+        samples_per_second=samples_per_second(rounds, batch),
+        ratio=ratio,
     )

@@ -98,7 +98,7 @@ PIPELINE: tuple[Pass, ...] = (
     REMOVE_DEAD_CODE,
     # After all rewrites, which know float32.
     COMPUTE_IN_BFLOAT16,
-    # Last: its operator is outside the ONNX standard, and no other pass knows it.
+    # After all that looks for a Conv: its operator is outside the ONNX standard, and no other pass knows it.
     FUSE_CONV_RELU,
     # After the convolutions, whose FusedConv decides which plans the file can have at all.
     FUSE_LINEAR_RELU,

@@ -72,13 +72,23 @@ def difference(
     An element passes within `atol + rtol * |reference|`, or within 8 times eager's own largest error (at
     most 1% of the largest value in float32): an ill-conditioned network differs from its own float64
     self, and no compiler can do better. A few roundings of the largest value are allowed everywhere:
-    where a module cannot run in float64, eager is its own reference and shows no error. `precision` is what
-    the module was cast to, `step` what the roundings of a quantised graph may change, `nearby` eager's
-    largest error on neighbouring inputs, `largest` the largest value of this output in any case: below 1,
-    only that share of `atol` is left, or an output of tiny numbers could be anything; but no less than 8
-    times eager's own error, and than a rounding of 1 (ONNX Runtime's Sigmoid has that error near 0 too).
+    where a module cannot run in float64, eager is its own reference and shows no error.
+
+    Of an output whose largest value is below 1 only that share of `atol` is left, or an output of tiny
+    numbers could be anything; but no less than 8 times eager's own error, and than a rounding of 1 (ONNX
+    Runtime's Sigmoid has that error near 0 too).
+
     Integers and booleans must equal eager's or the reference's. NaN and infinity must be eager's; where the
     reference has a number instead, that will do as well, within `atol + rtol * |reference|`.
+
+    Args:
+        got: The compiled graph's output.
+        eager: Eager PyTorch's, in the module's own dtype.
+        reference: The module's in float64, or `eager` again where it does not run so.
+        precision: What the module was cast to.
+        step: What the 8-bit roundings of a quantised graph may change.
+        nearby: Eager's largest error on inputs next to these.
+        largest: The largest value of this output in any case.
     """
     if got.shape != eager.shape:
         return Difference(False, note=f"shape {list(got.shape)} instead of {list(eager.shape)}")

@@ -271,8 +271,9 @@ def test_the_driver_tells_what_is_taken():
 @pytest.mark.parametrize("function", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuMemGetInfo_v2"])
 def test_a_driver_that_refuses_is_an_error(function):
     driver = Driver(function)
-    with pytest.raises(DeviceError, match=f"{function} fails with CUDA error 2"):
+    with pytest.raises(DeviceError, match=f"{function} fails with CUDA error 2") as caught:
         GpuMemory(1, lambda name: driver).used()
+    assert "doctor" in caught.value.remedy
     assert driver.pushed == 0
 
 

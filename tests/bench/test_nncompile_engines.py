@@ -1,8 +1,7 @@
-import pytest
 
 import nncompile
-from nncompile.bench.engines import EngineError, nncompile_tuned, open_engine
 from nncompile.bench.engines import nncompile as engine
+from nncompile.bench.engines import nncompile_tuned, open_engine
 from nncompile.bench.engines.exporting import export
 from nncompile.bench.engines.nncompile import Compiled
 from nncompile_runtime import Predictor
@@ -16,18 +15,9 @@ def test_nncompile_names_what_is_special_about_its_plan(lenet):
     assert engine.threads == 2
 
 
-def test_without_tuning_the_tuned_engine_is_left_out(lenet, subject_of, monkeypatch):
-    monkeypatch.delattr(Predictor, "tune", raising=False)
-    with (
-        pytest.raises(EngineError, match=r"cannot tune a model: Predictor has no tune\(\)"),
-        open_engine("nncompile-tuned", subject_of(lenet.path)),
-    ):
-        pass
-
-
 def test_a_copy_of_its_own_is_tuned(lenet, subject_of, monkeypatch):
     tuned = []
-    monkeypatch.setattr(Predictor, "tune", lambda self, **given: tuned.append((self, given)), raising=False)
+    monkeypatch.setattr(Predictor, "tune", lambda self, **given: tuned.append((self, given)))
     subject = subject_of(lenet.path)
     with open_engine("nncompile-tuned", subject) as engine:
         ((predictor, given),) = tuned

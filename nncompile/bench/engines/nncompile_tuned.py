@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from nncompile.bench.engines import EngineError, Subject
+from nncompile.bench.engines import Subject
 from nncompile.bench.engines.nncompile import Compiled
 from nncompile_runtime import container
 from nncompile_runtime.predictor import Predictor, load
@@ -38,14 +38,11 @@ def tuned(
 
     Raises:
         DeviceError: The device cannot be had.
-        EngineError: This version of the runtime cannot tune.
     """
     copy = subject.folder / "tuned.onnx"
     if copy.exists():
         return load(copy, device=device), 0.0, True
     predictor = load(subject.path, device=device)
-    if not hasattr(predictor, "tune"):
-        raise EngineError("This version of nncompile cannot tune a model: Predictor has no tune().")
     start = time.perf_counter()
     predictor.tune(seconds=SECONDS if seconds is None else seconds, batches=batches, like=like)
     taken = time.perf_counter() - start
@@ -57,11 +54,7 @@ def tuned(
 
 @contextmanager
 def opened(subject: Subject) -> Iterator[Compiled]:
-    """The engine for a subject.
-
-    Raises:
-        EngineError: This version of the runtime cannot tune.
-    """
+    """The engine for a subject."""
     predictor, seconds, again = tuned(subject, "cpu")
     engine = Compiled(predictor, NAME)
     engine.compile_seconds, engine.reopens = seconds, again
