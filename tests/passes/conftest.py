@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from outlined import PLANE
 from region_interpreter import interpret
 from small_models import Feeds, Weights, arrays, graphs, in_onnxruntime, in_reference, parse, random_inputs
 
@@ -163,23 +164,36 @@ def whatever_it_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def check(
-    apply: Apply, random: np.random.Generator, whatever_it_is_worth: None
-) -> Callable[..., onnx.NodeProto]:
-    """`check(nodes, y=..., x=..., **weights)`: the one region that is made of these nodes.
+def outline(apply: Apply, random: np.random.Generator, whatever_it_is_worth: None) -> Apply:
+    """`outline(nodes, y, x=..., **weights)`: regions are made of `nodes`, which read x and make y.
 
-    Its program computes what the nodes compute. A weight is an array, or the shape of a random one.
+    A weight is an array, the shape of a random one, or None for none.
     """
 
-    def run(nodes: str, y: str, x: str = "float[n, 4, 7, 6] x", **weights: Any) -> onnx.NodeProto:
+    def run(
+        nodes: str, y: str = f"{PLANE} y", x: str = f"{PLANE} x", feeds: Feeds | None = None, **weights: Any
+    ) -> Applied:
         named = {"w": (4, 4, 1, 1), **weights}
         arrays = {
             name: random.standard_normal(w).astype("f4") if isinstance(w, tuple) else w
             for name, w in named.items()
+            if w is not None
         }
-        applied = apply(
-            outline_fused_regions.OUTLINE_FUSED_REGIONS, f"g ({x}) => ({y} y) {{ {nodes} }}", arrays
-        )
+        step = outline_fused_regions.OUTLINE_FUSED_REGIONS
+        return apply(step, f"g ({x}) => ({y}) {{ {nodes} }}", arrays, feeds=feeds)
+
+    return run
+
+
+@pytest.fixture
+def check(outline: Apply, random: np.random.Generator) -> Callable[..., onnx.NodeProto]:
+    """`check(nodes, y=..., x=..., **weights)`: the one region that `outline` makes of these nodes.
+
+    Its program computes what the nodes compute.
+    """
+
+    def run(nodes: str, y: str, x: str = f"{PLANE} x", **weights: Any) -> onnx.NodeProto:
+        applied = outline(nodes, f"{y} y", x, **weights)
         assert applied.operators == ["FusedRegion"]
         (region,) = applied.after.graph.node
         feeds = random_inputs(applied.after, {})
