@@ -1,4 +1,8 @@
-"""Every network of the seed documents (000 to 004) in one table: how to build, feed and train it."""
+"""Every network of the seed documents (000 to 004) in one table: how to build, feed and train it.
+
+The seed documents are five pages on networks in PyTorch, with which this project began: `Seed 000` and so on
+in the files beside this one.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -7,22 +7,27 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from nncompile_runtime.manifest import Signature
-from nncompile_runtime.structure import TensorLeaf, flatten, flattener, unflattener
+from nncompile_runtime.nesting import Nesting
+from nncompile_runtime.structure import TensorLeaf, flatten, flattener
 
 
 class Calling:
-    """Between the flat inputs and outputs of a graph and the arguments and result of `forward`."""
+    """Between the flat inputs and outputs of a graph and the arguments and result of `forward`.
+
+    Attributes:
+        names: Of the graph's inputs, in order.
+        arguments: Positional and keyword arguments from one value for each graph input.
+    """
 
     def __init__(self, signature: Signature) -> None:
         """Prepare for `signature`."""
         self.names = tuple(spec.name for spec in signature.inputs)
-        self._positional = [unflattener(a.structure) for a in signature.arguments if not a.keyword_only]
-        self._by_name = [(a.name, unflattener(a.structure)) for a in signature.arguments if a.keyword_only]
+        self.arguments = Nesting(signature.arguments)
         self._result = signature.result
         self._outputs = len(signature.outputs)
         structures = [a.structure for a in signature.arguments]
         in_order = [TensorLeaf(index=i) for i in range(len(structures))]
-        self._plain = structures == in_order and not self._by_name
+        self._plain = structures == in_order and not any(a.keyword_only for a in signature.arguments)
 
     def adapt(
         self, call: Callable[..., Any], *, checked: bool = True
@@ -49,10 +54,6 @@ class Calling:
         returned: list[Any] = [None] * self._outputs
         flatten(self._result, result, returned, "output")
         return returned
-
-    def arguments(self, flat: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments from one value for each graph input."""
-        return [nest(flat) for nest in self._positional], {name: nest(flat) for name, nest in self._by_name}
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from nncompile_runtime.device_arrays import library_of
 from nncompile_runtime.errors import NncompileError
 from nncompile_runtime.feeds import standard_feed
 from nncompile_runtime.manifest import Signature
+from nncompile_runtime.nesting import Nesting
 from nncompile_runtime.plan import Plan
 from nncompile_runtime.race import Entrant
 from nncompile_runtime.regimes import Sessions
 from nncompile_runtime.session import Session
-from nncompile_runtime.structure import unflattener
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,7 @@ class Trial:
         """Try plans for `subject`, whose free dimensions other than the batch have these sizes."""
         self.subject, self._sizes = subject, sizes
         self.sessions = Sessions(subject.model)
-        self._positional = [
-            unflattener(a.structure) for a in subject.signature.arguments if not a.keyword_only
-        ]
-        self._named = {
-            a.name: unflattener(a.structure) for a in subject.signature.arguments if a.keyword_only
-        }
+        self._nested = Nesting(subject.signature.arguments)
 
     def call(self, plan: Plan, batch: int) -> Callable[[], Any]:
         """`predict` under a plan, on the standard inputs; it ends when the answer is there."""
@@ -70,8 +65,7 @@ class Trial:
         library = library_of(like)
         if library is not None:
             flat = [library.to_gpu(array, like) for array in flat]
-        args = [nest(flat) for nest in self._positional]
-        kwargs = {name: nest(flat) for name, nest in self._named.items()}
+        args, kwargs = self._nested(flat)
         call = partial(self.subject.predict(plan, session), *args, **kwargs)
         if library is None or not isinstance(session, CudaSession):
             return call

@@ -1,4 +1,3 @@
-
 import nncompile
 from nncompile.bench.engines import nncompile as engine
 from nncompile.bench.engines import nncompile_tuned, open_engine
