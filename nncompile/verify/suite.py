@@ -12,7 +12,12 @@ import torch
 from nncompile.bfloat16 import emulated
 from nncompile.verify.answers import answered, largest_value
 from nncompile.verify.cases import Case, cases
-from nncompile.verify.compare import QUANTIZED_ROUNDING, Array, Difference, difference
+from nncompile.verify.compare import (
+    QUANTIZED_ROUNDING,
+    Array,
+    Difference,
+    difference,
+)
 from nncompile.verify.eager import Eager, as_array, in_float64
 from nncompile.verify.neighbours import own_errors
 from nncompile.verify.record import record
