@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -97,10 +96,8 @@ def pass_lines(passes: Sequence[Explained]) -> Iterator[str]:
 
 
 def _what(node: NodeCost, native: bool) -> str:
-    if not node.contains:
-        return node.operator
-    inside = ", ".join(f"{operator} {count}" for operator, count in Counter(node.contains).items())
-    return f"{'native' if native else 'plain'} region: {inside}"
+    """Its operator; of a region what it contains, and what runs it."""
+    return f"{'native' if native else 'plain'} {node.label}" if node.contains else node.operator
 
 
 def _shape(shape: Shape | None) -> str:

@@ -125,6 +125,15 @@ def axes_by_name(
     return named
 
 
+def random_tensor(sizes: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal values; zeros where they are integers or booleans, which is in range of any table."""
+    import torch
+
+    if not dtype.is_floating_point:
+        return torch.zeros(sizes, dtype=dtype)
+    return torch.randn(sizes, generator=generator).to(dtype)
+
+
 def random_examples(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Seeded normal tensors of the given shapes; integers and booleans are zeros.
 
@@ -145,11 +154,7 @@ def random_examples(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]
             raise UsageError(
                 f"{dtype!r} is no dtype.", remedy="Use float32, float64, float16, int64, int32 or bool."
             )
-        tensor = (
-            torch.randn(sizes, generator=generator).to(kind)
-            if kind.is_floating_point
-            else torch.zeros(sizes, dtype=kind)
-        )
+        tensor = random_tensor(sizes, kind, generator)
         if name is None:
             positional.append(tensor)
         else:

@@ -14,7 +14,7 @@ from nncompile_runtime.errors import ModelLoadError
 if TYPE_CHECKING:
     import torch
 
-    from nncompile_runtime.manifest import Signature
+    from nncompile_runtime.manifest import Signature, TensorSpec
 
 
 def verify(
@@ -53,12 +53,15 @@ def verify(
 
 def _example(signature: Signature) -> tuple[torch.Tensor, ...]:
     """Seeded inputs of the signature's shapes; a free dimension has its typical size, the batch 2."""
-    from nncompile.cli.source import random_examples
+    import torch
+
+    from nncompile.cli.source import random_tensor
 
     typical = {name: row.typical for name, row in signature.sizes.items()}
-    shapes = [
-        "x".join(str(size if isinstance(size, int) else typical.get(size, 2)) for size in spec.shape)
-        + f":{spec.dtype}"
-        for spec in signature.inputs
-    ]
-    return random_examples(shapes)[0]
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(spec: TensorSpec) -> torch.Tensor:
+        sizes = tuple(size if isinstance(size, int) else typical.get(size, 2) for size in spec.shape)
+        return random_tensor(sizes, getattr(torch, spec.dtype), generator)
+
+    return tuple(map(tensor, signature.inputs))

@@ -2,6 +2,7 @@ import json
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
 
@@ -65,6 +66,14 @@ def test_another_class_that_fits_is_shown_but_said(run, exported):
     assert result.err.endswith("small.onnx was exported from Small, and this is Random\n")
     same = run("inspect", exported.model, "--module", "nets.py:factory", "--arg", "out=3")
     assert (same.code, same.err) == (0, "")
+
+
+def test_verify_gives_a_number_its_shape(run, folder):
+    np.savez(folder / "inputs.npz", left=np.ones((3, 4), "f4"), right=np.float32(2))
+    assert run("export", "nets.py:Pair", "-i", "inputs.npz", "-o", "pair.onnx").code == 0
+    result = run("verify", "pair.onnx", "nets.py:Pair")
+    assert (result.code, result.err) == (0, "")
+    assert "verified against eager PyTorch" in result.out
 
 
 def test_verify_needs_a_manifest(run, folder, exported):
