@@ -162,6 +162,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.one_hot.default: one_hot,
     aten.rrelu.default: rrelu,
     aten.celu.default: celu,
+    aten.scaled_dot_product_attention.default: attention.scaled_dot_product,
     aten._transformer_encoder_layer_fwd.default: attention.encoder_layer,
     aten._native_multi_head_attention.default: attention.multi_head_attention,
     **quantized.LOWERINGS,
@@ -192,6 +193,9 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
         return len(bounds) < 2 or None in bounds or len({isinstance(bound, int) for bound in bounds}) < 2
     if node.target in _IN_GROUPS:
         return not row_kernels.has_free_groups(node, 6)
+    if node.target is aten.scaled_dot_product_attention.default:
+        query: Any = node.args[0]
+        return bool(query.meta["val"].dim() == 4)
     if node.target is aten.conv3d.default:
         return len(node.args) > 2 and node.args[2] is not None
     if node.target is aten.lstm.input:
