@@ -180,8 +180,8 @@ def _notes(model: ModelFile, signature: Signature, how: Serving) -> list[str]:
     harmful = harmful_optimizers(model, how)
     if harmful:
         notes.append(
-            f"ONNX Runtime's optimisers are off: {' and '.join(harmful)} would make a wrong graph of this one or "
-            "end the server, and Triton cannot switch off one alone."
+            f"ONNX Runtime's optimisers are off: {' and '.join(harmful)} would make a wrong graph of this "
+            "one or end the server, and Triton cannot switch off one alone."
         )
     if signature.sizes:
         rows = ", ".join(f"{name} {row}" for name, row in signature.sizes.items())
