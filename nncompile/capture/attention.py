@@ -14,6 +14,11 @@ from torch.nn import functional as F  # noqa: N812
 _KEYS = 1  # the kind of mask that has a row for each sample, and a column for each key
 
 
+def fits_as_it_is(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether the exporter has `scaled_dot_product_attention` of these."""
+    return query.dim() == 4 and (mask is None or mask.dtype in (torch.bool, query.dtype))
+
+
 def scaled_dot_product(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -23,10 +28,15 @@ def scaled_dot_product(
     is_causal: bool = False,
     **more: Any,
 ) -> Any:
-    """Of no heads or of heads with more axes, as that of shape (batch, heads, length, width)."""
-    if query.dim() == 4:
+    """Of no heads or of heads with more axes, as that of shape (batch, heads, length, width).
+
+    And with a mask of the queries' dtype: PyTorch takes another one, which ONNX does not.
+    """
+    if fits_as_it_is(query, attn_mask):
         return NotImplemented
     lead = query.shape[:-2]
+    if attn_mask is not None and attn_mask.dtype != torch.bool:
+        attn_mask = attn_mask.to(query.dtype)
     if attn_mask is not None and len(lead) > 2:
         attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-2:]).flatten(0, -4)
     query, key, value = (

@@ -195,7 +195,8 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
         return not row_kernels.has_free_groups(node, 6)
     if node.target is aten.scaled_dot_product_attention.default:
         query: Any = node.args[0]
-        return bool(query.meta["val"].dim() == 4)
+        mask: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+        return attention.fits_as_it_is(query.meta["val"], mask and mask.meta["val"])
     if node.target is aten.conv3d.default:
         return len(node.args) > 2 and node.args[2] is not None
     if node.target is aten.lstm.input:

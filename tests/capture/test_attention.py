@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import nncompile
 from nncompile.capture.attention import encoder_layer, multi_head_attention, scaled_dot_product
 
 BATCH, LENGTH, WIDTH, HEADS = 3, 5, 8, 2
@@ -100,6 +101,7 @@ class Scaled(torch.nn.Module):
         ((), (1, LENGTH, LENGTH), {}),
         ((2, 3), None, {"is_causal": True}),
         ((2, 3), (2, 1, LENGTH, LENGTH), {}),
+        ((HEADS,), (LENGTH, LENGTH), {}),
     ],
 )
 def test_attention_in_other_ranks(works_end_to_end, lead, mask, options):
@@ -119,6 +121,23 @@ def test_attention_of_a_matrix(works_end_to_end):
     works_end_to_end(Alone(), (torch.randn(3, WIDTH),), **CLOSE)
 
 
-def test_attention_of_heads_is_left_as_it_is():
+@pytest.mark.parametrize("mask", [None, torch.ones(LENGTH, LENGTH) > 0, torch.zeros(LENGTH, LENGTH)])
+def test_attention_of_heads_is_left_as_it_is(mask):
     x = torch.randn(BATCH, HEADS, LENGTH, WIDTH)
-    assert scaled_dot_product(x, x, x) is NotImplemented
+    assert scaled_dot_product(x, x, x, mask) is NotImplemented
+
+
+class Biased(torch.nn.Module):
+    """A bias by distance, in float32 whatever the queries are."""
+
+    def forward(self, x):
+        y = x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+        places = torch.arange(x.shape[1])
+        distances = -(places - places[:, None]).abs() * torch.tensor(0.5)
+        return torch.nn.functional.scaled_dot_product_attention(y, y, y, distances)
+
+
+def test_a_mask_of_another_dtype():
+    x = torch.randn(BATCH, LENGTH, WIDTH)
+    model = nncompile.compile(Biased(), x, precision="float16")
+    torch.testing.assert_close(model(x), Biased()(x), rtol=0, atol=0.01)
