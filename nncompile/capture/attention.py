@@ -1,14 +1,49 @@
-"""PyTorch's fast path for attention, which TorchDynamo leaves in a graph as one operator, in terms of others.
+"""Attention in terms of operators that the exporter has: in other ranks than 4, and PyTorch's fast path.
 
-Source: torch 2.13, aten/src/ATen/native/transformers/transformer.cpp and attention.cpp.
+That is one operator, which TorchDynamo leaves in a graph. Source: torch 2.13,
+aten/src/ATen/native/transformers/transformer.cpp and attention.cpp.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 _KEYS = 1  # the kind of mask that has a row for each sample, and a column for each key
+
+
+def fits_as_it_is(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether the exporter has `scaled_dot_product_attention` of these."""
+    return query.dim() == 4 and (mask is None or mask.dtype in (torch.bool, query.dtype))
+
+
+def scaled_dot_product(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **more: Any,
+) -> Any:
+    """Of no heads or of heads with more axes, as that of shape (batch, heads, length, width).
+
+    And with a mask of the queries' dtype: PyTorch takes another one, which ONNX does not.
+    """
+    if fits_as_it_is(query, attn_mask):
+        return NotImplemented
+    lead = query.shape[:-2]
+    if attn_mask is not None and attn_mask.dtype != torch.bool:
+        attn_mask = attn_mask.to(query.dtype)
+    if attn_mask is not None and len(lead) > 2:
+        attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-2:]).flatten(0, -4)
+    query, key, value = (
+        x.flatten(0, -4) if x.dim() > 4 else x[(None,) * (4 - x.dim())] for x in (query, key, value)
+    )
+    answer = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **more)
+    return answer.reshape(*lead, *answer.shape[-2:])
 
 
 def encoder_layer(

@@ -115,8 +115,8 @@ def explain(error: Exception, witness: SizeWitness, batch_elsewhere: str = "") -
     Args:
         error: What was raised.
         witness: Saw which line fixed the batch.
-        batch_elsewhere: What `dynamic_axes` would say of an axis that has the batch's size and is not the
-            first one of its input; empty where there is none.
+        batch_elsewhere: A remedy where an axis that is not the first one of its input has the batch's size;
+            empty where there is none.
     """
     text = str(error)
     where = user_location(error)
@@ -148,7 +148,7 @@ def fixed_batch(witness: SizeWitness, batch_elsewhere: str = "") -> CaptureError
         else "Give an example whose dimension 0 is the batch, and let no layer fix it"
     )
     if batch_elsewhere:
-        mend += f"; or say where the batch is, if it is there, dynamic_axes={batch_elsewhere}"
+        mend += f"; or {batch_elsewhere}"
     return CaptureError(
         f"The network fixes its batch size{witness.batch}.",
         remedy=f"{mend}; or compile with dynamic_batch=False (--static), which accepts the example's "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from nncompile.capture.errors import user_location
 from nncompile.capture.stand_ins import check_quantization
+from nncompile.copies import copied
 from nncompile_runtime.errors import CaptureError
 
 
@@ -125,7 +125,7 @@ def _on_cpu(module: torch.nn.Module) -> torch.nn.Module:
         return module
     if any(tensor.device.type == "meta" for tensor in tensors):
         raise CaptureError("The module has weights without values.", remedy="Load its weights first.")
-    return copy.deepcopy(module).cpu()
+    return copied(module).cpu()
 
 
 def _as_cpu_tensor(value: Any) -> Any:

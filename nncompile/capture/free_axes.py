@@ -96,9 +96,18 @@ def _named(name: str, x: torch.Tensor, axes: Mapping[int, str], batch: int | Non
 
 
 def batch_elsewhere(inputs: Sequence[FreeInput], example: Example) -> str:
-    """What the user may have to say: an axis of the batch's size in an input that has another size first."""
+    """A remedy for a batch that is fixed: what an axis that has its size, not the first one, may mean."""
     for given in inputs:
-        sizes = list(given.example.shape)
-        if example.batch in sizes[1:] and sizes[0] != example.batch and not given.batch:
-            return repr({given.name: {sizes.index(example.batch, 1): BATCH}})
+        first, *others = given.example.shape
+        if example.batch not in others:
+            continue
+        axis = others.index(example.batch) + 1
+        if first == example.batch:
+            return (
+                f"give an example of another number of rows, because axes 0 and {axis} of {given.name!r} "
+                "both have this one"
+            )
+        if not given.batch:
+            wanted = {given.name: {axis: BATCH}}
+            return f"say where the batch is, if it is there, dynamic_axes={wanted}"
     return ""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch._decomp.decompositions
 
-from nncompile.capture import attention, elementary, losses, pools, quantized
+from nncompile.capture import attention, elementary, losses, pools, quantized, row_kernels
 from nncompile.capture.bags import embedding_bag
 from nncompile.capture.folds import fold
 from nncompile_runtime.manifest import Target
@@ -151,6 +151,9 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.max_pool2d.default: pools.max_pool(2),
     aten.max_pool3d.default: pools.max_pool(3),
     aten.clamp.default: clamp,
+    aten.conv1d.default: row_kernels.conv1d,
+    aten.conv2d.default: row_kernels.conv2d,
+    aten.conv_transpose2d.input: row_kernels.conv_transpose2d,
     aten.conv3d.default: conv3d,
     aten.lstm.input: projected_lstm,
     aten.embedding_bag.default: embedding_bag,
@@ -159,6 +162,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.one_hot.default: one_hot,
     aten.rrelu.default: rrelu,
     aten.celu.default: celu,
+    aten.scaled_dot_product_attention.default: attention.scaled_dot_product,
     aten._transformer_encoder_layer_fwd.default: attention.encoder_layer,
     aten._native_multi_head_attention.default: attention.multi_head_attention,
     **quantized.LOWERINGS,
@@ -169,6 +173,7 @@ FOR_CUDA: dict[Any, Callable[..., Any]] = {aten.col2im.default: fold}
 
 _WITH_DTYPE = (aten.mean.default, aten.mean.dim, aten.softmax.int, aten.log_softmax.int)
 _MAX_POOLS = (aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
+_IN_GROUPS = (aten.conv1d.default, aten.conv2d.default, aten.conv_transpose2d.input)
 _AVG_POOLS = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
 
 
@@ -186,6 +191,12 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
     if node.target is aten.clamp.default:
         bounds = [*node.args[1:], *node.kwargs.values()]
         return len(bounds) < 2 or None in bounds or len({isinstance(bound, int) for bound in bounds}) < 2
+    if node.target in _IN_GROUPS:
+        return not row_kernels.has_free_groups(node, 6)
+    if node.target is aten.scaled_dot_product_attention.default:
+        query: Any = node.args[0]
+        mask: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+        return attention.fits_as_it_is(query.meta["val"], mask and mask.meta["val"])
     if node.target is aten.conv3d.default:
         return len(node.args) > 2 and node.args[2] is not None
     if node.target is aten.lstm.input:

@@ -11,7 +11,6 @@ the module does not, are refused by name, whether or not the model is verified l
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from nncompile.capture.containers import known_containers
 from nncompile.capture.errors import user_location
+from nncompile.copies import copied
 from nncompile_runtime.errors import CaptureError
 from nncompile_runtime.manifest import Precision
 
@@ -50,8 +50,8 @@ def narrowed(
         return module
     try:
         expected = _called(module, args, kwargs)
-        copied = copy.deepcopy(module)
-        narrow = copied.half() if dtype is torch.float16 else copied.bfloat16()
+        own = copied(module)
+        narrow = own.half() if dtype is torch.float16 else own.bfloat16()
         _cast_at_the_border(narrow, dtype, [getattr(leaf, "dtype", None) for leaf in expected])
         got = _called(narrow, args, kwargs)
     except Exception as error:

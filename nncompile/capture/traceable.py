@@ -6,7 +6,6 @@ operators that ONNX lacks (a matrix exponential, a Householder product).
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -15,13 +14,14 @@ from torch.nn.utils import parametrize
 
 from nncompile.capture.quantized import IN_GRAPHS
 from nncompile.capture.stand_ins import STAND_INS
+from nncompile.copies import copied
 
 
 def traceable(module: nn.Module) -> nn.Module:
     """The module itself where nothing needs to be replaced in it, else a copy that computes the same."""
     if not any(_needs_replacing(part) for part in module.modules()):
         return module
-    module = copy.deepcopy(module)
+    module = copied(module)
     with torch.no_grad():
         for part in list(module.modules()):
             if parametrize.is_parametrized(part):

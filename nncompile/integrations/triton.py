@@ -16,6 +16,7 @@ from nncompile.integrations.triton_config import (
     LABELS,
     Serving,
     config,
+    harmful_optimizers,
     names_classes,
     why_requests_stay_apart,
 )
@@ -176,10 +177,11 @@ def _notes(model: ModelFile, signature: Signature, how: Serving) -> list[str]:
             "Fused regions run on ONNX Runtime's own kernels: the same answers within rounding, without the "
             "speed of the native ones, whose library `kernels` names."
         )
-    if model.pads_and_pools:
+    harmful = harmful_optimizers(model, how)
+    if harmful:
         notes.append(
-            "ONNX Runtime's optimisers are off: one of them would fold a Pad wrongly into a MaxPool, and "
-            "Triton cannot switch off one alone."
+            f"ONNX Runtime's optimisers are off: {' and '.join(harmful)} would make a wrong graph of this "
+            "one or end the server, and Triton cannot switch off one alone."
         )
     if signature.sizes:
         rows = ", ".join(f"{name} {row}" for name, row in signature.sizes.items())

@@ -63,7 +63,7 @@ def _lines(model: ModelFile, signature: Signature, how: Serving) -> Iterator[str
     yield from _instances(how)
     if how.threads is not None:
         yield f'parameters {{ key: "intra_op_thread_count" value: {{ string_value: "{how.threads}" }} }}'
-    level = [f"  graph {{ level: {_NO_OPTIMIZERS} }}"] if model.pads_and_pools else []
+    level = [f"  graph {{ level: {_NO_OPTIMIZERS} }}"] if harmful_optimizers(model, how) else []
     provider = [] if how.device == "cpu" else list(_cuda(model))
     if level or provider:
         yield from ("optimization {", *level, *provider, "}")
@@ -107,6 +107,11 @@ def _cuda(model: ModelFile) -> Iterator[str]:
         yield f'      parameters {{ key: "{key}" value: "{value}" }}'
     yield "    }"
     yield "  }"
+
+
+def harmful_optimizers(model: ModelFile, how: Serving) -> tuple[str, ...]:
+    """Those of ONNX Runtime's that may harm the model where Triton may run it."""
+    return model.harmful_optimizers("cuda" if how.device.startswith("cuda") else "cpu")
 
 
 def names_classes(model: ModelFile, output: TensorSpec) -> bool:

@@ -12,6 +12,7 @@ from nncompile.bfloat16 import emulated
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
 from nncompile.verify.compare import NARROW
 from nncompile.verify.fast_path import switched_off, two_answers
+from nncompile.verify.rows import keeps_rows_apart
 from nncompile.verify.suite import Failure, Suite
 from nncompile_runtime import container
 from nncompile_runtime.container import ModelFile
@@ -59,7 +60,8 @@ def verify(
         model = optimize(frozenset(dropped))
         outcome = suite.compare(model.model)
         if isinstance(outcome, Verification):
-            record = outcome.model_copy(update={"dropped_passes": dropped})
+            apart = outcome.rows_independent and keeps_rows_apart(captured.graph, captured.signature)
+            record = outcome.model_copy(update={"dropped_passes": dropped, "rows_independent": apart})
             return VerifiedModel(model, record, suite.session, exact)
         if not exact and _right_without_winograd(suite, model, outcome):
             _log.warning(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
@@ -15,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nncompile.calling import Calling
+from nncompile.copies import copied
 from nncompile.verify.closed_bags import ClosedBags
 from nncompile_runtime.manifest import Signature
 
@@ -49,7 +49,7 @@ def in_float64(
 ) -> tuple[Eager, list[Array]] | None:
     """The same module in float64 and its answer; None where it cannot run in it (it is quantised, say)."""
     try:
-        double = copy.deepcopy(module, _doubles(module)).double()
+        double = copied(module, _doubles(module)).double()
     except Exception:
         return None
     for mode in (nullcontext, CastsWidened):

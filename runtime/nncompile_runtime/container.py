@@ -20,7 +20,7 @@ from typing import Any
 from nncompile_runtime import manifest as manifests
 from nncompile_runtime.errors import ModelLoadError, NncompileError
 from nncompile_runtime.manifest import Manifest, Precision
-from nncompile_runtime.onnx_scan import GraphFacts, scan
+from nncompile_runtime.onnx_scan import FLOAT16, GraphFacts, scan
 from nncompile_runtime.wire import LENGTH_DELIMITED, WireError, fields, write_bytes_field
 
 MANIFEST_KEY = b"nncompile.manifest"
@@ -65,10 +65,21 @@ class ModelFile:
         """Whether the native kernels are to do without Winograd's algorithm."""
         return self.manifest is not None and self.manifest.exact
 
-    @property
-    def pads_and_pools(self) -> bool:
-        """Whether `Pad_Fusion` may be wrong: ONNX Runtime 1.31 takes Pad(0) before a MaxPool for -inf."""
-        return {"Pad", "MaxPool"} <= self.facts.operators.keys()
+    def harmful_optimizers(self, provider: str) -> tuple[str, ...]:
+        """Those of ONNX Runtime's that may harm this graph.
+
+        As of ONNX Runtime 1.31, `Pad_Fusion` takes Pad(0) before a MaxPool for -inf, and on the CPU
+        `MatmulTransposeFusion` ends the process where the batch is transposed before a product with weights
+        of float16.
+
+        Args:
+            provider: `cpu` or `cuda`.
+        """
+        operators, types = self.facts.operators.keys(), self.facts.weight_types
+        pads = {"Pad", "MaxPool"} <= operators
+        products = provider == "cpu" and {"Transpose", "MatMul"} <= operators and FLOAT16 in types
+        found = (("Pad_Fusion", pads), ("MatmulTransposeFusion", products))
+        return tuple(name for name, there in found if there)
 
     @property
     def rows_independent(self) -> bool:

@@ -1,4 +1,4 @@
-"""What an ONNX file asks for, found by walking its bytes: operators used, and data outside the file.
+"""What an ONNX file asks for, found by walking its bytes: operators, types of weights, data outside the file.
 
 Field numbers are those of onnx.proto3 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
 """
@@ -30,6 +30,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "TensorProto": {},
 }
 _NODE_OP_TYPE = 4
+_TENSOR_DATA_TYPE, FLOAT16 = 2, 10
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION, _LOCATION_EXTERNAL = 13, 14, 1
 _ENUM_BITS = 2**32 - 1  # protobuf drops the bits beyond
 _MAX_DEPTH = 64
@@ -44,12 +45,14 @@ class GraphFacts:
         external_data: Whether any tensor keeps its data outside the file.
         operators: How often each operator is used, subgraphs and functions included.
         outermost: Those of the graph itself, which is run where functions have kernels of their own.
+        weight_types: The numbers of `TensorProto.DataType` of weights and constants.
     """
 
     has_graph: bool
     external_data: bool
     operators: Mapping[str, int]
     outermost: frozenset[str]
+    weight_types: frozenset[int]
 
 
 def scan(data: bytes) -> GraphFacts:
@@ -61,6 +64,7 @@ def scan(data: bytes) -> GraphFacts:
     has_graph = external = False
     operators: Counter[str] = Counter()
     outermost: set[str] = set()
+    types: set[int] = set()
     pending = [("ModelProto", 0, len(data), 0, False)]
     while pending:
         message, start, end, depth, outer = pending.pop()
@@ -82,7 +86,9 @@ def scan(data: bytes) -> GraphFacts:
             elif message == "TensorProto":
                 if field.number == _TENSOR_EXTERNAL_DATA:
                     external = True
+                elif field.number == _TENSOR_DATA_TYPE and field.wire_type == VARINT:
+                    types.add(read_varint(data, field.value_start, field.end)[0] & _ENUM_BITS)
                 elif field.number == _TENSOR_DATA_LOCATION and field.wire_type == VARINT:
                     location, _ = read_varint(data, field.value_start, field.end)
                     external = external or location & _ENUM_BITS == _LOCATION_EXTERNAL
-    return GraphFacts(has_graph, external, operators, frozenset(outermost))
+    return GraphFacts(has_graph, external, operators, frozenset(outermost), frozenset(types))

@@ -186,8 +186,9 @@ class Session:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not plan.blocked_layout:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        if model.pads_and_pools:
-            options.add_session_config_entry("optimization.disable_specified_optimizers", "Pad_Fusion")
+        harmful = model.harmful_optimizers(plan.provider)
+        if harmful:
+            options.add_session_config_entry("optimization.disable_specified_optimizers", ";".join(harmful))
         return options
 
     def _direct_call(self) -> Callable[[Mapping[str, Array]], list[Array]]:

@@ -1,9 +1,10 @@
-"""The operators of PyTorch's fast path for attention, in terms of others: what these compute."""
+"""Attention in other ranks than 4, and the operators of PyTorch's fast path, in terms of others."""
 
 import pytest
 import torch
 
-from nncompile.capture.attention import encoder_layer, multi_head_attention
+import nncompile
+from nncompile.capture.attention import encoder_layer, multi_head_attention, scaled_dot_product
 
 BATCH, LENGTH, WIDTH, HEADS = 3, 5, 8, 2
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -77,3 +78,66 @@ def test_a_graph_that_holds_the_operator(works_end_to_end, kind):
             )[0]
 
     works_end_to_end(Attention(), (torch.randn(BATCH, LENGTH, WIDTH),), **CLOSE)
+
+
+class Scaled(torch.nn.Module):
+    """`scaled_dot_product_attention` on leading axes `lead` behind the batch."""
+
+    def __init__(self, lead, mask=None, **options):
+        super().__init__()
+        self.lead, self.options = lead, options
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        parts = x.reshape(-1, 3, *self.lead, LENGTH, WIDTH).unbind(1)
+        return torch.nn.functional.scaled_dot_product_attention(*parts, self.mask, **self.options)
+
+
+@pytest.mark.parametrize(
+    ("lead", "mask", "options"),
+    [
+        ((), None, {}),
+        ((), (LENGTH, LENGTH), {"scale": 0.5}),
+        ((), (1, LENGTH, LENGTH), {}),
+        ((2, 3), None, {"is_causal": True}),
+        ((2, 3), (2, 1, LENGTH, LENGTH), {}),
+        ((HEADS,), (LENGTH, LENGTH), {}),
+    ],
+)
+def test_attention_in_other_ranks(works_end_to_end, lead, mask, options):
+    net = Scaled(lead, None if mask is None else torch.randn(mask), **options)
+    width = 3 * torch.Size(lead).numel() * LENGTH * WIDTH
+    works_end_to_end(net, (torch.randn(3, width),), **CLOSE)
+
+
+class Alone(torch.nn.Module):
+    """Attention of a matrix: its rows are the batch."""
+
+    def forward(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_attention_of_a_matrix(works_end_to_end):
+    works_end_to_end(Alone(), (torch.randn(3, WIDTH),), **CLOSE)
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(LENGTH, LENGTH) > 0, torch.zeros(LENGTH, LENGTH)])
+def test_attention_of_heads_is_left_as_it_is(mask):
+    x = torch.randn(BATCH, HEADS, LENGTH, WIDTH)
+    assert scaled_dot_product(x, x, x, mask) is NotImplemented
+
+
+class Biased(torch.nn.Module):
+    """A bias by distance, in float32 whatever the queries are."""
+
+    def forward(self, x):
+        y = x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+        places = torch.arange(x.shape[1])
+        distances = -(places - places[:, None]).abs() * torch.tensor(0.5)
+        return torch.nn.functional.scaled_dot_product_attention(y, y, y, distances)
+
+
+def test_a_mask_of_another_dtype():
+    x = torch.randn(BATCH, LENGTH, WIDTH)
+    model = nncompile.compile(Biased(), x, precision="float16")
+    torch.testing.assert_close(model(x), Biased()(x), rtol=0, atol=0.01)

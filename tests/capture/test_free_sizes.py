@@ -201,6 +201,15 @@ def test_the_batch_may_be_another_axis():
         model(rows(4, 9), torch.zeros(2, 3, 6))
 
 
+def test_a_batch_of_as_many_rows_as_the_state_has_layers():
+    """Which of the two axes is the batch is not known; the remedy holds with and without dynamic_axes."""
+    example = (rows(2, 9), torch.zeros(2, 2, 6))
+    for axes in ({}, {"state": {1: "batch"}}):
+        with pytest.raises(CaptureError, match="fixes its batch size") as caught:
+            nncompile.compile(WithState(), example, dynamic_axes=axes)
+        assert "another number of rows, because axes 0 and 1 of 'state' both have" in str(caught.value)
+
+
 class Table(nn.Module):
     """Another answer for a table of more than 4 rows, which nobody said to be free."""
 

@@ -194,6 +194,24 @@ def affine(draw: Draw, shape: Shape) -> nn.Module:
     return Affine(kind, draw(st.sampled_from(sizes)))
 
 
+def attended(x: torch.Tensor) -> torch.Tensor:
+    """Each place asks all places."""
+    places = x.flatten(2).transpose(1, 2)
+    answer = nn.functional.scaled_dot_product_attention(places, places, places)
+    return answer.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def by_own_kernels(x: torch.Tensor) -> torch.Tensor:
+    """Depthwise kernels that each row makes of itself, in as many groups as there are rows and channels."""
+    if x.dim() > 4:
+        return x
+    convolve = nn.functional.conv1d if x.dim() == 3 else nn.functional.conv2d
+    kernels = x.flatten(2).mean(2).reshape(-1, *[1] * (x.dim() - 1)) * torch.arange(1, 4)
+    rows = x.reshape(1, -1, *x.shape[2:])
+    padding = (0,) * (x.dim() - 3) + (1,)
+    return convolve(rows, kernels, padding=padding, groups=x.shape[0] * x.shape[1]).reshape(x.shape)
+
+
 FUNCTIONS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     lambda x: x * 2,
     lambda x: x.transpose(2, -1),
@@ -207,6 +225,8 @@ FUNCTIONS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     lambda x: x.flatten(2).unflatten(2, x.shape[2:]),
     lambda x: x + x,
     lambda x: x.mean(tuple(range(2, x.dim())), keepdim=True),
+    attended,
+    by_own_kernels,
 )
 
 

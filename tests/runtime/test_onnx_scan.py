@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from nncompile_runtime.onnx_scan import scan
+from nncompile_runtime.onnx_scan import FLOAT16, scan
 from nncompile_runtime.wire import WireError, write_bytes_field, write_varint
 
 from .graphs import build, spec
@@ -153,6 +153,15 @@ def test_operators_are_found_in_subgraphs_and_functions() -> None:
     assert nested.operators == {"If": 2, "Pad": 1, "Identity": 1}
     assert function.operators == {"F": 1, "Relu": 1}
     assert (nested.outermost, function.outermost) == ({"If"}, {"F"})
+
+
+def test_types_of_weights_are_found_wherever_a_tensor_can_be() -> None:
+    half, single = (helper.make_tensor("t", kind, [1], [1.0]) for kind in (FLOAT16, TensorProto.FLOAT))
+    node = helper.make_node("Constant", [], ["k"], value=half)
+    model = build([node, helper.make_node("Relu", ["x"], ["y"])], [X], [Y])
+    assert scan(model.SerializeToString()).weight_types == {FLOAT16}
+    model.graph.initializer.append(single)
+    assert scan(model.SerializeToString()).weight_types == {FLOAT16, TensorProto.FLOAT}
 
 
 def test_an_operator_name_that_is_no_text_is_survived() -> None:

@@ -124,6 +124,47 @@ class TestPadThenMaxPool:
         assert (y[:, :, 0] < 0).all()
 
 
+def transposed_product(dtype: str = "float16") -> onnx.ModelProto:
+    """The batch goes to the middle before a product with weights, as behind attention over a sequence."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["y"]),
+    ]
+    weights = {"w": np.arange(20).reshape(4, 5).astype(dtype)}
+    ports = spec("x", "batch", 3, 4, dtype=dtype), spec("y", 3, "batch", 5, dtype=dtype)
+    return build(nodes, ports[:1], ports[1:], weights)
+
+
+class TestTransposedProductInFloat16:
+    x = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+
+    def test_the_session_is_right(self) -> None:
+        expected = self.x.transpose(1, 0, 2) @ np.arange(20, dtype=np.float16).reshape(4, 5)
+        np.testing.assert_array_equal(predictor(transposed_product())(self.x), expected)
+
+    @pytest.mark.parametrize(
+        ("dtype", "provider", "names"),
+        [
+            ("float16", "cpu", ("MatmulTransposeFusion",)),
+            ("float16", "cuda", ()),
+            ("float32", "cpu", ()),
+        ],
+    )
+    def test_the_fusion_is_off_only_where_it_harms(
+        self, dtype: str, provider: str, names: tuple[str, ...]
+    ) -> None:
+        file = container.parse(transposed_product(dtype).SerializeToString(), "test.onnx")
+        assert file.harmful_optimizers(provider) == names
+
+    @pytest.mark.skipif(not ort.__version__.startswith("1.31."), reason="known of ONNX Runtime 1.31")
+    def test_onnx_runtime_alone_ends_the_process(self, tmp_path: Path) -> None:
+        """Should this fail with a newer version, the guard in `ModelFile` can go."""
+        onnx.save(transposed_product(), tmp_path / "net.onnx")
+        opened = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"
+        ended = subprocess.run([sys.executable, "-c", opened, tmp_path / "net.onnx"], capture_output=True)
+        assert ended.returncode < 0
+
+
 def refusal(model: onnx.ModelProto) -> str:
     with pytest.raises(ModelLoadError, match=r"test\.onnx") as caught:
         predictor(model)

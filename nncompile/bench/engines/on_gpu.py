@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch.utils import _pytree as pytree
 from nncompile.bench.engines import Array, EngineError, Feed, Subject, first_line
 from nncompile.bench.engines.eager import module_at_hand
 from nncompile.calling import Calling
+from nncompile.copies import copied
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -175,12 +175,12 @@ def module_on_gpu(subject: Subject) -> Iterator[Placed]:
 
 def as_in_file(module: torch.nn.Module, precision: str, *, channels_last: bool) -> torch.nn.Module:
     """A copy of a module that computes in a file's precision and is called as before."""
-    copied, dtype = copy.deepcopy(module), _DTYPES.get(precision)
+    own, dtype = copied(module), _DTYPES.get(precision)
     if dtype is not None:
-        copied = copied.to(dtype)
+        own = own.to(dtype)
     if channels_last:
-        copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Adapted(copied, dtype, channels_last=channels_last) if dtype or channels_last else copied
+        own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Adapted(own, dtype, channels_last=channels_last) if dtype or channels_last else own
 
 
 def _runs(module: torch.nn.Module, subject: Subject, device: torch.device) -> bool:
