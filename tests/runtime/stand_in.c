@@ -94,7 +94,7 @@ int cudaStreamEndCapture(Handle stream, Handle *graph) {
 int cudaStreamIsCapturing(Handle stream, int *status) { return *status = stream && stream == capturing, 0; }
 int cudaGraphInstantiate(Handle *ready, Handle graph, unsigned long long flags) { return make(ready); }
 int cudaGraphLaunch(Handle ready, Handle stream) { return tell("launch %lx", stream), 0; }
-int cudaGraphExecDestroy(Handle ready) { return unsafe("cudaGraphExecDestroy", 0), 0; }
+int cudaGraphExecDestroy(Handle ready) { return unsafe("cudaGraphExecDestroy", 0), tell("graph gone"), 0; }
 int cudaGetLastError(void) { return (int)set("STAND_IN_LAST"); }
 int cudaPointerGetAttributes(int *about, void *memory) { return about[0] = 2, about[1] = 0; }
 const char *cudaGetErrorString(int error) { return error == OUT_OF_MEMORY ? "out of memory" : "an error"; }

@@ -167,6 +167,29 @@ say(wrong)
     assert sum(call.startswith("capture") for call in told.calls) == 12  # each thread, each bucket
 
 
+def test_graphs_of_threads_that_are_gone_go_with_the_session(cuda_library: Path, tmp_path: Path) -> None:
+    """And not with the thread: ONNX Runtime keeps them, which is why threads that come and go are few."""
+    program = """
+import logging
+from nncompile_runtime import captured
+logging.disable()
+predictor, x = load(cuda_graph=True), np.ones((2, 4), np.float32)
+def count(what):
+    return sum(call.startswith(what) for call in calls())
+def gone(times):
+    thread = threading.Thread(target=lambda: [predictor(x) for _ in range(times)])
+    thread.start(); thread.join()
+    say([count("capture"), count("graph gone")])
+for _ in range(captured.MOST_THREADS):
+    gone(1)
+gone(captured._PATIENCE)
+gone(captured._PATIENCE + 3)
+"""
+    told = stand_in.run(cuda_library, tmp_path, linear(), program)
+    assert told.said == [*([number, 0] for number in range(1, 9)), [8, 0], [9, 8]]
+    assert [call for call in told.calls if call.startswith("BROKEN")] == []
+
+
 def test_the_stand_in_tells_what_would_break_a_capture(cuda_library: Path, tmp_path: Path) -> None:
     """The test above can fail."""
     program = """
