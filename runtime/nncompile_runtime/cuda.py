@@ -12,7 +12,6 @@ import ctypes
 import io
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,6 @@ _FAILURE = re.compile(
     r"|cuDNN is (not available|unavailable)[^;]*"
 )
 _OUT_OF_MEMORY = ("out of memory", "alloc_failed", "out_of_memory", "memoryallocation")
-# What may compute shapes. Their CUDA kernels do not take every dtype: data of an int8 Max is left to the CPU.
-_SHAPE_ARITHMETIC = frozenset((
-    "Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Identity",
-    "ConstantOfShape", "Range", "Expand", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max",
-    "Floor", "Ceil", "ReduceProd", "ReduceMin", "ReduceMax", "ReduceSum", "Equal", "Greater",
-    "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Where",
-))  # fmt: skip
 # Two threads that redirect stdout at once would leave it redirected.
 _printing = threading.Lock()
 
@@ -145,8 +137,7 @@ def missing_memory(error: Exception) -> int | None:
 def refuse_nodes_on_the_cpu(session: Any, name: str, data: bytes) -> None:
     """Refuse a graph that ONNX Runtime would run in part on the CPU; arithmetic on shapes belongs there.
 
-    A node that the file has computes shapes where what it reads is made from shapes; one that ONNX Runtime
-    made or renamed, or that lies in a subgraph or a function, is only told by its operator.
+    Which nodes that is says `shape_nodes`.
 
     Args:
         session: An InferenceSession that recorded the assignment (`session.record_ep_graph_assignment_info`).
@@ -157,22 +148,14 @@ def refuse_nodes_on_the_cpu(session: Any, name: str, data: bytes) -> None:
         DeviceError: Nodes, named, have no CUDA kernel.
     """
     elsewhere = [
-        node
+        (node.op_type, node.name)
         for part in session.get_provider_graph_assignment_info()
         if part.ep_name != PROVIDER
         for node in part.get_nodes()
     ]
     if not elsewhere:
         return
-    found = shape_nodes(data)
-    seen: Counter[tuple[str, str]] = Counter()
-    left = []
-    for node in elsewhere:
-        key = node.op_type, node.name
-        seen[key] += 1
-        of_data = key in found.known and seen[key] > found.shapes[key]
-        if node.op_type not in _SHAPE_ARITHMETIC or of_data:
-            left.append(f"{node.op_type} {node.name!r}")
+    left = [f"{operator} {name!r}" for operator, name in shape_nodes(data).of_data(elsewhere)]
     if left:
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         raise DeviceError(
