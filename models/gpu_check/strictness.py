@@ -19,10 +19,9 @@ from nncompile import DeviceError, InputError, NncompileError, PlanError
 from nncompile.bench.engines.on_gpu import wait
 from nncompile_runtime import container
 from nncompile_runtime.session import Session
+from nncompile_runtime.shape_nodes import shape_nodes
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Arithmetic on shapes, of which CUDA has kernels but which ONNX Runtime puts on the CPU.
-_ON_SHAPES = frozenset({"Shape", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape"})
 
 
 def refusals(context: Context) -> Iterator[Finding]:
@@ -87,7 +86,10 @@ def _holds_fused_conv(path: Path) -> bool:
 
 
 def placement(context: Context) -> Iterator[Finding]:
-    """ONNX Runtime's own record of a run names the provider of each node that was executed."""
+    """ONNX Runtime's own record of a run names the provider of each node that was executed.
+
+    The rule what may be on the CPU is that of sessions, which look where nodes are put before any is fused.
+    """
     provider = _PROVIDERS[context.device.partition(":")[0]]
     for name in context.networks:
         for precision in context.precisions:
@@ -100,19 +102,17 @@ def placement(context: Context) -> Iterator[Finding]:
             except NncompileError as error:
                 yield Finding.of(what, False, str(error))
                 continue
-            astray = {
-                f"{count} {operator} on {place}"
-                for (place, operator), count in ran.items()
-                if operator.startswith("Memcpy") or (place != provider and operator not in _ON_SHAPES)
-            }
-            said = (
-                f"{sum(ran.values())} nodes, all on {provider}" if not astray else ", ".join(sorted(astray))
-            )
-            yield Finding.of(what, bool(ran) and not astray, said)
+            shapes = shape_nodes(container.read(context.file(name, precision)).data)
+            places = {(operator, node): place for place, operator, node in ran}
+            elsewhere = [(operator, node) for place, operator, node in ran if place != provider]
+            copied = [key for key in places if key[0].startswith("Memcpy")]
+            astray = sorted(set(shapes.of_data(elsewhere) + copied))
+            told = ", ".join(f"{key[0]} {key[1]!r} on {places[key]}" for key in astray[:5])
+            yield Finding.of(what, bool(ran) and not astray, told or f"{len(ran)} nodes, all on {provider}")
 
 
-def executed(context: Context, name: str, precision: str) -> Counter[tuple[str, str]]:
-    """How often a node of each provider and operator ran in one call.
+def executed(context: Context, name: str, precision: str) -> list[tuple[str, str, str]]:
+    """Provider, operator and name of each node that ran in one call.
 
     Raises:
         NotRunError: The network is not there.
@@ -123,8 +123,9 @@ def executed(context: Context, name: str, precision: str) -> Counter[tuple[str, 
         session = Session(model, plan.session, trace=Path(folder))
         session.run({model.manifest.signature.inputs[0].name: context.inputs(name, 2)})
         events = json.loads(Path(session.native.end_profiling()).read_bytes())
-    nodes = [e["args"] for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time")]
-    return Counter((node["provider"], node["op_name"]) for node in nodes)
+    ending = "_kernel_time"
+    nodes = [e for e in events if e["cat"] == "Node" and e["name"].endswith(ending)]
+    return [(e["args"]["provider"], e["args"]["op_name"], e["name"].removesuffix(ending)) for e in nodes]
 
 
 def copies(context: Context) -> Iterator[Finding]:
