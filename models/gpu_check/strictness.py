@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 
 import nncompile
 from models.gpu_check.context import NO_KERNEL, Context
+from models.gpu_check.exchange import Foreign
 from models.gpu_check.table import Finding, NotRunError
+from models.gpu_check.ways import large, reduced, small
 from nncompile import DeviceError, InputError, NncompileError, PlanError
 from nncompile.bench.engines.on_gpu import wait
-from nncompile_runtime import container
+from nncompile_runtime import Predictor, container
 from nncompile_runtime.session import Session
 from nncompile_runtime.shape_nodes import shape_nodes
 
@@ -57,6 +60,10 @@ def refusals(context: Context) -> Iterator[Finding]:
     )
     chosen = load(device="auto").device
     yield Finding.of("device='auto' takes the GPU", chosen.startswith("cuda"), f"it takes {chosen}")
+    yield _refused(
+        "an array on the GPU of a library that is not known", lambda: load()(Foreign(there)), InputError,
+        "from_dlpack",
+    )  # fmt: skip
     yield _channels_last(context)
     lacking = context.folder / NO_KERNEL
     yield (
@@ -138,23 +145,31 @@ def copies(context: Context) -> Iterator[Finding]:
     copied(lambda: context.tensor(np.zeros(1, np.float32)), context)
     for name in context.some:
         for precision in context.precisions:
-            what = f"{name}, {precision}"
-            try:
-                predictor, x = context.load(name, precision), context.inputs(name, 3)
-            except NotRunError as error:
-                yield Finding(what, "not run", str(error))
-                continue
-            there = context.tensor(x)
-            control = copied(lambda p=predictor, x=x: p(x), context)
-            if not (_of("HtoD", control) and _of("DtoH", control)):
-                yield Finding(what, "not run", f"CUPTI shows {dict(control)} for arrays, which are copied")
-                continue
-            seen = copied(lambda p=predictor, x=there: p(x), context)
-            between = _of("HtoD", seen) | _of("DtoH", seen)
-            yield Finding.of(what, not between, f"tensors: {between or 'none'}; arrays: {dict(control)}")
-            pageable = {kind: count for kind, count in control.items() if "pageable" in kind}
-            said = f"pageable, for which the caller waits: {pageable}" if pageable else f"{dict(control)}"
-            yield Finding.of(f"{what}: arrays are staged in pinned memory", not pageable, said)
+            load, inputs = partial(context.load, name, precision), partial(context.inputs, name)
+            yield from _copies(context, f"{name}, {precision}", load, inputs)
+    for way in (small(context), *reduced(context), *large(context)):
+        yield from _copies(context, f"{way.name}, {way.plan}", partial(way.load, way.plan), way.inputs)
+
+
+def _copies(
+    context: Context, what: str, load: Callable[[], Predictor], inputs: Callable[[int], np.ndarray]
+) -> Iterator[Finding]:
+    try:
+        predictor, x = load(), inputs(3)
+    except NotRunError as error:
+        yield Finding(what, "not run", str(error))
+        return
+    there = context.tensor(x)
+    control = copied(lambda: predictor(x), context)
+    if not (_of("HtoD", control) and _of("DtoH", control)):
+        yield Finding(what, "not run", f"CUPTI shows {dict(control)} for arrays, which are copied")
+        return
+    seen = copied(lambda: predictor(there), context)
+    between = _of("HtoD", seen) | _of("DtoH", seen)
+    yield Finding.of(what, not between, f"tensors: {between or 'none'}; arrays: {dict(control)}")
+    pageable = {kind: count for kind, count in control.items() if "pageable" in kind}
+    said = f"pageable, for which the caller waits: {pageable}" if pageable else f"{dict(control)}"
+    yield Finding.of(f"{what}: arrays are staged in pinned memory", not pageable, said)
 
 
 def _of(direction: str, seen: Counter[str]) -> dict[str, int]:
