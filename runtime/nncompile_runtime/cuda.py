@@ -29,6 +29,14 @@ _FAILURE = re.compile(
     r"|cuDNN is (not available|unavailable)[^;]*"
 )
 _OUT_OF_MEMORY = ("out of memory", "alloc_failed", "out_of_memory", "memoryallocation")
+_NO_GPU = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
+# What helps against errors of cuInit (CUresult in the driver's API).
+_OF_DRIVER = {
+    3: "CUDA does not work in a child that was forked after its parent had used it: start workers with "
+    "multiprocessing's spawn or forkserver.",
+    802: "Start nvidia-fabricmanager, which GPUs behind an NVSwitch need, or wait until it is ready.",
+    803: "Restart the machine if its driver was updated, and remove a libcuda.so.1 of the container's own.",
+}
 # Two threads that redirect stdout at once would leave it redirected.
 _printing = threading.Lock()
 
@@ -65,13 +73,12 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
         load: Opens a shared library by name, or raises OSError.
     """
     built_for = (getattr(onnxruntime, "cuda_version", "") or None) if _has_provider(onnxruntime) else None
-    driver, gpus, fault = _ask_driver(load)
+    driver, gpus, fault, remedy = _ask_driver(load)
     names = _library_names(built_for) if built_for else ()
     if names:
         _preload(onnxruntime)
     libraries = _files(names, load)
     missing = [name for name, file in libraries.items() if file is None and _FFT not in name]
-    remedy = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
     if not _has_provider(onnxruntime):
         install = "pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'."
         also = "" if driver else ", and there is no NVIDIA driver either"
@@ -183,19 +190,20 @@ def _has_provider(onnxruntime: Any) -> bool:
     return PROVIDER in onnxruntime.get_available_providers()
 
 
-def _ask_driver(load: Load) -> tuple[str | None, int, str]:
-    """The driver's CUDA version, the number of GPUs, and what is wrong with it."""
+def _ask_driver(load: Load) -> tuple[str | None, int, str, str]:
+    """The driver's CUDA version, the number of GPUs, what is wrong with it, and what to do about that."""
     try:
         driver = load(_DRIVER)
     except OSError:
-        return None, 0, f"{PROVIDER} needs an NVIDIA driver, and there is none ({_DRIVER})"
+        return None, 0, f"{PROVIDER} needs an NVIDIA driver, and there is none ({_DRIVER})", _NO_GPU
     number, count = ctypes.c_int(), ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(number))
     version = f"{number.value // 1000}.{number.value % 1000 // 10}"
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
-        return version, 0, f"the NVIDIA driver shows no GPU (CUDA error {status or 100})"
-    return version, count.value, ""
+        fault = f"the NVIDIA driver shows no GPU (CUDA error {status or 100})"
+        return version, 0, fault, _OF_DRIVER.get(status, _NO_GPU)
+    return version, count.value, "", ""
 
 
 def _major(version: str) -> int:

@@ -303,27 +303,3 @@ def fused(inputs: Specs, outputs: Specs) -> onnx.ModelProto:
     node = helper.make_node("FusedConv", ["x", "w", "b"], ["y"], domain="com.microsoft", activation="Relu")
     weights = {"w": floats(4, 1, 3, 3), "b": floats(4)}
     return build([node], inputs, outputs, weights, domains=["com.microsoft"])
-
-
-def test_a_forked_child_asks_nothing_of_cuda_and_ends_quietly(cuda_library: Path, tmp_path: Path) -> None:
-    program = """
-import sys
-predictor, x = load(cuda_graph=True), np.ones((2, 4), np.float32)
-predictor(x)
-before = len(calls())
-sys.stdout.flush()
-child = os.fork()
-if child == 0:
-    os.dup2(os.open(os.environ["STAND_IN_LOG"], os.O_WRONLY | os.O_APPEND), 2)  # what is said on stderr
-    try:
-        predictor(x)
-    except NncompileError as error:
-        say(str(error))
-    del predictor
-    sys.exit()
-os.waitpid(child, 0)
-say(calls()[before:])
-"""
-    refused, calls = stand_in.run(cuda_library, tmp_path, linear(), program).said
-    assert "before this process was forked" in refused
-    assert calls == []
