@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from . import stand_in
-from .test_real_provider import linear, pytestmark
-
-__all__ = ["pytestmark"]
+from .test_real_provider import linear
 
 
 @pytest.mark.parametrize("plan", [{}, {"cuda_graph": True}])

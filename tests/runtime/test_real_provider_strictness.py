@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -46,6 +47,47 @@ except NncompileError as error:
     ((kind, said),) = stand_in.run(cuda_library, tmp_path, build(nodes, *specs), program).said
     assert kind == "DeviceError"
     assert "no CUDA kernel for Det 'determinant'" in said
+
+
+def test_auto_takes_the_gpu_and_else_the_cpu_and_says_why_once(cuda_library: Path, tmp_path: Path) -> None:
+    """For a node without a kernel, and for want of memory; where a plan asks for the GPU, it is refused."""
+    program = """
+import logging
+from pathlib import Path
+from nncompile_runtime import devices
+devices.candidates.__defaults__ = ((Path("/"),),)  # a sign of a driver
+told = []
+class Handler(logging.Handler):
+    def emit(self, record): told.append(record.getMessage())
+logging.getLogger("nncompile").addHandler(Handler(logging.WARNING))
+def loaded(**options):
+    try:
+        return runtime.load(model, device="auto", **options).device
+    except NncompileError as error:
+        return type(error).__name__
+say([loaded(plan=CUDA), len(told), loaded(), loaded(), told])
+os.environ["STAND_IN_FULL"] = "1"
+told.clear()
+say([loaded(plan=CUDA), len(told), loaded(), loaded(), told])
+"""
+    specs = [spec("x", "batch", 3, 3)], [spec("y", "batch", 3, 3)]
+    weights = {"w": np.ones((3, 3), np.float32)}
+    fits = build([helper.make_node("MatMul", ["x", "w"], ["y"])], *specs, weights)
+    determinant = helper.make_node("Det", ["x"], ["d"], name="determinant")
+    lacks = build([determinant, helper.make_node("Neg", ["d"], ["y"])], specs[0], [spec("y", "batch")])
+    first, second = (tmp_path / name for name in ("fits", "lacks"))
+    first.mkdir()
+    second.mkdir()
+    ready, full = stand_in.run(cuda_library, first, fits, program).said
+    assert ready == ["cuda:0", 0, "cuda:0", "cuda:0", []]
+    assert full[:4] == ["OutOfMemoryError", 0, "cpu", "cpu"]
+    (why,) = full[4]
+    assert "running on the CPU, because " in why
+    assert "model.onnx could not be started on cuda:0" in why
+    lacking, _ = stand_in.run(cuda_library, second, lacks, program).said
+    assert lacking[:4] == ["DeviceError", 0, "cpu", "cpu"]
+    (why,) = lacking[4]
+    assert "running on the CPU, because ONNX Runtime has no CUDA kernel for Det 'determinant'" in why
 
 
 @pytest.mark.parametrize(
