@@ -152,10 +152,10 @@ def copies(context: Context) -> Iterator[Finding]:
 
 
 def _copies(
-    context: Context, what: str, load: Callable[[], Predictor], inputs: Callable[[int], np.ndarray]
+    context: Context, what: str, load: Callable[[], Predictor], inputs: Callable[[int, int], np.ndarray]
 ) -> Iterator[Finding]:
     try:
-        predictor, x = load(), inputs(3)
+        predictor, x = load(), inputs(3, 0)
     except NotRunError as error:
         yield Finding(what, "not run", str(error))
         return
