@@ -149,7 +149,7 @@ class _Tracer:
         """
         given = [_of(scope, name) for name in node.read]
         loops = node.operator == "Loop"
-        count = given[0] if loops and given else _Origin.CONSTANT
+        count = given[:1] if loops else []
         carried = slice(1, None) if loops else slice(0, len(given) - node.integers.get("num_scan_inputs", 0))
         if loops and given:
             given[0] = _Origin.CONSTANT
@@ -160,7 +160,8 @@ class _Tracer:
             made = unseen.outputs_of(body, scope.new_child(dict(zip(body.inputs, given, strict=False))))
             given[carried] = [max(pair) for pair in zip(given[carried], made, strict=False)]
         made = self.outputs_of(body, scope.new_child(dict(zip(body.inputs, given, strict=False))))
-        return [max(count, origin) for origin in made[loops:]]
+        decided = [*count, *given[1:2]] if loops else []  # how many steps there are
+        return [max([origin, *decided]) for origin in made[loops:]]
 
     def _count(self, node: Node, of_shapes: bool) -> None:
         name = _unnumbered(self.prefix + node.name) if node.name else ""

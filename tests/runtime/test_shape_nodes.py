@@ -121,6 +121,16 @@ def test_the_number_of_steps_is_data_where_data_says_it() -> None:
     assert not {("Max", "v"), ("Max", "parts")} & found.shapes.keys()
 
 
+def test_what_a_condition_of_data_ends_is_data() -> None:
+    (loop,) = looping(SHAPES)
+    steps = loop.attribute[0].g
+    steps.node.append(NODE("Greater", ["x", "x"], ["go_on"], name="condition"))
+    steps.output[0].name = "go_on"
+    found = shape_nodes(model(SHAPE, loop, NODE("Max", ["v", "one"], ["y"], name="after")))
+    assert ("Max", "inner") in found.shapes
+    assert not {("Greater", "condition"), ("Max", "after")} & found.shapes.keys()
+
+
 def test_data_that_comes_into_the_state_after_some_steps_is_found() -> None:
     steps = body(
         ["i", "c", "first", "second"],
