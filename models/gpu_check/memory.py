@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from models.gpu_check.context import Context, arrays
 from models.gpu_check.table import Finding, NotRunError
+from models.gpu_check.ways import Way, large, small
 from nncompile import NncompileError, OutOfMemoryError
 from nncompile.bench.gpu_memory import GpuMemory
 from nncompile_runtime import Predictor
 from nncompile_runtime.answers import difference
 
 _BEFORE = 100  # calls until everything has its memory
-_BATCHES = (64, 37, 1)
+_BATCHES = (64, 37, 5, 1)
 # A leak of one input of batch 64 a call would be a hundred times as much for the smallest network.
 _HOST_MAY_GROW = 16 << 20
 _GPU_MAY_GROW = 2 << 20  # the step in which the driver hands out memory
@@ -32,26 +33,36 @@ _REOPENED_MAY_GROW = 16 << 20
 
 
 def flat(context: Context) -> Iterator[Finding]:
-    """Calls with batches that take turns, on arrays and on tensors."""
+    """Calls with batches that take turns, on arrays and on tensors, plainly and by other plans."""
     taken: dict[str, tuple[Callable[[], int], int]] = {}
     if _STATM.exists():
         taken["host"] = (_resident, _HOST_MAY_GROW)
     if context.on_gpu:
         taken["GPU"] = (GpuMemory(int(context.device.partition(":")[2] or 0)).used, _GPU_MAY_GROW)
-    for name in context.some[:2]:
-        predictor = context.load(name, "float32")
-        feeds = [context.inputs(name, batch) for batch in _BATCHES]
-        for kind, given in (("arrays", feeds), ("tensors", [context.tensor(x) for x in feeds])):
-            for number in range(_BEFORE):
-                predictor(given[number % len(given)])
-            before = {place: used() for place, (used, _) in taken.items()}
-            for number in range(context.calls - _BEFORE):
-                predictor(given[number % len(given)])
-            for place, (used, limit) in taken.items():
-                grown = used() - before[place]
-                calls = f"from call {_BEFORE} to {context.calls}"
-                said = f"{grown / 2**20:+.1f} MiB {calls}; {limit >> 20} MiB are allowed"
-                yield Finding.of(f"{name}, {kind}: {place}", grown <= limit, said)
+    plainly = (small(context, {}, name) for name in context.some[:2])
+    for way in (*plainly, small(context), *large(context)):
+        try:
+            yield from _stays(context, way, taken)
+        except NotRunError as error:
+            yield Finding(f"{way.name}, {way.plan}", "not run", str(error))
+
+
+def _stays(
+    context: Context, way: Way, taken: Mapping[str, tuple[Callable[[], int], int]]
+) -> Iterator[Finding]:
+    predictor = way.load(way.plan)
+    feeds = [way.inputs(batch, 0) for batch in _BATCHES if batch <= max(way.batches)]
+    for kind, given in (("arrays", feeds), ("tensors", [context.tensor(x) for x in feeds])):
+        for number in range(_BEFORE):
+            predictor(given[number % len(given)])
+        before = {place: used() for place, (used, _) in taken.items()}
+        for number in range(context.calls - _BEFORE):
+            predictor(given[number % len(given)])
+        for place, (used, limit) in taken.items():
+            grown = used() - before[place]
+            calls = f"from call {_BEFORE} to {context.calls}"
+            said = f"{grown / 2**20:+.1f} MiB {calls}; {limit >> 20} MiB are allowed"
+            yield Finding.of(f"{way.name}, {way.plan}, {kind}: {place}", grown <= limit, said)
 
 
 def out_of_memory(context: Context) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ import torch
 
 import nncompile
 from models.gpu_check.context import NO_KERNEL, Context
+from models.gpu_check.exchange import Foreign
 from models.gpu_check.table import Finding, NotRunError
+from models.gpu_check.ways import large, reduced, small
 from nncompile import DeviceError, InputError, NncompileError, PlanError
 from nncompile.bench.engines.on_gpu import wait
-from nncompile_runtime import container
+from nncompile_runtime import Predictor, container
 from nncompile_runtime.session import Session
+from nncompile_runtime.shape_nodes import shape_nodes
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Arithmetic on shapes, of which CUDA has kernels but which ONNX Runtime puts on the CPU.
-_ON_SHAPES = frozenset({"Shape", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape"})
 
 
 def refusals(context: Context) -> Iterator[Finding]:
@@ -58,6 +60,10 @@ def refusals(context: Context) -> Iterator[Finding]:
     )
     chosen = load(device="auto").device
     yield Finding.of("device='auto' takes the GPU", chosen.startswith("cuda"), f"it takes {chosen}")
+    yield _refused(
+        "an array on the GPU of a library that is not known", lambda: load()(Foreign(there)), InputError,
+        "from_dlpack",
+    )  # fmt: skip
     yield _channels_last(context)
     lacking = context.folder / NO_KERNEL
     yield (
@@ -87,7 +93,10 @@ def _holds_fused_conv(path: Path) -> bool:
 
 
 def placement(context: Context) -> Iterator[Finding]:
-    """ONNX Runtime's own record of a run names the provider of each node that was executed."""
+    """ONNX Runtime's own record of a run names the provider of each node that was executed.
+
+    The rule what may be on the CPU is that of sessions, which look where nodes are put before any is fused.
+    """
     provider = _PROVIDERS[context.device.partition(":")[0]]
     for name in context.networks:
         for precision in context.precisions:
@@ -100,19 +109,17 @@ def placement(context: Context) -> Iterator[Finding]:
             except NncompileError as error:
                 yield Finding.of(what, False, str(error))
                 continue
-            astray = {
-                f"{count} {operator} on {place}"
-                for (place, operator), count in ran.items()
-                if operator.startswith("Memcpy") or (place != provider and operator not in _ON_SHAPES)
-            }
-            said = (
-                f"{sum(ran.values())} nodes, all on {provider}" if not astray else ", ".join(sorted(astray))
-            )
-            yield Finding.of(what, bool(ran) and not astray, said)
+            shapes = shape_nodes(container.read(context.file(name, precision)).data)
+            places = {(operator, node): place for place, operator, node in ran}
+            elsewhere = [(operator, node) for place, operator, node in ran if place != provider]
+            copied = [key for key in places if key[0].startswith("Memcpy")]
+            astray = sorted(set(shapes.of_data(elsewhere) + copied))
+            told = ", ".join(f"{key[0]} {key[1]!r} on {places[key]}" for key in astray[:5])
+            yield Finding.of(what, bool(ran) and not astray, told or f"{len(ran)} nodes, all on {provider}")
 
 
-def executed(context: Context, name: str, precision: str) -> Counter[tuple[str, str]]:
-    """How often a node of each provider and operator ran in one call.
+def executed(context: Context, name: str, precision: str) -> list[tuple[str, str, str]]:
+    """Provider, operator and name of each node that ran in one call.
 
     Raises:
         NotRunError: The network is not there.
@@ -123,8 +130,9 @@ def executed(context: Context, name: str, precision: str) -> Counter[tuple[str, 
         session = Session(model, plan.session, trace=Path(folder))
         session.run({model.manifest.signature.inputs[0].name: context.inputs(name, 2)})
         events = json.loads(Path(session.native.end_profiling()).read_bytes())
-    nodes = [e["args"] for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time")]
-    return Counter((node["provider"], node["op_name"]) for node in nodes)
+    ending = "_kernel_time"
+    nodes = [e for e in events if e["cat"] == "Node" and e["name"].endswith(ending)]
+    return [(e["args"]["provider"], e["args"]["op_name"], e["name"].removesuffix(ending)) for e in nodes]
 
 
 def copies(context: Context) -> Iterator[Finding]:
@@ -137,23 +145,31 @@ def copies(context: Context) -> Iterator[Finding]:
     copied(lambda: context.tensor(np.zeros(1, np.float32)), context)
     for name in context.some:
         for precision in context.precisions:
-            what = f"{name}, {precision}"
-            try:
-                predictor, x = context.load(name, precision), context.inputs(name, 3)
-            except NotRunError as error:
-                yield Finding(what, "not run", str(error))
-                continue
-            there = context.tensor(x)
-            control = copied(lambda p=predictor, x=x: p(x), context)
-            if not (_of("HtoD", control) and _of("DtoH", control)):
-                yield Finding(what, "not run", f"CUPTI shows {dict(control)} for arrays, which are copied")
-                continue
-            seen = copied(lambda p=predictor, x=there: p(x), context)
-            between = _of("HtoD", seen) | _of("DtoH", seen)
-            yield Finding.of(what, not between, f"tensors: {between or 'none'}; arrays: {dict(control)}")
-            pageable = {kind: count for kind, count in control.items() if "pageable" in kind}
-            said = f"pageable, for which the caller waits: {pageable}" if pageable else f"{dict(control)}"
-            yield Finding.of(f"{what}: arrays are staged in pinned memory", not pageable, said)
+            load, inputs = partial(context.load, name, precision), partial(context.inputs, name)
+            yield from _copies(context, f"{name}, {precision}", load, inputs)
+    for way in (small(context), *reduced(context), *large(context)):
+        yield from _copies(context, f"{way.name}, {way.plan}", partial(way.load, way.plan), way.inputs)
+
+
+def _copies(
+    context: Context, what: str, load: Callable[[], Predictor], inputs: Callable[[int, int], np.ndarray]
+) -> Iterator[Finding]:
+    try:
+        predictor, x = load(), inputs(3, 0)
+    except NotRunError as error:
+        yield Finding(what, "not run", str(error))
+        return
+    there = context.tensor(x)
+    control = copied(lambda: predictor(x), context)
+    if not (_of("HtoD", control) and _of("DtoH", control)):
+        yield Finding(what, "not run", f"CUPTI shows {dict(control)} for arrays, which are copied")
+        return
+    seen = copied(lambda: predictor(there), context)
+    between = _of("HtoD", seen) | _of("DtoH", seen)
+    yield Finding.of(what, not between, f"tensors: {between or 'none'}; arrays: {dict(control)}")
+    pageable = {kind: count for kind, count in control.items() if "pageable" in kind}
+    said = f"pageable, for which the caller waits: {pageable}" if pageable else f"{dict(control)}"
+    yield Finding.of(f"{what}: arrays are staged in pinned memory", not pageable, said)
 
 
 def _of(direction: str, seen: Counter[str]) -> dict[str, int]:

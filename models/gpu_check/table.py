@@ -74,11 +74,12 @@ class Check:
 
 
 CHECKS = (
-    Check("compile", 75, "context:compiled", "every network compiles in every precision, or was prepared"),
+    Check("compile", 65, "context:compiled", "every network compiles in every precision, or was prepared"),
     Check("answers", 60, "answers:answers", "answers on the device are those of eager PyTorch in float64"),
     Check("refusals", 10, "strictness:refusals", "what must be refused is refused, by its name"),
     Check("placement", 20, "strictness:placement", "what ran, ran on the device, node by node"),
     Check("copies", 20, "strictness:copies", "tensors on the GPU are not copied to the host", True),
+    Check("exchange", 10, "exchange:exchange", "CuPy's arrays, and other libraries' by DLPack, share memory"),
     Check("overlap", 5, "overlap:overlap", "a stream of arrays is copied while the GPU computes", True),
     Check("memory", 20, "memory:flat", "memory stays the same over a thousand calls"),
     Check(

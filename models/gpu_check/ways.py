@@ -1,4 +1,4 @@
-"""Networks as `ragged` runs them: the small ones, a convolution that nothing is fused into, and ResNet-18.
+"""Networks under plans that are no defaults: small ones, a convolution that nothing is fused into, ResNet-18.
 
 The convolutions of the small networks become `FusedConv`, which has no kernel for channels that are last. A
 plain `Conv` searches for its algorithm and takes its workspace by itself, which is what each CUDA graph has a
@@ -52,19 +52,51 @@ class Way:
 
 
 def ways(context: Context) -> Iterator[Way]:
-    """Each small network and a plain convolution under CUDA graphs; on a GPU ResNet-18 in float16 too.
+    """Each small network and a plain convolution under CUDA graphs; on a GPU more precisions and plans too.
 
     On the CPU, where there are no CUDA graphs, batches are cut into pieces.
     """
-    special: dict[str, Any] = {"cuda_graph": True} if context.on_gpu else {"micro_batch": 4}
+    special = _special(context)
     for name in context.small:
-        load, inputs = partial(context.load, name, "float32"), partial(context.inputs, name)
-        yield Way(name, "float32", special, load, inputs)
+        yield small(context, special, name)
     yield Way("a plain Conv", "float32", special, partial(plain_conv, context), _images)
+    if context.on_gpu:
+        for pieces in ({"micro_batch": 4}, {"micro_batch": 4, "cuda_graph": True}):
+            yield small(context, pieces)
+    yield from reduced(context)
+    yield from large(context)
+
+
+def small(context: Context, plan: dict[str, Any] | None = None, name: str = "") -> Way:
+    """A small network in float32, the first one if none is named, with CUDA graphs if no plan is given.
+
+    Raises:
+        NotRunError: None of them was chosen.
+    """
+    name = name or context.small[0]
+    load, inputs = partial(context.load, name, "float32"), partial(context.inputs, name)
+    return Way(name, "float32", _special(context) if plan is None else plan, load, inputs)
+
+
+def reduced(context: Context) -> Iterator[Way]:
+    """On a GPU, the first small network under CUDA graphs in TF32 and bfloat16."""
+    for precision in ("tf32", "bfloat16"):
+        if context.on_gpu and precision in context.precisions:
+            name = context.small[0]
+            load, inputs = partial(context.load, name, precision), partial(context.inputs, name)
+            yield Way(f"{name}, {precision}", precision, {"cuda_graph": True}, load, inputs)
+
+
+def large(context: Context) -> Iterator[Way]:
+    """On a GPU, ResNet-18 in float16 channels last, as it is and from CUDA graphs."""
     if context.on_gpu and LARGE in context.networks and LARGE_PRECISION in context.precisions:
         load, inputs = partial(context.load, LARGE, LARGE_PRECISION), partial(context.inputs, LARGE)
         for plan in LARGE_PLANS:
             yield Way(f"{LARGE}, {LARGE_PRECISION}", LARGE_PRECISION, plan, load, inputs, _FEW)
+
+
+def _special(context: Context) -> dict[str, Any]:
+    return {"cuda_graph": True} if context.on_gpu else {"micro_batch": 4}
 
 
 def plain_conv(context: Context, plan: dict[str, Any]) -> Predictor:

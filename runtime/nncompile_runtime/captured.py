@@ -3,13 +3,15 @@
 ONNX Runtime captures the first runs of a session (`enable_cuda_graph`) and replays them: the same kernels
 on the same addresses, whatever is bound later. So a call's inputs are copied into memory that stays, and its
 outputs out of it. ONNX Runtime keeps a captured graph for each thread that runs the session, until the
-session goes: each new thread captures anew, so that only a few may.
+session goes, even when the thread has gone before: each new thread captures anew, so that only a few may.
+Where threads have gone, the session begins anew for one that calls often enough to be worth that.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from weakref import WeakSet
 
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.cuda_session import CudaSession, Memory
@@ -19,7 +21,21 @@ from nncompile_runtime.plan import Plan
 from nncompile_runtime.shapes import ports_of
 from nncompile_runtime.staging import packed
 
-_MOST_THREADS = 8
+MOST_THREADS = 8
+# Calls that a thread must have run plainly before a session begins anew for it, which takes as long as many.
+_PATIENCE = 64
+
+
+class _Caller:
+    """A thread, as long as it lives: what `threading.local` holds goes with it, foreign threads' too.
+
+    Attributes:
+        admitted: Whether it may run.
+        refused: How often it might not.
+    """
+
+    def __init__(self) -> None:
+        self.admitted, self.refused = False, 0
 
 
 class Captured:
@@ -55,16 +71,32 @@ class Captured:
         count = len(call.inputs)
         self._inputs, self._outputs = tuple(placed[:count]), tuple(placed[count:])
         self._threads = threading.local()
-        self._admitted = 0
+        self._admitted: WeakSet[_Caller] = WeakSet()
+        self._places, self._ended = 0, self.session.ended
 
     def admits(self) -> bool:
         """Whether the calling thread may run here."""
-        admitted: bool | None = getattr(self._threads, "admitted", None)
-        if admitted is None:
+        caller: _Caller | None = getattr(self._threads, "caller", None)
+        if caller is None:
+            caller = self._threads.caller = _Caller()
+        if not caller.admitted:
             with self.session.lock:
-                admitted = self._threads.admitted = self._admitted < _MOST_THREADS
-                self._admitted += admitted
-        return admitted
+                caller.admitted = self._has_place_for(caller)
+        return caller.admitted
+
+    def _has_place_for(self, caller: _Caller) -> bool:
+        living = len(self._admitted)
+        worth_it = caller.refused >= _PATIENCE and living < MOST_THREADS
+        if self._places >= MOST_THREADS and worth_it:
+            self.session.begin_anew()
+        if self._ended != self.session.ended:  # now or after a failure: graphs of threads gone are gone too
+            self._places, self._ended = living, self.session.ended
+        if self._places >= MOST_THREADS:
+            caller.refused += 1
+            return False
+        self._places += 1
+        self._admitted.add(caller)
+        return True
 
     def run_at(self, inputs: Sequence[Memory], outputs: Sequence[Memory]) -> None:
         """Copy inputs of at most `rows` rows in, replay, copy as many rows of the outputs out.

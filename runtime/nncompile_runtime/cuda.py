@@ -12,7 +12,6 @@ import ctypes
 import io
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,14 @@ _FAILURE = re.compile(
     r"|cuDNN is (not available|unavailable)[^;]*"
 )
 _OUT_OF_MEMORY = ("out of memory", "alloc_failed", "out_of_memory", "memoryallocation")
-# What may compute shapes. Their CUDA kernels do not take every dtype: data of an int8 Max is left to the CPU.
-_SHAPE_ARITHMETIC = frozenset((
-    "Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Identity",
-    "ConstantOfShape", "Range", "Expand", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max",
-    "Floor", "Ceil", "ReduceProd", "ReduceMin", "ReduceMax", "ReduceSum", "Equal", "Greater",
-    "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Where",
-))  # fmt: skip
+_NO_GPU = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
+# What helps against errors of cuInit (CUresult in the driver's API).
+_OF_DRIVER = {
+    3: "CUDA does not work in a child that was forked after its parent had used it: start workers with "
+    "multiprocessing's spawn or forkserver.",
+    802: "Start nvidia-fabricmanager, which GPUs behind an NVSwitch need, or wait until it is ready.",
+    803: "Restart the machine if its driver was updated, and remove a libcuda.so.1 of the container's own.",
+}
 # Two threads that redirect stdout at once would leave it redirected.
 _printing = threading.Lock()
 
@@ -73,13 +73,12 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
         load: Opens a shared library by name, or raises OSError.
     """
     built_for = (getattr(onnxruntime, "cuda_version", "") or None) if _has_provider(onnxruntime) else None
-    driver, gpus, fault = _ask_driver(load)
+    driver, gpus, fault, remedy = _ask_driver(load)
     names = _library_names(built_for) if built_for else ()
     if names:
         _preload(onnxruntime)
     libraries = _files(names, load)
     missing = [name for name, file in libraries.items() if file is None and _FFT not in name]
-    remedy = "Install an NVIDIA driver, or give the container its GPU (docker run --gpus all)."
     if not _has_provider(onnxruntime):
         install = "pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'."
         also = "" if driver else ", and there is no NVIDIA driver either"
@@ -145,8 +144,7 @@ def missing_memory(error: Exception) -> int | None:
 def refuse_nodes_on_the_cpu(session: Any, name: str, data: bytes) -> None:
     """Refuse a graph that ONNX Runtime would run in part on the CPU; arithmetic on shapes belongs there.
 
-    A node that the file has computes shapes where what it reads is made from shapes; one that ONNX Runtime
-    made or renamed, or that lies in a subgraph or a function, is only told by its operator.
+    Which nodes that is says `shape_nodes`.
 
     Args:
         session: An InferenceSession that recorded the assignment (`session.record_ep_graph_assignment_info`).
@@ -157,22 +155,14 @@ def refuse_nodes_on_the_cpu(session: Any, name: str, data: bytes) -> None:
         DeviceError: Nodes, named, have no CUDA kernel.
     """
     elsewhere = [
-        node
+        (node.op_type, node.name)
         for part in session.get_provider_graph_assignment_info()
         if part.ep_name != PROVIDER
         for node in part.get_nodes()
     ]
     if not elsewhere:
         return
-    found = shape_nodes(data)
-    seen: Counter[tuple[str, str]] = Counter()
-    left = []
-    for node in elsewhere:
-        key = node.op_type, node.name
-        seen[key] += 1
-        of_data = key in found.known and seen[key] > found.shapes[key]
-        if node.op_type not in _SHAPE_ARITHMETIC or of_data:
-            left.append(f"{node.op_type} {node.name!r}")
+    left = [f"{operator} {name!r}" for operator, name in shape_nodes(data).of_data(elsewhere)]
     if left:
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         raise DeviceError(
@@ -200,19 +190,20 @@ def _has_provider(onnxruntime: Any) -> bool:
     return PROVIDER in onnxruntime.get_available_providers()
 
 
-def _ask_driver(load: Load) -> tuple[str | None, int, str]:
-    """The driver's CUDA version, the number of GPUs, and what is wrong with it."""
+def _ask_driver(load: Load) -> tuple[str | None, int, str, str]:
+    """The driver's CUDA version, the number of GPUs, what is wrong with it, and what to do about that."""
     try:
         driver = load(_DRIVER)
     except OSError:
-        return None, 0, f"{PROVIDER} needs an NVIDIA driver, and there is none ({_DRIVER})"
+        return None, 0, f"{PROVIDER} needs an NVIDIA driver, and there is none ({_DRIVER})", _NO_GPU
     number, count = ctypes.c_int(), ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(number))
     version = f"{number.value // 1000}.{number.value % 1000 // 10}"
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
-        return version, 0, f"the NVIDIA driver shows no GPU (CUDA error {status or 100})"
-    return version, count.value, ""
+        fault = f"the NVIDIA driver shows no GPU (CUDA error {status or 100})"
+        return version, 0, fault, _OF_DRIVER.get(status, _NO_GPU)
+    return version, count.value, "", ""
 
 
 def _major(version: str) -> int:

@@ -46,6 +46,7 @@ class CudaSession(Session):
             copied to it when it is bound, and never again while the binding is kept; an output that the CPU
             wrote would be copied from memory that the next run may have by then; and an output that is an
             input would not be written at all.
+        ended: How often ONNX Runtime's session ended, to begin anew; what it captured went with it.
     """
 
     gpu: driver.Gpu
@@ -69,6 +70,7 @@ class CudaSession(Session):
         self.lock = threading.RLock()
         self._bound: dict[tuple[tuple[Memory, ...], tuple[Memory, ...]], Callable[[], None]] = {}
         self._captured = threading.local()
+        self.ended = 0
         super().__init__(model, plan)
         # Return when the work is queued: who waits for it is decided outside.
         self._queue_only = onnxruntime().RunOptions()
@@ -160,6 +162,11 @@ class CudaSession(Session):
                 binding = None
                 raise self.failure(error) from None
 
+    def begin_anew(self) -> None:
+        """Wait for what is queued, and give back all memory; the next run opens the session again."""
+        with self.lock, driver.alone(), self.current():
+            self._close()
+
     def failure(self, error: Exception) -> NncompileError:
         """The error for a run that was given up; where memory was short, the session begins anew.
 
@@ -179,7 +186,7 @@ class CudaSession(Session):
                 "raise gpu_memory_limit if the plan has one, or free memory of the GPU.",
             )
             traceback.clear_frames(error.__traceback__)  # they hold the session that is to go
-            self._close()
+            self.begin_anew()
             with contextlib.suppress(NncompileError):  # else the next call tries again
                 self._reopen()
             return failed
@@ -246,6 +253,7 @@ class CudaSession(Session):
         self._bound.clear()
         self._captured = threading.local()  # the next session captures anew
         self.native = self.call = None
+        self.ended += 1
 
     def _reopen(self) -> None:
         if self.native is None:

@@ -7,6 +7,7 @@ then. So what holds sessions gives them up in the child, where the next call ope
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from typing import Any, Protocol
@@ -21,7 +22,6 @@ class Holder(Protocol):
 
 
 _holders: WeakSet[Holder] = WeakSet()
-_kept: list[Any] = []
 
 
 def give_up_when_forked(holder: Holder) -> None:
@@ -30,8 +30,11 @@ def give_up_when_forked(holder: Holder) -> None:
 
 
 def keep_for_ever(*given_up: Any) -> None:
-    """Keep what the parent's threads may have been in the midst of: freeing it could wait for them."""
-    _kept.append(given_up)
+    """Keep what the parent's threads may have been in the midst of: freeing it could wait for them.
+
+    Beyond the end of the interpreter, too, which frees what modules hold: a session on a GPU would call CUDA.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(given_up))
 
 
 def waited_for_by_forks(lock: threading.Lock) -> threading.Lock:

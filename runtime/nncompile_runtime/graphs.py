@@ -13,7 +13,7 @@ import threading
 from typing import NamedTuple
 
 from nncompile_runtime.buckets import bucket_of
-from nncompile_runtime.captured import Captured
+from nncompile_runtime.captured import MOST_THREADS, Captured
 from nncompile_runtime.container import ModelFile
 from nncompile_runtime.device_runner import DeviceRunner, Feed, Finish
 from nncompile_runtime.driver import CudaError
@@ -63,6 +63,7 @@ class Graphs:
         self._refused: set[int] = set()
         self._used: dict[int, int] = {}
         self._calls = 0
+        self._told = False
         self._opening = threading.Lock()
 
     def __call__(self, feed: Feed) -> list[object]:
@@ -81,12 +82,24 @@ class Graphs:
             opened = opened or self._opened(bucket)
             if opened is not None and opened.captured.admits():
                 return opened.runner.start(feed)
+            if opened is not None:
+                self._say_that_threads_are_many()
         except (NncompileError, CudaError) as error:
             finish = self._start_plainly(feed)  # which raises where the call is at fault, and not the graph
             self._refuse(bucket)
             _log.warning("Batches of %d run without a CUDA graph: %s", bucket, error)
             return finish
         return self._start_plainly(feed)
+
+    def _say_that_threads_are_many(self) -> None:
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "%s replays CUDA graphs for %d threads; calls of further ones run without. Call from fewer "
+                "threads that stay, or give the plan more workers.",
+                self._model.name,
+                MOST_THREADS,
+            )
 
     def _start_plainly(self, feed: Feed) -> Finish:
         try:

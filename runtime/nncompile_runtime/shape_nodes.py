@@ -1,25 +1,35 @@
-"""Which nodes of an ONNX file compute shapes, found by tracing what they read through the file's bytes.
+"""Which nodes of an ONNX file compute shapes: ONNX Runtime puts those on the CPU beside a GPU, and rightly.
 
-Field numbers are those of onnx.proto3 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
+What a value is made from is traced through the graph, the bodies of If, Loop and Scan, and functions. ONNX
+Runtime (1.31) tells of a node on the CPU no more than operator and name. It gives new names to what it puts
+in the place of a function's call (`_inlfunc_F_token_2_name`), and of an If whose condition is constant
+(`_if_then_branch_Max`). Nodes that it makes by itself (`Gather_token_0`) cannot be traced, and are told by
+their operator alone.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import ChainMap, Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from nncompile_runtime.wire import LENGTH_DELIMITED, Field, fields, read_varint
+from nncompile_runtime.onnx_nodes import Function, Graph, Node, nodes_of
+from nncompile_runtime.wire import WireError
 
-_GRAPH_OF_MODEL = 7
-_NODE, _INITIALIZER, _INPUT = 1, 5, 11
-_READ, _WRITTEN, _NAME, _OPERATOR, _ATTRIBUTE = 1, 2, 3, 4, 5
-_GRAPHS_OF_ATTRIBUTE = (6, 11)
-_TENSOR_NAME = 8
-_INTEGERS = (6, 7)  # int32, int64
+# What may compute shapes. Their CUDA kernels do not take every dtype: data of an int8 Max is left to the CPU.
+_SHAPE_ARITHMETIC = frozenset((
+    "Shape", "Size", "Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Identity",
+    "ConstantOfShape", "Range", "Expand", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max",
+    "Floor", "Ceil", "ReduceProd", "ReduceMin", "ReduceMax", "ReduceSum", "Equal", "Greater",
+    "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Where",
+))  # fmt: skip
+_INLINED, _NUMBER = "_inlfunc_", re.compile(r"_token_\d+")
+_OF_A_BRANCH, _BRANCH = re.compile(r"_(then|else)_branch"), "then or else"
+_MOST_CALLS = 64  # of functions by functions
 
-Key = tuple[str, str]
+Key = tuple[str, str]  # operator, name
 
 
 class _Origin(IntEnum):
@@ -31,105 +41,140 @@ class _Origin(IntEnum):
     DATA = 3
 
 
+_Scope = ChainMap[str, _Origin]
+
+
 @dataclass(frozen=True)
 class ShapeNodes:
     """How many nodes of an operator and a name there are; names may be empty or repeated.
 
     Attributes:
-        known: Of any kind, (operator, name) -> how many; those of functions are not counted.
-        shapes: Those that compute shapes or constants, or that lie in a subgraph, where nothing is traced.
+        known: Of any kind, (operator, name) -> how many. Those of a function are called as ONNX Runtime calls
+            them where it is called; those of a branch are counted as (operator, "then or else") as well.
+        shapes: Those that compute shapes or constants.
     """
 
     known: Counter[Key]
     shapes: Counter[Key]
+
+    def of_data(self, nodes: Iterable[Key]) -> list[Key]:
+        """Those of some nodes that do not compute shapes.
+
+        Args:
+            nodes: Operators and names, as ONNX Runtime tells them.
+        """
+        seen: Counter[Key] = Counter()
+        found = []
+        for operator, name in nodes:
+            key = operator, _unnumbered(name)
+            if key not in self.known and _OF_A_BRANCH.search(name):
+                key = operator, _BRANCH
+            seen[key] += 1
+            if operator not in _SHAPE_ARITHMETIC or (key in self.known and seen[key] > self.shapes[key]):
+                found.append((operator, name))
+        return found
 
 
 def shape_nodes(data: bytes) -> ShapeNodes:
     """Trace the values of a serialised ONNX ModelProto, whose nodes are in order.
 
     Raises:
-        WireError: The bytes are not a well-formed message.
+        WireError: The bytes are not a well-formed message, or nest too deeply.
     """
+    graph, functions = nodes_of(data)
     found = ShapeNodes(Counter(), Counter())
-    for field in fields(data, 0, len(data)):
-        if field.number == _GRAPH_OF_MODEL:
-            _trace(data, field, found)
+    given = {name: _Origin.SIZES if name in graph.sizes else _Origin.DATA for name in graph.inputs}
+    _Tracer(functions, found).outputs_of(graph, ChainMap(given))
     return found
 
 
-def _trace(data: bytes, graph: Field, found: ShapeNodes) -> None:
-    parts = list(_within(data, graph))
-    origins = dict(_given(data, part) for part in parts if part.number == _INPUT)
-    for part in parts:
-        if part.number == _INITIALIZER:
-            origins.update(
-                (_text(data, f), _Origin.CONSTANT) for f in _within(data, part) if f.number == _TENSOR_NAME
-            )
-    for part in parts:
-        if part.number != _NODE:
-            continue
-        key, read, written, holds_graphs = _node(data, part, found)
-        origin = max((origins.get(name, _Origin.CONSTANT) for name in read), default=_Origin.CONSTANT)
-        found.known[key] += 1
-        if key[0] in ("Shape", "Size", "SequenceLength"):
-            origin = _Origin.SHAPE
-        elif holds_graphs and origin is not _Origin.DATA:
-            origin = _Origin.SHAPE  # its branches may compute one
-        if origin in (_Origin.CONSTANT, _Origin.SHAPE):
-            found.shapes[key] += 1
-        origins.update(dict.fromkeys(written, origin))
+@dataclass(frozen=True)
+class _Tracer:
+    """Traces one graph.
+
+    Attributes:
+        functions: Of the file.
+        found: Is added to.
+        prefix: Of the names of nodes, as ONNX Runtime calls those of the function that the graph is.
+        in_branch: Whether the graph is in a branch.
+        calls: How many functions it is in.
+    """
+
+    functions: dict[Function, Graph]
+    found: ShapeNodes
+    prefix: str = ""
+    in_branch: bool = False
+    calls: int = 0
+
+    def outputs_of(self, graph: Graph, scope: _Scope) -> list[_Origin]:
+        """The origins of a graph's outputs; `scope` has those of its inputs, and of what surrounds it."""
+        scope.update(dict.fromkeys(graph.constants, _Origin.CONSTANT))
+        for node in graph.nodes:
+            origin = max((_of(scope, name) for name in node.read), default=_Origin.CONSTANT)
+            if node.operator in ("Shape", "Size", "SequenceLength"):
+                origin = _Origin.SHAPE
+            self._count(node, origin in (_Origin.CONSTANT, _Origin.SHAPE))
+            scope.update(zip(node.written, self._written(node, origin, scope), strict=False))
+        return [_of(scope, name) for name in graph.outputs]
+
+    def _written(self, node: Node, origin: _Origin, scope: _Scope) -> list[_Origin]:
+        function = self.functions.get((node.domain, node.operator, node.overload))
+        if function is not None:
+            return self._of_function(node, function, scope)
+        if node.operator == "If":
+            return self._of_branches(node, origin, scope)
+        if node.operator in ("Loop", "Scan") and len(node.bodies) == 1:
+            return self._of_steps(node, node.bodies[0], scope)
+        for body in node.bodies:
+            inputs = dict.fromkeys(body.inputs, origin)
+            origin = max(origin, *self.outputs_of(body, scope.new_child(inputs)))
+        return [origin] * len(node.written)
+
+    def _of_function(self, node: Node, function: Graph, scope: _Scope) -> list[_Origin]:
+        if self.calls >= _MOST_CALLS:
+            raise WireError(f"functions called by more than {_MOST_CALLS} others")
+        inside = replace(self, prefix=f"{_INLINED}{node.operator}_", calls=self.calls + 1)
+        given = (_of(scope, name) for name in node.read)
+        return inside.outputs_of(function, ChainMap(dict(zip(function.inputs, given, strict=False))))
+
+    def _of_branches(self, node: Node, condition: _Origin, scope: _Scope) -> list[_Origin]:
+        branch = replace(self, in_branch=True)
+        ways = [branch.outputs_of(body, scope.new_child()) for body in node.bodies]
+        return [max(condition, *origins) for origins in zip(*ways, strict=False)]
+
+    def _of_steps(self, node: Node, body: Graph, scope: _Scope) -> list[_Origin]:
+        """Of Loop (count; condition, state) or Scan (state; sequences): what a step makes, the next reads.
+
+        A step's number is no data, whatever says how many there are; what comes out after them may be.
+        """
+        given = [_of(scope, name) for name in node.read]
+        loops = node.operator == "Loop"
+        count = given[:1] if loops else []
+        carried = slice(1, None) if loops else slice(0, len(given) - node.integers.get("num_scan_inputs", 0))
+        if loops and given:
+            given[0] = _Origin.CONSTANT
+        unseen = replace(self, found=ShapeNodes(Counter(), Counter()))
+        before: list[_Origin] = []
+        while before != given:
+            before = list(given)
+            made = unseen.outputs_of(body, scope.new_child(dict(zip(body.inputs, given, strict=False))))
+            given[carried] = [max(pair) for pair in zip(given[carried], made, strict=False)]
+        made = self.outputs_of(body, scope.new_child(dict(zip(body.inputs, given, strict=False))))
+        decided = [*count, *given[1:2]] if loops else []  # how many steps there are
+        return [max([origin, *decided]) for origin in made[loops:]]
+
+    def _count(self, node: Node, of_shapes: bool) -> None:
+        name = _unnumbered(self.prefix + node.name) if node.name else ""
+        keys = [(node.operator, name)] + [(node.operator, _BRANCH)] * self.in_branch
+        self.found.known.update(keys)
+        if of_shapes:
+            self.found.shapes.update(keys)
 
 
-def _node(data: bytes, node: Field, found: ShapeNodes) -> tuple[Key, list[str], list[str], bool]:
-    """Operator and name, the values read and written, and whether there are subgraphs, which are counted."""
-    texts: dict[int, list[str]] = {_READ: [], _WRITTEN: [], _NAME: [], _OPERATOR: []}
-    holds_graphs = False
-    for field in _within(data, node):
-        if field.number in texts:
-            texts[field.number].append(_text(data, field))
-        elif field.number == _ATTRIBUTE:
-            for graph in _within(data, field):
-                if graph.number in _GRAPHS_OF_ATTRIBUTE and graph.wire_type == LENGTH_DELIMITED:
-                    holds_graphs = True
-                    _count(data, graph, found)
-    key = "".join(texts[_OPERATOR][-1:]), "".join(texts[_NAME][-1:])
-    return key, texts[_READ], texts[_WRITTEN], holds_graphs
+def _of(scope: _Scope, name: str) -> _Origin:
+    return scope.get(name, _Origin.CONSTANT)
 
 
-def _count(data: bytes, graph: Field, found: ShapeNodes) -> None:
-    for part in _within(data, graph):
-        if part.number == _NODE:
-            key = _node(data, part, found)[0]
-            found.known[key] += 1
-            found.shapes[key] += 1
-
-
-def _given(data: bytes, port: Field) -> tuple[str, _Origin]:
-    """The name of a graph's input, and what it is."""
-    name, origin = "", _Origin.DATA
-    for field in _within(data, port):
-        if field.number == 1:
-            name = _text(data, field)
-        elif field.number == 2:
-            for tensor in _within(data, field):
-                if tensor.number == 1 and _is_sizes(data, tensor):
-                    origin = _Origin.SIZES
-    return name, origin
-
-
-def _is_sizes(data: bytes, tensor: Field) -> bool:
-    kind, rank = 0, None
-    for field in _within(data, tensor):
-        if field.number == 1:
-            kind, _ = read_varint(data, field.value_start, field.end)
-        elif field.number == 2:
-            rank = sum(1 for dim in _within(data, field) if dim.number == 1)
-    return kind in _INTEGERS and rank is not None and rank <= 1
-
-
-def _within(data: bytes, message: Field) -> Iterator[Field]:
-    return fields(data, message.value_start, message.end)
-
-
-def _text(data: bytes, field: Field) -> str:
-    return data[field.value_start : field.end].decode("utf-8", "replace")
+def _unnumbered(name: str) -> str:
+    """The name of what was in a function without the number that tells its calls apart."""
+    return _NUMBER.sub("", name) if name.startswith(_INLINED) else name

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import threading
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from models.gpu_check import answers, behaviour, concurrency, layers, speed, strictness, ways
-from models.gpu_check.context import compiled
+from models.gpu_check import answers, behaviour, concurrency, layers, memory, speed, strictness, ways
+from models.gpu_check.context import Context, compiled
 from models.gpu_check.running import perform
 from models.gpu_check.table import CHECKS
+from nncompile import Predictor
 from nncompile.bench.timing import Schedule
 
 from .breaking import BY_NAME, patch, real, verdicts
@@ -29,6 +32,7 @@ from .breaking import BY_NAME, patch, real, verdicts
         ("refusals", {"passed", "not run"}),
         ("placement", {"passed"}),
         ("copies", {"not run"}),
+        ("exchange", {"passed", "not run"}),
         ("overlap", {"not run"}),
         ("memory", {"passed"}),
         ("out-of-memory", {"not run"}),
@@ -118,13 +122,18 @@ def test_a_batch_that_answers_otherwise_is_found(here, monkeypatch):
 def test_a_gpu_is_asked_for_resnet18_channels_last_and_in_graphs(here, monkeypatch):
     there = dataclasses.replace(here, device="cuda", networks=("lenet5", "resnet18"))
     layouts = [{"channels_last": True}, {"channels_last": True, "cuda_graph": True}]
-    asked = list(ways.ways(there))
-    assert [(way.name, way.plan) for way in asked[:2]] == [
-        (name, {"cuda_graph": True}) for name in ("lenet5", "a plain Conv")
+    graphs = {"cuda_graph": True}
+    all_of_them = dataclasses.replace(there, precisions=("float32", "tf32", "float16", "bfloat16"))
+    assert [(way.name, way.precision, way.plan) for way in ways.ways(all_of_them)] == [
+        ("lenet5", "float32", graphs),
+        ("a plain Conv", "float32", graphs),
+        ("lenet5", "float32", {"micro_batch": 4}),
+        ("lenet5", "float32", {"micro_batch": 4, "cuda_graph": True}),
+        ("lenet5, tf32", "tf32", graphs),
+        ("lenet5, bfloat16", "bfloat16", graphs),
+        *(("resnet18, float16", "float16", plan) for plan in layouts),
     ]
-    assert [(way.name, way.precision, way.plan) for way in asked[2:]] == [
-        ("resnet18, float16", "float16", plan) for plan in layouts
-    ]
+    assert not [way for way in ways.ways(there) if way.precision in ("tf32", "bfloat16")]
     seen = []
     monkeypatch.setattr(answers, "_compared", lambda *args: seen.append(args[1:]))
     monkeypatch.setattr(answers, "fuses", lambda *which: False)
@@ -176,6 +185,105 @@ def test_answers_that_callers_mix_up_are_found(here, monkeypatch):
     monkeypatch.setattr(concurrency, "_CALLS", 5)
     patch(monkeypatch, mixes)
     assert "failed" in verdicts(concurrency.concurrent(here))
+
+
+def test_each_row_of_callers_is_found_to_be_wrong_by_itself(here, monkeypatch):
+    """The row of tensors under CUDA graphs (here, in pieces) among them."""
+
+    def wrong(self, x):
+        asked = isinstance(x, torch.Tensor) and bool(self.plan.micro_batch)
+        return real(self, x) * (1.01 if asked else 1)
+
+    monkeypatch.setattr(concurrency, "_CALLS", 2)
+    patch(monkeypatch, wrong)
+    found = {f.what: f.verdict for f in concurrency.concurrent(here)}
+    rows = [what for what, verdict in found.items() if verdict == "failed"]
+    assert rows == ["lenet5, tensors, {'micro_batch': 2}"]
+    assert list(found) == [
+        "lenet5, arrays",
+        "lenet5, tensors",
+        "lenet5, arrays, {'micro_batch': 2}",
+        "lenet5, tensors, {'micro_batch': 2}",
+        "lenet5, streams, {'workers': 2, 'micro_batch': 2}",
+    ]
+
+
+def test_tensors_come_in_the_threads_that_captured_for_as_many_rows(here, monkeypatch):
+    """Captured anew beside torch's calls of other threads, a graph could break."""
+    seen = {"array": set(), "tensor": set()}
+
+    def recorded(self, x):
+        if self.plan.micro_batch and self.plan.workers == 1:
+            seen["tensor" if isinstance(x, torch.Tensor) else "array"].add((threading.get_ident(), len(x)))
+        return real(self, x)
+
+    monkeypatch.setattr(concurrency, "_CALLS", 2)
+    patch(monkeypatch, recorded)
+    list(concurrency.concurrent(here))
+    assert seen["tensor"] == seen["array"]
+    assert len(seen["array"]) == 8
+
+
+def test_streams_of_several_threads_that_mix_are_found(here, monkeypatch):
+    stream = Predictor.predict_batches
+
+    def late(self, *args, **options):
+        answers = list(stream(self, *args, **options))
+        return iter(answers[::-1])
+
+    monkeypatch.setattr(concurrency, "_CALLS", 12)
+    monkeypatch.setattr(Predictor, "predict_batches", late)
+    failed = [f.what for f in concurrency.concurrent(here) if f.verdict == "failed"]
+    assert failed == ["lenet5, streams, {'workers': 2, 'micro_batch': 2}"]
+
+
+@pytest.mark.parametrize(("waits", "stale"), [(False, False), (True, False), (False, True)])
+def test_a_call_that_waits_and_one_that_takes_an_input_too_early_are_found(here, monkeypatch, waits, stale):
+    """On a clock that goes on by the call where that waits, and by waiting for the GPU."""
+    now, kept = [0.0], {}
+
+    def predict(self, x):
+        now[0] += 0.05 if waits else 0.001
+        answer = real(self, x)
+        return kept.setdefault(x.data_ptr(), answer) if stale else answer
+
+    patch(monkeypatch, predict)
+    monkeypatch.setattr(concurrency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(concurrency, "wait", lambda device: now.__setitem__(0, now[0] + 0.04))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
+    found = verdicts(concurrency._returns_early(here, ways.small(here)))
+    assert found == ["failed" if waits else "passed", "failed" if stale else "passed"]
+
+
+def test_a_gpu_is_asked_under_every_plan_that_could_differ(here, monkeypatch):
+    precisions = ("float32", "tf32", "float16", "bfloat16")
+    there = dataclasses.replace(
+        here, device="cuda", networks=("lenet5", "net", "resnet18"), precisions=precisions
+    )
+    graphs, layouts = {"cuda_graph": True}, [("resnet18, float16", plan) for plan in ways.LARGE_PLANS]
+    reduced = [("lenet5, tf32", graphs), ("lenet5, bfloat16", graphs)]
+    asked = []
+
+    def note(_, way, *__):
+        asked.append((way.name, way.plan))
+        return ()
+
+    monkeypatch.setattr(concurrency, "_returns_early", note)
+    list(concurrency.queued(there))
+    assert asked == [(name, plan) for name in ("lenet5", "net") for plan in ({}, graphs)] + layouts
+    asked.clear()
+    monkeypatch.setattr(memory, "_stays", note)
+    monkeypatch.setattr(memory, "GpuMemory", lambda number: SimpleNamespace(used=int))
+    list(memory.flat(there))
+    assert asked == [("lenet5", {}), ("net", {}), ("lenet5", graphs), *layouts]
+    seen = []
+    monkeypatch.setattr(strictness, "copied", lambda *_: None)
+    monkeypatch.setattr(Context, "tensor", lambda self, array: array)
+    monkeypatch.setattr(strictness, "_copies", lambda _, what, *__: seen.append(what) or ())
+    list(strictness.copies(there))
+    plain = [f"{name}, {precision}" for name in there.networks for precision in precisions]
+    others = [("lenet5", graphs), *reduced, *layouts]
+    assert sorted(seen) == sorted(plain + [f"{name}, {plan}" for name, plan in others])
 
 
 def test_a_graph_that_could_not_be_captured_is_found(here, monkeypatch):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import pytest
 
 from models.gpu_check import overlap
 from nncompile import Predictor
-
-from .breaking import verdicts
+from nncompile_runtime.race import race
 
 
 def rounds(stream, calls, copies, computing):
@@ -34,13 +33,22 @@ def test_the_share_is_of_the_shorter_part(times, verdict, share):
     assert found.said.startswith(f"{share} of the shorter part")
 
 
-def test_a_stream_that_is_slower_than_its_calls_is_found(here, monkeypatch):
-    stream = Predictor.predict_batches
+@pytest.mark.parametrize(("late", "verdict"), [(0.2, "failed"), (0.0, "told")])
+def test_a_stream_that_is_slower_than_its_calls_is_found(here, monkeypatch, late, verdict):
+    """By a clock of its own: each look takes a millisecond, and a stream what it is late."""
+    stream, passed = Predictor.predict_batches, [0.0]
 
-    def late(self, *args, **options):
-        time.sleep(0.2)
+    def clock():
+        passed[0] += 1e-3
+        return passed[0]
+
+    def streams(self, *args, **options):
+        passed[0] += late
         return stream(self, *args, **options)
 
     monkeypatch.setattr(overlap, "_COUNT", 2)
-    monkeypatch.setattr(Predictor, "predict_batches", late)
-    assert verdicts(overlap.overlap(here)) == ["failed"]
+    monkeypatch.setattr(overlap, "race", partial(race, clock=clock))
+    monkeypatch.setattr(Predictor, "predict_batches", streams)
+    (found,) = overlap.overlap(here)
+    assert found.verdict == verdict
+    assert f"the stream took {1 + late * 1e3:.2f} ms" in found.said

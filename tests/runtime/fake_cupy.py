@@ -35,6 +35,23 @@ class Device:
         Device.current = self.before
 
 
+class Stream:
+    """A stream; used as a context, it is the current one of the current device."""
+
+    cupy: FakeCupy
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.ptr = 1 + max(self.cupy.gpu.cuda.queues)
+        self.cupy.gpu.cuda.queues[self.ptr] = Queue()
+
+    def __enter__(self) -> None:
+        self.before = self.cupy.streams[Device.current]
+        self.cupy.streams[Device.current] = self.ptr
+
+    def __exit__(self, *_: object) -> None:
+        self.cupy.streams[Device.current] = self.before
+
+
 class ndarray:
     """An array on a device; its values are in `hidden`, which the host must not look at."""
 
@@ -69,6 +86,12 @@ class ndarray:
     def astype(self, dtype: Any) -> ndarray:
         return self.cupy.made(lambda a: a.astype(dtype), self)
 
+    def __add__(self, other: ndarray) -> ndarray:
+        return self.cupy.made(np.add, self, other)
+
+    def fill(self, value: float) -> None:
+        self.cupy.gpu.cuda.queue(self.cupy.streams[Device.current], lambda: self.hidden.fill(value))
+
     def get(self) -> np.ndarray:
         return self.cupy.made(np.copy, self).hidden
 
@@ -89,7 +112,7 @@ class FakeCupy(ModuleType):
         self.gpu, self.streams, self.full = gpu, {0: 70, 1: 71}, False
         for stream in self.streams.values():
             gpu.cuda.queues[stream] = Queue()
-        self.cuda = SimpleNamespace(Device=Device, get_current_stream=self._current_stream)
+        self.cuda = SimpleNamespace(Device=Device, Stream=Stream, get_current_stream=self._current_stream)
 
     def on(self, number: int, array: Any) -> ndarray:
         """An array on a device, ready."""
@@ -127,6 +150,7 @@ def cupy(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
     """CuPy on the GPU."""
     made = FakeCupy(gpu)
     monkeypatch.setattr(ndarray, "cupy", made, raising=False)
+    monkeypatch.setattr(Stream, "cupy", made, raising=False)
     monkeypatch.setattr(Device, "current", 1)
     monkeypatch.setitem(sys.modules, "cupy", made)
     return made

@@ -84,6 +84,8 @@ class FakeGpu:
         others: Those threads.
         on_host: Inputs and outputs that ONNX Runtime wants on the host -> what it calls their memory.
         captures: One entry for each capture: whether it broke.
+        alive: How many sessions there are.
+        kept: How many graphs they hold; a session keeps those of threads that are gone.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +98,7 @@ class FakeGpu:
         self.on_host: dict[str, str] = {}
         self.captures: list[bool] = []
         self.others: list[threading.Thread] = []
-        self.alive = 0
+        self.alive = self.kept = 0
         monkeypatch.setattr(GpuTensor, "cuda", self.cuda, raising=False)
         monkeypatch.setattr(GpuTensor, "stream", 0)
         monkeypatch.setattr(cuda, "require", lambda *_: None)
@@ -163,6 +165,8 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
     class Provider(real.InferenceSession):  # type: ignore[misc, name-defined]
         """ONNX Runtime's session; said to be on the GPU."""
 
+        kept = 0
+
         def __init__(self, data: bytes, **options: Any) -> None:
             self.options = dict(options["provider_options"][0])
             gpu.created.append(self.options)
@@ -172,13 +176,14 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
             if self.capturing and gpu.refuse_capture:
                 raise RuntimeError("This session cannot use the graph capture feature: CUDA")
             self.stream = int(self.options["user_compute_stream"])
-            self.captured: dict[int, _Binding] = {}
+            self.captured = threading.local()  # identifiers of threads come back, and their graphs do not
             options |= {"providers": ["CPUExecutionProvider"], "provider_options": [{}]}
             super().__init__(data, **options)
             gpu.alive += 1
 
         def __del__(self) -> None:
             gpu.alive -= 1
+            gpu.kept -= self.kept
             gpu.cuda.unsafe("a session's end", whole_gpu=True)
 
         def get_providers(self) -> list[str]:
@@ -206,10 +211,10 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
             failure = gpu.failures.pop(0) if gpu.failures else None
             if failure is not None:
                 raise failure
-            if self.capturing and threading.get_ident() not in self.captured:
+            if self.capturing and not hasattr(self.captured, "binding"):
                 self._capture(binding)
             if self.capturing:
-                binding = self.captured[threading.get_ident()]
+                binding = self.captured.binding
             gpu.cuda.queue(self.stream, partial(self._execute, binding))
             key = "disable_synchronize_execution_providers"
             if options is None or options.get_run_config_entry(key) != "1":
@@ -228,7 +233,9 @@ def _provider(gpu: FakeGpu, real: Any) -> type:
             gpu.captures.append(bool(gpu.cuda.broken))
             if gpu.cuda.broken:
                 raise RuntimeError(f"CUDA failure 901: a capture was broken by {gpu.cuda.broken.pop()}")
-            self.captured[threading.get_ident()] = binding
+            self.captured.binding = binding
+            self.kept += 1
+            gpu.kept += 1
 
         def _execute(self, binding: _Binding) -> None:
             actual = super().io_binding()

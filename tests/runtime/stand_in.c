@@ -1,7 +1,7 @@
 /* A CUDA that computes nothing, for ONNX Runtime's real CUDA provider to run on without a GPU.
 
    Memory is the host's, streams and events are numbers, kernels do nothing. What is told of a call goes to the
-   file that STAND_IN_LOG names, one line each. STAND_IN_FULL (bytes), STAND_IN_BLAS, STAND_IN_LAST and
+   file that STAND_IN_LOG names, one line each. STAND_IN_GPUS is how many there are. STAND_IN_FULL (bytes), STAND_IN_BLAS, STAND_IN_LAST and
    STAND_IN_END make calls fail, from when they are set to when they are removed. */
 
 #define _GNU_SOURCE
@@ -41,8 +41,11 @@ static void unsafe(const char *name, int whole_gpu) {
 }
 
 /* The CUDA runtime. */
-int cudaGetDeviceCount(int *count) { return *count = 1, 0; }
-int cudaGetDevice(int *device) { return *device = 0; }
+static __thread int current; /* contexts are numbered by device */
+static int gpus(void) { return set("STAND_IN_GPUS") ? (int)set("STAND_IN_GPUS") : 1; }
+int cudaGetDeviceCount(int *count) { return *count = gpus(), 0; }
+int cudaGetDevice(int *device) { return *device = current, 0; }
+int cudaSetDevice(int device) { return current = device, 0; }
 int cudaDeviceGetAttribute(int *value, int attribute, int device) { return *value = 1024, 0; }
 int cudaRuntimeGetVersion(int *version) { return *version = 13000, 0; }
 int cudaDriverGetVersion(int *version) { return *version = 13000, 0; }
@@ -94,7 +97,7 @@ int cudaStreamEndCapture(Handle stream, Handle *graph) {
 int cudaStreamIsCapturing(Handle stream, int *status) { return *status = stream && stream == capturing, 0; }
 int cudaGraphInstantiate(Handle *ready, Handle graph, unsigned long long flags) { return make(ready); }
 int cudaGraphLaunch(Handle ready, Handle stream) { return tell("launch %lx", stream), 0; }
-int cudaGraphExecDestroy(Handle ready) { return unsafe("cudaGraphExecDestroy", 0), 0; }
+int cudaGraphExecDestroy(Handle ready) { return unsafe("cudaGraphExecDestroy", 0), tell("graph gone"), 0; }
 int cudaGetLastError(void) { return (int)set("STAND_IN_LAST"); }
 int cudaPointerGetAttributes(int *about, void *memory) { return about[0] = 2, about[1] = 0; }
 const char *cudaGetErrorString(int error) { return error == OUT_OF_MEMORY ? "out of memory" : "an error"; }
@@ -110,7 +113,9 @@ int cublasDestroy_v2(Handle handle) { return unsafe("cublasDestroy", 1), 0; }
 int cublasLtCreate(Handle *handle) { return make(handle); }
 int cublasGetMathMode(Handle handle, int *value) { return *value = 0; }
 int cublasSetMathMode(Handle handle, int value) { return tell("math mode %d", value), 0; }
-int cublasSgemm_v2(Handle handle, ...) { return tell("product"), (int)set("STAND_IN_BLAS"); }
+int cublasSgemm_v2(Handle handle, ...) {
+  return tell(current ? "product on %d" : "product", current), (int)set("STAND_IN_BLAS");
+}
 const char *cublasGetStatusString(int status) {
   return status == 3 ? "CUBLAS_STATUS_ALLOC_FAILED" : "CUBLAS_STATUS_EXECUTION_FAILED";
 }
@@ -142,11 +147,12 @@ int cudnnBackendExecute(Handle handle, Handle plan, Handle memory) { return tell
 /* The driver, as far as nncompile calls it. */
 int cuInit(unsigned flags) { return 0; }
 int cuDriverGetVersion(int *version) { return *version = 13000, 0; }
-int cuDeviceGetCount(int *count) { return *count = 1, 0; }
+int cuDeviceGetCount(int *count) { return *count = gpus(), 0; }
 int cuDeviceGet(int *device, int number) { return *device = number, 0; }
-int cuDevicePrimaryCtxRetain(Handle *context, int device) { return make(context); }
-int cuCtxPushCurrent_v2(Handle context) { return 0; }
-int cuCtxPopCurrent_v2(Handle *context) { return 0; }
+int cuDevicePrimaryCtxRetain(Handle *context, int device) { return *context = device, 0; }
+static __thread int before[64], depth;
+int cuCtxPushCurrent_v2(Handle context) { return before[depth++] = current, current = context, 0; }
+int cuCtxPopCurrent_v2(Handle *context) { return *context = current, current = before[--depth], 0; }
 int cuCtxSynchronize(void) { return unsafe("cuCtxSynchronize", 1), 0; }
 int cuThreadExchangeStreamCaptureMode(int *next) {
   int last = mode;

@@ -109,7 +109,11 @@ def test_libraries_of_cuda_12() -> None:
             "for CUDA 13.",
         ),
         (runtime(), Machine(gpus=0), "shows no GPU", "--gpus all"),
-        (runtime(), Machine(status=803), r"shows no GPU \(CUDA error 803\)", "--gpus all"),
+        (runtime(), Machine(status=101), r"shows no GPU \(CUDA error 101\)", "--gpus all"),
+        (runtime(), Machine(status=3), r"shows no GPU \(CUDA error 3\)", "spawn or forkserver"),
+        (runtime(), Machine(status=802), r"shows no GPU \(CUDA error 802\)", "nvidia-fabricmanager"),
+        (runtime(), Machine(status=803), r"shows no GPU \(CUDA error 803\)", "Restart the machine"),
+        (runtime(provider=False), Machine(status=3), f"has no {cuda.PROVIDER}", "'nncompile[gpu]'"),
         (runtime(), Machine(gpus=1), "the driver shows 1 GPU.", "CUDA_VISIBLE_DEVICES"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nncompile_runtime.errors import OutOfMemoryError
 from nncompile_runtime.predictor import Predictor
 
 from .fake_gpu import FakeGpu, gpu, on_gpu, values
@@ -92,6 +93,22 @@ def test_what_other_threads_do_neither_fails_in_a_capture_nor_breaks_it(gpu: Fak
     assert wrong == []
     assert gpu.captures == [False]
     assert gpu.cuda.broken == []
+
+
+def test_a_session_that_runs_out_of_memory_breaks_no_capture(gpu: FakeGpu) -> None:
+    """It ends, for which cuBLAS waits for the whole GPU."""
+    x, said = floats(4, 1, 8, 8), list[Exception]()
+    other = net()
+
+    def fails() -> None:
+        said.append(other.session.failure(RuntimeError("CUDA failure 2: out of memory")))
+
+    gpu.during_capture = [fails]
+    np.testing.assert_allclose(net(cuda_graph=True).predict(x), reference(x), rtol=1e-6, atol=1e-6)
+    for thread in gpu.others:
+        thread.join()
+    assert [type(error) for error in said] == [OutOfMemoryError]
+    assert gpu.captures == [False]
 
 
 def test_the_fake_would_show_it(gpu: FakeGpu) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -137,6 +139,19 @@ class TestForks:
         with pytest.raises(DeviceError, match="loaded on cuda:1 before this process was forked") as caught:
             regimes.runner(1)
         assert "spawn" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("keep", "said"), [("keep_for_ever(Told())", b""), ("kept = Told()", b"let go of")])
+def test_what_is_kept_for_ever_outlives_the_interpreter(keep: str, said: bytes) -> None:
+    program = f"""
+import os
+from nncompile_runtime.forks import keep_for_ever
+class Told:
+    def __del__(self, write=os.write): write(1, b"let go of")
+{keep}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)
+    assert done.stdout == said
 
 
 _shared: Predictor

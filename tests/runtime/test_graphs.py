@@ -162,24 +162,110 @@ def test_a_second_input_without_rows(gpu: FakeGpu) -> None:
     assert captures(gpu) == 2
 
 
-def test_each_thread_captures_and_late_ones_run_plainly(gpu: FakeGpu) -> None:
-    """ONNX Runtime keeps each thread's graph until the session goes, so threads that come and go add up."""
-    model, wrong = net(), []
-    x = floats(2, 1, 8, 8)
+def in_a_thread(model: Predictor, calls: int, wrong: list[np.ndarray], rows: int = 2) -> None:
+    """Calls of a thread that is gone afterwards."""
+    x = floats(rows, 1, 8, 8)
+    expected = reference(x)
 
     def call() -> None:
-        answers = [model.predict(x) for _ in range(2)]
-        wrong.extend(y for y in answers if not np.allclose(y, reference(x), rtol=1e-6, atol=1e-6))
+        answers = [model.predict(x) for _ in range(calls)]
+        wrong.extend(y for y in answers if not np.allclose(y, expected, rtol=1e-6, atol=1e-6))
 
-    for _ in range(captured._MOST_THREADS + 3):
-        thread = threading.Thread(target=call)
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def replays(gpu: FakeGpu) -> int:
+    """How many runs were on the memory of the first one, which captured."""
+    addresses = [run["x"] for run in gpu.runs]
+    return addresses.count(addresses[0])
+
+
+def test_of_threads_that_come_and_go_after_a_few_calls_late_ones_run_plainly(
+    gpu: FakeGpu, log: pytest.LogCaptureFixture
+) -> None:
+    """ONNX Runtime keeps each thread's graph until the session goes, which is too dear to end each time."""
+    model, wrong = net(), list[np.ndarray]()
+    for _ in range(captured.MOST_THREADS + 3):
+        in_a_thread(model, 2, wrong)
+    assert wrong == []
+    assert (replays(gpu), len(gpu.runs)) == (2 * captured.MOST_THREADS, 2 * (captured.MOST_THREADS + 3))
+    assert (gpu.kept, captures(gpu)) == (captured.MOST_THREADS, 1)
+    (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
+    assert "test.onnx replays CUDA graphs for 8 threads; calls of further ones run without" in (
+        warning.getMessage()
+    )
+
+
+def test_a_thread_that_stays_gets_the_place_of_one_that_is_gone(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session begins anew, and all that it kept for threads that are gone goes with it."""
+    monkeypatch.setattr(captured, "_PATIENCE", 3)
+    model, wrong = net(), list[np.ndarray]()
+    in_main = floats(2, 1, 8, 8, seed=5)
+    model.predict(in_main)
+    for _ in range(captured.MOST_THREADS - 1):
+        in_a_thread(model, 1, wrong)
+    assert (gpu.kept, len(gpu.captures), gpu.alive) == (8, 8, 2)
+    in_a_thread(model, 5, wrong)  # plainly three times, and then not
+    assert replays(gpu) == 8 + 2
+    assert (gpu.kept, len(gpu.captures), gpu.alive) == (1, 9, 2)
+    for _ in range(captured.MOST_THREADS - 2):  # the main thread has a place, too
+        in_a_thread(model, 1, wrong)
+    assert gpu.kept == 7
+    np.testing.assert_allclose(model.predict(in_main), reference(in_main), rtol=1e-6, atol=1e-6)
+    assert (gpu.kept, len(gpu.captures), captures(gpu)) == (8, 16, 2)
+    in_a_thread(model, 3, wrong)
+    assert gpu.kept == 8
+    assert wrong == []
+    assert gpu.cuda.broken == []
+
+
+def test_of_nine_living_threads_the_ninth_runs_plainly_however_often_it_calls(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(captured, "_PATIENCE", 3)
+    model, x = net(), floats(2, 1, 8, 8)
+    turn = threading.Barrier(captured.MOST_THREADS + 1)
+    leave = threading.Event()
+
+    def stay() -> None:
+        model.predict(x)
+        turn.wait(30)
+        leave.wait(30)
+
+    threads = [threading.Thread(target=stay) for _ in range(captured.MOST_THREADS)]
+    for thread in threads:
+        thread.start()
+    turn.wait(30)
+    for _ in range(10):
+        np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
+    assert (replays(gpu), gpu.kept, captures(gpu)) == (8, 8, 1)
+    assert len([record for record in log.records if record.levelno == logging.WARNING]) == 1
+    leave.set()
+    for thread in threads:
+        thread.join()
+    model.predict(x)
+    assert (replays(gpu), gpu.kept, captures(gpu)) == (9, 1, 2)
+
+
+def test_a_session_that_ran_out_of_memory_has_room_for_new_threads(gpu: FakeGpu) -> None:
+    session = net().session
+    assert isinstance(session, CudaSession)
+    graph = captured.Captured(session._model, session.plan, net().signature, 2)
+    said = list[bool]()
+
+    def asked() -> bool:
+        thread = threading.Thread(target=lambda: said.append(graph.admits()))
         thread.start()
         thread.join()
-    assert wrong == []
-    addresses = [run["x"] for run in gpu.runs]
-    address = addresses[0]
-    assert addresses.count(address) == 2 * captured._MOST_THREADS
-    assert len(addresses) == 2 * (captured._MOST_THREADS + 3)
+        return said[-1]
+
+    assert [asked() for _ in range(captured.MOST_THREADS + 1)] == [True] * captured.MOST_THREADS + [False]
+    assert isinstance(graph.session.failure(full()), OutOfMemoryError)
+    assert asked()
 
 
 def test_where_no_graph_can_be_captured_plain_runs_answer_after_one_warning(
