@@ -2,9 +2,12 @@ import dataclasses
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import helper
+from runtime.graphs import build, spec
 
 from nncompile.bench.engines import EngineError, open_engine
 from nncompile.bench.engines.onnxruntime import Plain
@@ -28,7 +31,22 @@ def test_onnxruntime_runs_with_default_options(lenet, monkeypatch, subject_of):
     onnxruntime_session = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     Plain(str(lenet.path), "a graph", ("x",))
-    assert given == [{"providers": ["CPUExecutionProvider"]}]
+    assert given == [{"sess_options": None, "providers": ["CPUExecutionProvider"]}]
+
+
+def test_what_ends_the_process_is_off_and_said(lenet, tmp_path):
+    """GPT in float16: see `ModelFile.harmful_optimizers`."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["y"]),
+    ]
+    ports = [spec("x", "batch", 3, 4, dtype="float16")], [spec("y", 3, "batch", 5, dtype="float16")]
+    onnx.save(build(nodes, *ports, {"w": np.ones((4, 5), np.float16)}), tmp_path / "net.onnx")
+    engine = Plain(str(tmp_path / "net.onnx"), "a graph", ("x",))
+    assert "without MatmulTransposeFusion" in engine.description
+    (y,) = engine.run({"x": np.ones((2, 3, 4), np.float16)})
+    np.testing.assert_array_equal(y, np.full((3, 2, 5), 4, np.float16))
+    assert "without" not in Plain(str(lenet.path), "a graph", ("x",)).description
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")

@@ -9,13 +9,15 @@ from typing import Any
 
 from nncompile.bench.engines import Array, EngineError, Feed, Subject, first_line
 from nncompile.bench.engines.exporting import plain_graph
+from nncompile_runtime import container
 from nncompile_runtime.session import onnxruntime
 
+_ENDS_THE_PROCESS = "MatmulTransposeFusion"  # where `ModelFile.harmful_optimizers` names it
 _TASKS = "/proc/self/task"  # Linux: one entry for each thread of this process
 
 
 class Plain:
-    """An `InferenceSession` of default `SessionOptions`."""
+    """An `InferenceSession` of default `SessionOptions`, but for what would end the process."""
 
     name = "onnxruntime"
     compile_seconds = 0.0
@@ -30,9 +32,17 @@ class Plain:
             inputs: The feed's names in the order of the graph's inputs.
         """
         ort = onnxruntime()
-        self.description = f"ONNX Runtime {ort.__version__}, default options, {graph}"
+        options, how = None, "default options"
+        file = container.read(model) if isinstance(model, str) else container.parse(model, graph)
+        if _ENDS_THE_PROCESS in file.harmful_optimizers("cpu"):
+            options = ort.SessionOptions()
+            options.add_session_config_entry("optimization.disable_specified_optimizers", _ENDS_THE_PROCESS)
+            how = f"default options without {_ENDS_THE_PROCESS}, which can end the process here"
+        self.description = f"ONNX Runtime {ort.__version__}, {how}, {graph}"
         before = _thread_count()
-        self._session: Any = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self._session: Any = ort.InferenceSession(
+            model, sess_options=options, providers=["CPUExecutionProvider"]
+        )
         after = _thread_count()
         # The pool is created with the session; the calling thread is its last worker.
         self.threads = after - before + 1 if before and after else None
