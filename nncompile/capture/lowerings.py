@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch._decomp.decompositions
 
-from nncompile.capture import attention, elementary, losses, pools, quantized
+from nncompile.capture import attention, division, doubles, elementary, losses, pools, quantized
 from nncompile.capture.bags import embedding_bag
 from nncompile.capture.folds import fold
 from nncompile_runtime.manifest import Target
@@ -25,10 +25,18 @@ def lowered(program: torch.export.ExportedProgram, target: Target) -> torch.expo
     """The program without the operators of this table; the same object where it has none of them."""
     table = {**LOWERINGS, **(FOR_CUDA if target == "cuda" else {})}
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
-    nodes = (node for graph in graphs for node in graph.nodes)  # those in the branches of torch.cond, too
-    needed = any(node.target in table and not _right_as_it_is(node) for node in nodes)
+    nodes = [node for graph in graphs for node in graph.nodes]  # those in the branches of torch.cond, too
+    in_doubles = any(map(_is_double, nodes))
+    if in_doubles:
+        table = {**table, **doubles.LOWERINGS}
+    needed = in_doubles or any(node.target in table and not _right_as_it_is(node) for node in nodes)
     # The whole table: one of these operators may decompose into another.
     return program.run_decompositions(table) if needed else program
+
+
+def _is_double(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dtype is torch.float64
 
 
 def extreme_of_all(whole: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
@@ -142,6 +150,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.cross_entropy_loss.default: losses.cross_entropy,
     aten.nll_loss_nd.default: losses.nll,
     aten.multilabel_margin_loss.default: losses.multilabel_margin,
+    **losses.COMPOSED,
     aten.avg_pool1d.default: pools.avg_pool(1),
     aten.avg_pool2d.default: pools.avg_pool(2),
     aten.avg_pool3d.default: pools.avg_pool(3),
@@ -161,6 +170,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.celu.default: celu,
     aten._transformer_encoder_layer_fwd.default: attention.encoder_layer,
     aten._native_multi_head_attention.default: attention.multi_head_attention,
+    **division.LOWERINGS,
     **quantized.LOWERINGS,
 }
 # Slower than ONNX Runtime's own kernels on the CPU, which have no equals on a GPU.

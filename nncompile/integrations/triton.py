@@ -176,10 +176,11 @@ def _notes(model: ModelFile, signature: Signature, how: Serving) -> list[str]:
             "Fused regions run on ONNX Runtime's own kernels: the same answers within rounding, without the "
             "speed of the native ones, whose library `kernels` names."
         )
-    if model.pads_and_pools:
+    if model.wrong_optimizers:
+        wrong = " and ".join(model.wrong_optimizers)
         notes.append(
-            "ONNX Runtime's optimisers are off: one of them would fold a Pad wrongly into a MaxPool, and "
-            "Triton cannot switch off one alone."
+            f"ONNX Runtime's optimisers are off: {wrong} would change the answers, and Triton cannot switch "
+            "off one alone."
         )
     if signature.sizes:
         rows = ", ".join(f"{name} {row}" for name, row in signature.sizes.items())

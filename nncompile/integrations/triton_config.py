@@ -63,7 +63,7 @@ def _lines(model: ModelFile, signature: Signature, how: Serving) -> Iterator[str
     yield from _instances(how)
     if how.threads is not None:
         yield f'parameters {{ key: "intra_op_thread_count" value: {{ string_value: "{how.threads}" }} }}'
-    level = [f"  graph {{ level: {_NO_OPTIMIZERS} }}"] if model.pads_and_pools else []
+    level = [f"  graph {{ level: {_NO_OPTIMIZERS} }}"] if model.wrong_optimizers else []
     provider = [] if how.device == "cpu" else list(_cuda(model))
     if level or provider:
         yield from ("optimization {", *level, *provider, "}")

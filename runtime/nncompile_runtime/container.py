@@ -66,9 +66,16 @@ class ModelFile:
         return self.manifest is not None and self.manifest.exact
 
     @property
-    def pads_and_pools(self) -> bool:
-        """Whether `Pad_Fusion` may be wrong: ONNX Runtime 1.31 takes Pad(0) before a MaxPool for -inf."""
-        return {"Pad", "MaxPool"} <= self.facts.operators.keys()
+    def wrong_optimizers(self) -> tuple[str, ...]:
+        """Those of ONNX Runtime 1.31 that may change this graph's answers.
+
+        `Pad_Fusion` takes Pad(0) before a MaxPool for -inf; `MatMulScaleFusion` keeps a factor of float64 in
+        an attribute, which is float32.
+        """
+        operators = self.facts.operators.keys()
+        padded = ("Pad_Fusion",) if {"Pad", "MaxPool"} <= operators else ()
+        scaled = ("MatMulScaleFusion",) if "MatMul" in operators and self.facts.float64 else ()
+        return padded + scaled
 
     @property
     def rows_independent(self) -> bool:

@@ -30,6 +30,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "TensorProto": {},
 }
 _NODE_OP_TYPE = 4
+_TENSOR_DATA_TYPE, _DOUBLE = 2, 11
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION, _LOCATION_EXTERNAL = 13, 14, 1
 _ENUM_BITS = 2**32 - 1  # protobuf drops the bits beyond
 _MAX_DEPTH = 64
@@ -44,12 +45,14 @@ class GraphFacts:
         external_data: Whether any tensor keeps its data outside the file.
         operators: How often each operator is used, subgraphs and functions included.
         outermost: Those of the graph itself, which is run where functions have kernels of their own.
+        float64: Whether any constant is of float64.
     """
 
     has_graph: bool
     external_data: bool
     operators: Mapping[str, int]
     outermost: frozenset[str]
+    float64: bool
 
 
 def scan(data: bytes) -> GraphFacts:
@@ -58,7 +61,7 @@ def scan(data: bytes) -> GraphFacts:
     Raises:
         WireError: The bytes are not a well-formed message, or nest deeper than 64 messages.
     """
-    has_graph = external = False
+    has_graph = external = float64 = False
     operators: Counter[str] = Counter()
     outermost: set[str] = set()
     pending = [("ModelProto", 0, len(data), 0, False)]
@@ -85,4 +88,7 @@ def scan(data: bytes) -> GraphFacts:
                 elif field.number == _TENSOR_DATA_LOCATION and field.wire_type == VARINT:
                     location, _ = read_varint(data, field.value_start, field.end)
                     external = external or location & _ENUM_BITS == _LOCATION_EXTERNAL
-    return GraphFacts(has_graph, external, operators, frozenset(outermost))
+                elif field.number == _TENSOR_DATA_TYPE and field.wire_type == VARINT:
+                    kind, _ = read_varint(data, field.value_start, field.end)
+                    float64 = float64 or kind & _ENUM_BITS == _DOUBLE
+    return GraphFacts(has_graph, external, operators, frozenset(outermost), float64)

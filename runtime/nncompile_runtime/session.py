@@ -186,8 +186,9 @@ class Session:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not plan.blocked_layout:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        if model.pads_and_pools:
-            options.add_session_config_entry("optimization.disable_specified_optimizers", "Pad_Fusion")
+        if model.wrong_optimizers:
+            wrong = ";".join(model.wrong_optimizers)
+            options.add_session_config_entry("optimization.disable_specified_optimizers", wrong)
         return options
 
     def _direct_call(self) -> Callable[[Mapping[str, Array]], list[Array]]:
