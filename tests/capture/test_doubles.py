@@ -3,6 +3,7 @@
 import onnx_ir as ir
 import pytest
 import torch
+from several import Of
 from torch import nn
 from torch.nn import functional
 
@@ -12,17 +13,6 @@ from nncompile.capture.exporter import TRANSLATIONS, _translations
 
 DOUBLE = torch.float64
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
-
-
-class Of(nn.Module):
-    """What each function makes of the same inputs."""
-
-    def __init__(self, functions):
-        super().__init__()
-        self.functions = functions
-
-    def forward(self, *inputs):
-        return [function(*inputs) for function in self.functions]
 
 
 def replaced(x):

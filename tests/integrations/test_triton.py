@@ -211,8 +211,8 @@ class TestPadBeforeMaxPool:
         weights = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "zero": np.float32(0)}
         written = triton.write(saved(build(nodes, *ports, weights), *ports), repository)
         assert written.notes == (
-            "ONNX Runtime's optimisers are off: Pad_Fusion would change the answers, and Triton cannot switch "
-            "off one alone.",
+            "ONNX Runtime's optimisers are off: Pad_Fusion would change the answers, and Triton cannot "
+            "switch off one alone.",
         )
         return written.folder
 
