@@ -1,6 +1,6 @@
 """Booleans and integers, where ONNX's operators or ONNX Runtime's kernels take floats alone.
 
-A sum of booleans is their disjunction, a power wraps as its products do, a shift of 8 or 16 bits is one of 32.
+A sum of booleans is their disjunction, a power wraps as its products do, 8 or 16 bits are shifted among 32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def add(x: torch.Tensor, y: Any, alpha: Any = 1) -> Any:
     if torch.result_type(x, y) is not torch.bool:
         return NotImplemented
     y = y if isinstance(y, torch.Tensor) else torch.scalar_tensor(y, dtype=torch.bool)
-    return torch.logical_or(x, y) if alpha else x.expand(torch.broadcast_shapes(x.shape, y.shape))
+    return torch.logical_or(x, y if alpha else torch.zeros_like(y))
 
 
 def where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> Any:

@@ -20,10 +20,13 @@ from nncompile.capture import (
     elementary,
     integers,
     losses,
+    order,
+    pairs,
     pools,
     quantized,
     scans,
     scatters,
+    special,
 )
 from nncompile.capture.bags import embedding_bag
 from nncompile.capture.folds import fold
@@ -35,7 +38,7 @@ _Table = Mapping[Any, Callable[..., Any]]
 
 def lowered(program: torch.export.ExportedProgram, target: Target) -> torch.export.ExportedProgram:
     """The program without the operators of this table; the same object where it has none of them."""
-    table = {**_either(LOWERINGS, integers.LOWERINGS), **(FOR_CUDA if target == "cuda" else {})}
+    table: _Table = {**_either(LOWERINGS, integers.LOWERINGS), **(FOR_CUDA if target == "cuda" else {})}
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
     nodes = [node for graph in graphs for node in graph.nodes]  # those in the branches of torch.cond, too
     in_doubles = any(map(_is_double, nodes))
@@ -197,8 +200,11 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten._native_multi_head_attention.default: attention.multi_head_attention,
     **division.LOWERINGS,
     **integers.ALWAYS,
+    **order.LOWERINGS,
+    **pairs.LOWERINGS,
     **scans.LOWERINGS,
     **scatters.LOWERINGS,
+    **special.LOWERINGS,
     **quantized.LOWERINGS,
 }
 # Slower than ONNX Runtime's own kernels on the CPU, which have no equals on a GPU.
