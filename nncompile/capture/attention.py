@@ -1,14 +1,51 @@
-"""PyTorch's fast path for attention, which TorchDynamo leaves in a graph as one operator, in terms of others.
+"""Attention of fewer dimensions than 4, and PyTorch's fast path, an operator in graphs of TorchDynamo's.
 
 Source: torch 2.13, aten/src/ATen/native/transformers/transformer.cpp and attention.cpp.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 _KEYS = 1  # the kind of mask that has a row for each sample, and a column for each key
+
+
+def scaled_dot_product(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Of fewer dimensions than 4, and with a scale of float64, which goes into the query.
+
+    Args:
+        query: Shape (..., length, width).
+        key: Shape (..., keys, width).
+        value: Shape (..., keys, size).
+        mask: Broadcast to (..., length, keys).
+        dropout: Of training.
+        is_causal: Whether a position attends to those up to itself.
+        scale: Of the products of queries and keys; width ** -0.5 where it is None.
+        enable_gqa: Whether several heads of queries share one of keys.
+    """
+    missing = 4 - query.dim()
+    doubled = scale is not None and query.dtype is torch.float64
+    if missing < 0 or not (missing or doubled):
+        return NotImplemented
+    if doubled:
+        query, scale = query * (scale * query.shape[-1] ** 0.5), None
+    query, key, value = (x.reshape((1,) * missing + x.shape) for x in (query, key, value))
+    result = F.scaled_dot_product_attention(
+        query, key, value, mask, dropout, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    return result.reshape(result.shape[missing:])
 
 
 def encoder_layer(

@@ -196,6 +196,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.one_hot.default: one_hot,
     aten.rrelu.default: rrelu,
     aten.celu.default: celu,
+    aten.scaled_dot_product_attention.default: attention.scaled_dot_product,
     aten._transformer_encoder_layer_fwd.default: attention.encoder_layer,
     aten._native_multi_head_attention.default: attention.multi_head_attention,
     **division.LOWERINGS,
@@ -231,6 +232,9 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
     if node.target in _AVG_POOLS:
         plain = not node.kwargs.keys() & {"ceil_mode", "divisor_override"}
         return plain and len(node.args) <= 6 and node.args[4:5] != (True,)
+    if node.target is aten.scaled_dot_product_attention.default:
+        query: Any = node.args[0]
+        return bool(query.meta["val"].dim() == 4)
     if node.target is aten.clamp.default:
         bounds = [*node.args[1:], *node.kwargs.values()]
         return len(bounds) < 2 or None in bounds or len({isinstance(bound, int) for bound in bounds}) < 2

@@ -23,7 +23,7 @@ def _sorted(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor, torc
 
 
 def _picked(
-    x: torch.Tensor, dim: int, keepdim: bool, at: torch.Tensor | int, passes_over_nan: bool
+    x: torch.Tensor, dim: int, keepdim: bool, at: int, passes_over_nan: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The value at a place of the order, and its place in x; the first NaN unless those are passed over."""
     if not x.dim():
@@ -84,7 +84,7 @@ def searchsorted(
         return torch.zeros_like(x, dtype=torch.int32 if out_int32 else torch.int64)
     row = boundaries if boundaries.dim() == 1 else boundaries.unsqueeze(-2)
     value = x.unsqueeze(-1)
-    not_before = row > value if right or side == "right" else row >= value
+    not_before: torch.Tensor = row > value if right or side == "right" else row >= value
     return (~not_before).sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
 
 

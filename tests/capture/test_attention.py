@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from several import assert_as_eager
+from torch.nn import functional
 
 from nncompile.capture.attention import encoder_layer, multi_head_attention
 
@@ -77,3 +79,16 @@ def test_a_graph_that_holds_the_operator(works_end_to_end, kind):
             )[0]
 
     works_end_to_end(Attention(), (torch.randn(BATCH, LENGTH, WIDTH),), **CLOSE)
+
+
+def test_attention_of_three_and_two_dimensions():
+    q, k, v = torch.randn(3, BATCH, LENGTH, WIDTH)
+    mask = torch.rand(BATCH, LENGTH, LENGTH) > 0.3
+    mask[:, :, 0] = True
+    functions = [
+        lambda q, k, v, _: functional.scaled_dot_product_attention(q, k, v),
+        lambda q, k, v, mask: functional.scaled_dot_product_attention(q, k, v, mask, scale=0.3),
+        lambda q, k, v, _: functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+        lambda q, k, v, _: functional.scaled_dot_product_attention(q[:, 0], k[:, 1], v[:, 2]),
+    ]
+    assert_as_eager(functions, (q, k, v, mask), **CLOSE)

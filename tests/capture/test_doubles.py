@@ -111,6 +111,11 @@ FAMILIES = {
             x[:, None, None], x[:, None, None], x[:, None, None]
         ),
     ],
+    "attention": [
+        lambda x: functional.scaled_dot_product_attention(*[x[:, None, None]] * 3, scale=0.3),
+        lambda x: functional.scaled_dot_product_attention(*[x[:, :, None]] * 3, scale=0.7),
+        lambda x: functional.scaled_dot_product_attention(*[x[:, :, None]] * 3, is_causal=True),
+    ],
     "losses": [
         lambda x: functional.smooth_l1_loss(x, x * x, beta=0.3, reduction="none"),
         lambda x: functional.huber_loss(x, x * x, delta=0.3, reduction="none"),
