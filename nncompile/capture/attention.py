@@ -14,8 +14,10 @@ from torch.nn import functional as F  # noqa: N812
 _KEYS = 1  # the kind of mask that has a row for each sample, and a column for each key
 
 
-def fits_as_it_is(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether the exporter has `scaled_dot_product_attention` of these."""
+def fits_as_it_is(query: torch.Tensor, mask: torch.Tensor | None, scaled: bool) -> bool:
+    """Whether the exporter has `scaled_dot_product_attention` of these; it keeps a scale in float32."""
+    if query.dtype is torch.float64 and scaled:
+        return False
     return query.dim() == 4 and (mask is None or mask.dtype in (torch.bool, query.dtype))
 
 
@@ -26,15 +28,19 @@ def scaled_dot_product(
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    scale: float | None = None,
     **more: Any,
 ) -> Any:
     """Of no heads or of heads with more axes, as that of shape (batch, heads, length, width).
 
-    And with a mask of the queries' dtype: PyTorch takes another one, which ONNX does not.
+    With a mask of the queries' dtype, because PyTorch takes another one, which ONNX does not, and with a
+    scale of float64 in the query.
     """
-    if fits_as_it_is(query, attn_mask):
+    if fits_as_it_is(query, attn_mask, scale is not None):
         return NotImplemented
     lead = query.shape[:-2]
+    if scale is not None and query.dtype is torch.float64:
+        query, scale = query * (scale * query.shape[-1] ** 0.5), None
     if attn_mask is not None and attn_mask.dtype != torch.bool:
         attn_mask = attn_mask.to(query.dtype)
     if attn_mask is not None and len(lead) > 2:
@@ -42,7 +48,9 @@ def scaled_dot_product(
     query, key, value = (
         x.flatten(0, -4) if x.dim() > 4 else x[(None,) * (4 - x.dim())] for x in (query, key, value)
     )
-    answer = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **more)
+    answer = F.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more
+    )
     return answer.reshape(*lead, *answer.shape[-2:])
 
 

@@ -6,6 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
+aten = torch.ops.aten
+# As torch composes them. Its exporter takes torch._refs for them where another operator was lowered, and
+# those want the reduction by name.
+_composed = torch.export.default_decompositions()
+COMPOSED = {
+    operator: _composed[operator]
+    for operator in (
+        aten.margin_ranking_loss.default,
+        aten.hinge_embedding_loss.default,
+        aten.triplet_margin_loss.default,
+        aten.poisson_nll_loss.default,
+    )
+}
 _MEAN, _SUM = 1, 2
 _REDUCTIONS = {"none": 0, "mean": _MEAN, "sum": _SUM}
 

@@ -13,22 +13,59 @@ from typing import Any
 import torch
 import torch._decomp.decompositions
 
-from nncompile.capture import attention, elementary, losses, pools, quantized, row_kernels
+from nncompile.capture import (
+    attention,
+    division,
+    doubles,
+    elementary,
+    integers,
+    losses,
+    order,
+    pairs,
+    pools,
+    quantized,
+    row_kernels,
+    scans,
+    scatters,
+    special,
+)
 from nncompile.capture.bags import embedding_bag
 from nncompile.capture.folds import fold
 from nncompile_runtime.manifest import Target
 
 aten = torch.ops.aten
+_Table = Mapping[Any, Callable[..., Any]]
 
 
 def lowered(program: torch.export.ExportedProgram, target: Target) -> torch.export.ExportedProgram:
     """The program without the operators of this table; the same object where it has none of them."""
-    table = {**LOWERINGS, **(FOR_CUDA if target == "cuda" else {})}
+    table: _Table = {**_either(LOWERINGS, integers.LOWERINGS), **(FOR_CUDA if target == "cuda" else {})}
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
-    nodes = (node for graph in graphs for node in graph.nodes)  # those in the branches of torch.cond, too
-    needed = any(node.target in table and not _right_as_it_is(node) for node in nodes)
+    nodes = [node for graph in graphs for node in graph.nodes]  # those in the branches of torch.cond, too
+    in_doubles = any(map(_is_double, nodes))
+    if in_doubles:
+        table = _either(table, doubles.LOWERINGS)
+    needed = in_doubles or any(node.target in table and not _right_as_it_is(node) for node in nodes)
     # The whole table: one of these operators may decompose into another.
-    return program.run_decompositions(table) if needed else program
+    return program.run_decompositions(dict(table)) if needed else program
+
+
+def _either(first: _Table, second: _Table) -> _Table:
+    """Both tables; an operator that is in both is what the first makes of it, or else the second."""
+
+    def tried(operator: Any) -> Callable[..., Any]:
+        def lowered_operator(*args: Any, **named: Any) -> Any:
+            result = first[operator](*args, **named)
+            return second[operator](*args, **named) if result is NotImplemented else result
+
+        return lowered_operator
+
+    return {**first, **second, **{operator: tried(operator) for operator in first.keys() & second.keys()}}
+
+
+def _is_double(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dtype is torch.float64
 
 
 def extreme_of_all(whole: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
@@ -142,6 +179,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.cross_entropy_loss.default: losses.cross_entropy,
     aten.nll_loss_nd.default: losses.nll,
     aten.multilabel_margin_loss.default: losses.multilabel_margin,
+    **losses.COMPOSED,
     aten.avg_pool1d.default: pools.avg_pool(1),
     aten.avg_pool2d.default: pools.avg_pool(2),
     aten.avg_pool3d.default: pools.avg_pool(3),
@@ -165,6 +203,13 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: attention.scaled_dot_product,
     aten._transformer_encoder_layer_fwd.default: attention.encoder_layer,
     aten._native_multi_head_attention.default: attention.multi_head_attention,
+    **division.LOWERINGS,
+    **integers.ALWAYS,
+    **order.LOWERINGS,
+    **pairs.LOWERINGS,
+    **scans.LOWERINGS,
+    **scatters.LOWERINGS,
+    **special.LOWERINGS,
     **quantized.LOWERINGS,
 }
 # Slower than ONNX Runtime's own kernels on the CPU, which have no equals on a GPU.
@@ -179,6 +224,10 @@ _AVG_POOLS = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.
 
 def _right_as_it_is(node: torch.fx.Node) -> bool:
     """Common operators that the exporter has right except with one option: not worth another tracing."""
+    if node.target in integers.DTYPES:
+        made = node.meta.get("val")
+        made = made[0] if isinstance(made, (tuple, list)) else made
+        return not isinstance(made, torch.Tensor) or made.dtype not in integers.DTYPES[node.target]
     if node.target in (aten.amax.default, aten.amin.default):
         return bool((node.args[1:2] and node.args[1]) or node.kwargs.get("dim"))
     if node.target in _WITH_DTYPE:
@@ -196,7 +245,8 @@ def _right_as_it_is(node: torch.fx.Node) -> bool:
     if node.target is aten.scaled_dot_product_attention.default:
         query: Any = node.args[0]
         mask: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-        return attention.fits_as_it_is(query.meta["val"], mask and mask.meta["val"])
+        scaled = node.kwargs.get("scale") is not None
+        return attention.fits_as_it_is(query.meta["val"], mask and mask.meta["val"], scaled)
     if node.target is aten.conv3d.default:
         return len(node.args) > 2 and node.args[2] is not None
     if node.target is aten.lstm.input:

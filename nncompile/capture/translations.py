@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from onnxscript import opset20
 
+from nncompile.capture import constants
+
 aten = torch.ops.aten
 op: Any = opset20  # lists of numbers become constants, which its types do not say
 
@@ -76,4 +78,8 @@ def rnn_relu(
     return _rnn("Relu", x, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
 
 
-TRANSLATIONS: dict[Any, Callable[..., Any]] = {aten.rnn_tanh.input: rnn_tanh, aten.rnn_relu.input: rnn_relu}
+TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    aten.rnn_tanh.input: rnn_tanh,
+    aten.rnn_relu.input: rnn_relu,
+    **constants.TRANSLATIONS,
+}

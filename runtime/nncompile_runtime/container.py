@@ -20,7 +20,7 @@ from typing import Any
 from nncompile_runtime import manifest as manifests
 from nncompile_runtime.errors import ModelLoadError, NncompileError
 from nncompile_runtime.manifest import Manifest, Precision
-from nncompile_runtime.onnx_scan import FLOAT16, GraphFacts, scan
+from nncompile_runtime.onnx_scan import DOUBLE, FLOAT16, GraphFacts, scan
 from nncompile_runtime.wire import LENGTH_DELIMITED, WireError, fields, write_bytes_field
 
 MANIFEST_KEY = b"nncompile.manifest"
@@ -68,17 +68,22 @@ class ModelFile:
     def harmful_optimizers(self, provider: str) -> tuple[str, ...]:
         """Those of ONNX Runtime's that may harm this graph.
 
-        As of ONNX Runtime 1.31, `Pad_Fusion` takes Pad(0) before a MaxPool for -inf, and on the CPU
-        `MatmulTransposeFusion` ends the process where the batch is transposed before a product with weights
-        of float16.
+        As of ONNX Runtime 1.31, `Pad_Fusion` takes Pad(0) before a MaxPool for -inf, `MatMulScaleFusion`
+        keeps a factor of float64 in an attribute, which is float32, and on the CPU `MatmulTransposeFusion`
+        ends the process where the batch is transposed before a product with weights of float16.
 
         Args:
             provider: `cpu` or `cuda`.
         """
         operators, types = self.facts.operators.keys(), self.facts.weight_types
         pads = {"Pad", "MaxPool"} <= operators
+        factors = "MatMul" in operators and DOUBLE in types
         products = provider == "cpu" and {"Transpose", "MatMul"} <= operators and FLOAT16 in types
-        found = (("Pad_Fusion", pads), ("MatmulTransposeFusion", products))
+        found = (
+            ("Pad_Fusion", pads),
+            ("MatMulScaleFusion", factors),
+            ("MatmulTransposeFusion", products),
+        )
         return tuple(name for name, there in found if there)
 
     @property

@@ -30,7 +30,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "TensorProto": {},
 }
 _NODE_OP_TYPE = 4
-_TENSOR_DATA_TYPE, FLOAT16 = 2, 10
+_TENSOR_DATA_TYPE, FLOAT16, DOUBLE = 2, 10, 11
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION, _LOCATION_EXTERNAL = 13, 14, 1
 _ENUM_BITS = 2**32 - 1  # protobuf drops the bits beyond
 _MAX_DEPTH = 64

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from several import assert_as_eager
+from torch.nn import functional
 
 import nncompile
 from nncompile.capture.attention import encoder_layer, multi_head_attention, scaled_dot_product
@@ -141,3 +143,16 @@ def test_a_mask_of_another_dtype():
     x = torch.randn(BATCH, LENGTH, WIDTH)
     model = nncompile.compile(Biased(), x, precision="float16")
     torch.testing.assert_close(model(x), Biased()(x), rtol=0, atol=0.01)
+
+
+def test_attention_of_three_and_two_dimensions():
+    q, k, v = torch.randn(3, BATCH, LENGTH, WIDTH)
+    mask = torch.rand(BATCH, LENGTH, LENGTH) > 0.3
+    mask[:, :, 0] = True
+    functions = [
+        lambda q, k, v, _: functional.scaled_dot_product_attention(q, k, v),
+        lambda q, k, v, mask: functional.scaled_dot_product_attention(q, k, v, mask, scale=0.3),
+        lambda q, k, v, _: functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+        lambda q, k, v, _: functional.scaled_dot_product_attention(q[:, 0], k[:, 1], v[:, 2]),
+    ]
+    assert_as_eager(functions, (q, k, v, mask), **CLOSE)
