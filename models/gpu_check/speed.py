@@ -15,6 +15,7 @@ import numpy as np
 from models.gpu_check.context import Context
 from models.gpu_check.table import Finding, NotRunError
 from models.gpu_check.warming import MAX_AUTOTUNE, REDUCE_OVERHEAD, warmed
+from nncompile.bench.figures import percent
 from nncompile.bench.gpu_ceilings import ORDERS, PRECISIONS, SIZES, measure_gpu_ceilings
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.runner import run
@@ -61,7 +62,8 @@ def ceilings(context: Context) -> Iterator[Finding]:
     fastest = max(found.rungs, key=lambda rung: rung.rate)
     said = f"{found.memory / 1e9:,.0f} GB/s; {fastest.rate / 1e9:,.0f} GB/s at {fastest.size >> 20} MiB"
     yield Finding("bandwidth of a copy", "told", said)
-    yield Finding("shortest call", "told", f"{found.launch * 1e6:.1f} µs")
+    said = f"{found.launch * 1e6:.1f} µs; each launch after the first {found.further * 1e6:.1f} µs"
+    yield Finding("shortest call", "told", said)
 
 
 def small(context: Context) -> Iterator[Finding]:
@@ -154,9 +156,24 @@ def faster(ours: Row, theirs: Row) -> Estimate:
 def _told(report: BenchReport, name: str, batch: int) -> Iterator[Finding]:
     """Every engine's time, and its share of what the device allows."""
     for row in report.rows:
-        share = "" if row.share is None else f"; {100 * row.share:.1f} % of the limit"
-        said = f"p50 {row.latency.p50:,.1f} µs, p99 {row.latency.p99:,.1f} µs{share}"
+        said = f"p50 {row.latency.p50:,.1f} µs, p99 {row.latency.p99:,.1f} µs{_shares(row)}"
         yield Finding(f"{name}, batch {batch}: {row.engine}", "told", said)
     for limit in report.roofline.limits if report.roofline else ():
         said = f"{limit.seconds * 1e6:,.2f} µs, by its {limit.bound}"
         yield Finding(f"{name}, batch {batch}: the limit", "told", said)
+
+
+def _shares(row: Row) -> str:
+    """The share of the roofline that an engine reaches, and that of each of its lines."""
+    if row.share is None:
+        return ""
+    said = f"; {percent(row.share)} of the limit"
+    if row.shares is None:
+        return said
+    launches = "launches, which were not counted," if row.launches is None else f"{row.launches} launches"
+    lines = (
+        f"FLOPs {percent(row.shares.compute)}",
+        f"bytes {percent(row.shares.bandwidth)}",
+        f"{launches} {percent(row.shares.launch)}",
+    )
+    return f"{said}: {', '.join(lines)}"

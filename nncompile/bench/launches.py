@@ -1,0 +1,43 @@
+"""How often a call has a GPU begin something, counted by CUPTI for every library of the process.
+
+A CUDA graph is one launch, whatever it holds. Copies and fills of memory are none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+_LAUNCH = re.compile(r"cu(da)?(Launch(Cooperative)?Kernel|GraphLaunch)\w*")
+
+
+def launches(call: Callable[[], Any], device: str) -> int | None:
+    """The launches of one call; None where torch's profiler does not show any.
+
+    Args:
+        call: What is looked at, called before as often as it takes to be warm.
+        device: As torch names it: `cuda`, `cuda:1`.
+    """
+    _start(device)
+    return sum(_LAUNCH.fullmatch(name) is not None for name in _seen(call, device)) or None
+
+
+@cache
+def _start(device: str) -> None:
+    """CUPTI starts with the first profile of a process, which may miss what it was made for."""
+    _seen(lambda: None, device)
+
+
+def _seen(call: Callable[[], Any], device: str) -> list[str]:
+    """The names of all that a call does, on the host and on the GPU."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from nncompile.bench.engines.on_gpu import wait
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        call()
+        wait(torch.device(device))
+    return [event.name for event in profiler.events()]
