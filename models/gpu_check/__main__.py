@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from models.gpu_check.context import NETWORKS, PRECISIONS, Context
@@ -26,6 +27,8 @@ from models.gpu_check.table import CHECKS, Finding
 from models.gpu_check.warming import warm
 from nncompile_runtime import NncompileError, container, cuda
 from nncompile_runtime.session import onnxruntime
+
+_COMPILE = ("onnx", "onnx_ir", "onnxscript")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,10 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = _missing(options.device)
     if not missing and context.on_gpu:
         context = replace(context, peers=options.output / "peers")
+    if missing and not options.prepare:
+        return _wrong(missing)
+    if not options.prepared and not options.warm and (missing := _no_compiler()):
+        return _wrong(missing)
     if options.prepare:
         return _prepare(context)
-    if missing:
-        return _wrong(missing)
+    if options.warm:
+        return _warm(context)
     options.output.mkdir(parents=True, exist_ok=True)
     place, before = this_place(options.device), {}
     if not options.prepared:
@@ -100,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", default="", help=f"checks, comma-separated: {', '.join(check.name for check in CHECKS)}")
     add("--seconds", type=float, default=0.5, help="timed seconds of each engine in a check of speed")
     add("--prepare", type=Path, help="compile into this folder, and check nothing")
+    add("--warm", action="store_true", help="make torch.compile's code on this GPU, and check nothing")
     add("--prepared", type=Path, help="folder of what --prepare compiled: compile nothing")
     return parser
 
@@ -122,12 +130,28 @@ def _missing(device: str) -> str:
     return ""
 
 
+def _no_compiler() -> str:
+    """Which packages that compile are missing, in one line; empty where they are there."""
+    missing = [name for name in _COMPILE if find_spec(name) is None]
+    if not missing:
+        return ""
+    what = f"compiling needs {', '.join(missing)}: run: pip install 'nncompile[compile]'"
+    return f"{what}, or compile elsewhere with --prepare FOLDER, and run this with --prepared FOLDER"
+
+
 def _prepare(context: Context) -> int:
     """Compile the networks, and where there is a GPU what the engines make that they are compared with."""
     _, findings = _timed(prepare(context))
     if context.peers is not None:
         _timed(warm(context))
     return 1 if any(finding.verdict == "failed" for finding in findings) else 0
+
+
+def _warm(context: Context) -> int:
+    """Make what the engines need that nncompile is compared with; 1 where one cannot be had."""
+    if context.peers is None:
+        return _wrong("torch.compile's code is made on a GPU: choose its device")
+    return 1 if any(finding.verdict != "passed" for finding in _timed(warm(context))[1]) else 0
 
 
 def _networks(context: Context) -> float:

@@ -195,3 +195,33 @@ def test_on_a_gpu_torch_compile_has_compiled_before_too(tmp_path, monkeypatch):
     main(["-o", str(tmp_path), "--prepared", "there"])
     assert order == [tmp_path / "peers"] * 2
     assert list(json.loads((tmp_path / "gpu-check.json").read_text())["before"]) == ["torch.compile's code"]
+
+
+def test_a_machine_that_cannot_compile_keeps_what_was_prepared(here, monkeypatch, capsys):
+    monkeypatch.setattr(MAIN, "find_spec", lambda name: None if name == "onnxscript" else name)
+    before = sorted(here.folder.iterdir())
+    for arguments in (["--prepare", str(here.folder)], ["--device", "cpu"]):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: compiling needs onnxscript: ")
+        assert "--prepared FOLDER" in said
+    assert sorted(here.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("passed", 0), ("not run", 1)])
+def test_torch_compile_can_compile_apart(tmp_path, monkeypatch, capsys, verdict, code):
+    """Where one session is too short for its code and the checks."""
+    given = []
+    monkeypatch.setattr(MAIN, "_missing", lambda device: "")
+    monkeypatch.setattr(
+        MAIN, "warm", lambda context: iter([given.append(context) or Finding("a peer", verdict, "so long")])
+    )
+    assert main(["--warm", "--prepared", "there", "-o", str(tmp_path)]) == code
+    assert (given[0].folder.name, given[0].peers) == ("there", tmp_path / "peers")
+    assert capsys.readouterr().out == "a peer: so long\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_gpu_torch_compile_has_nothing_to_compile_for(capsys):
+    assert main(["--warm", "--device", "cpu"]) == 2
+    assert "is made on a GPU" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_what_failed_or_is_gone_is_tried_again(folder, compiling):
     folder.path("lenet5", "float32").unlink()
     list(prepare(folder))
     assert sorted(compiling) == [("lenet5", "float16"), ("lenet5", "float32")]
-    assert verdicts(Record.read(folder.folder).found.values()) == ["passed"] * 2
+    assert set(verdicts(Record.read(folder.folder).found.values())) == {"passed"}
 
 
 @pytest.mark.parametrize(
