@@ -65,13 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before["networks"] = _networks(context)
     if context.peers is not None:
         before["torch.compile's code"] = _timed(warm(context))[0]
-    told: list[Result] = []
+    told: dict[str, Result] = {}
 
     def tell(result: Result) -> None:
         _print(result)
-        told.append(result)
-        left = [name for name in chosen if name not in {r.name for r in told}]
-        _write(options.output, told, place, before, left)
+        told[result.name] = result
+        left = [name for name in chosen if name not in told]
+        _write(options.output, tuple(told.values()), place, before, left)
 
     checks = [check for check in CHECKS if check.name in chosen]
     results = run_all(checks, context, options.output / "logs", tell)

@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,18 +71,26 @@ def run_all(
 ) -> list[Result]:
     """Run checks in order. Each must leave those after it the time that they may take.
 
+    What ran out of time is run once more at the end, where more is left than it had.
+
     Args:
         checks: What to run.
         context: On what.
         folder: Where each check's process writes its log: warnings, and the traceback of what went wrong.
-        tell: Told of each check that has ended.
+        tell: Told of each check that has ended; of one that is run once more, again.
     """
-    results = []
+    results: list[Result] = []
     start, later = time.monotonic(), sum(check.seconds for check in checks)
     for check in checks:
         later -= check.seconds
         results.append(run_apart(check, context, folder, start + SECONDS - later - time.monotonic()))
         tell(results[-1])
+    for number, (check, before) in enumerate(zip(checks, results, strict=True)):
+        left = start + SECONDS - time.monotonic()
+        if before.cut and left > before.seconds:
+            again = run_apart(check, context, folder, left)
+            results[number] = replace(again, seconds=before.seconds + again.seconds)
+            tell(results[number])
     return results
 
 

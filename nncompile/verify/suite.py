@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from nncompile.verify.compare import (
     computed_in,
     difference,
 )
-from nncompile.verify.eager import Eager, as_array, in_float64
+from nncompile.verify.eager import ChannelsLast, Eager, as_array, in_float64
 from nncompile.verify.neighbours import own_errors
 from nncompile_runtime import container
 from nncompile_runtime.cuda_options import channels_last
@@ -83,7 +84,8 @@ class Suite:
         self.session: Session | None = None
         self._signature = signature
         self._plan = default_plan(this_machine(), device.provider, device.number, exact=exact)
-        self._eager = Eager(module, signature)
+        mode = ChannelsLast if precision == "float16" else nullcontext
+        self._eager = Eager(module, signature, mode)
         first, *others = cases(signature, example)
         self._precision = precision
         widest = module if reference is None else reference  # never `or`: a module may have a length of 0

@@ -116,6 +116,36 @@ def test_a_check_may_take_all_but_what_those_after_it_need(here, tmp_path, monke
 
 
 @pytest.mark.parametrize(
+    ("taken", "again"),
+    [
+        ({"a": 100.0, "b": 50.0}, [("a", 330.0)]),
+        ({"a": 300.0, "b": 50.0}, []),  # 130 s are left, and it had 300
+        ({"a": 20.0, "b": 30.0}, [("a", 430.0), ("b", 400.0)]),
+    ],
+)
+def test_what_ran_out_of_time_is_run_once_more_where_more_is_left(here, tmp_path, monkeypatch, taken, again):
+    clock, given, told = [0.0], [], []
+    cut = {name for name, _ in again} or {"a"}
+
+    def apart(check, _, folder, seconds):
+        given.append((check.name, seconds))
+        first = [name for name, _ in given].count(check.name) == 1
+        spent = taken[check.name] if first else 30.0
+        clock[0] += spent
+        return Result(check.name, "", spent, (Finding.of("x", True, "y"),), cut=first and check.name in cut)
+
+    monkeypatch.setattr(running, "run_apart", apart)
+    monkeypatch.setattr(running.time, "monotonic", lambda: clock[0])
+    checks = [Check(name, 10, "answers:answers", "") for name in "ab"]
+    results = run_all(checks, here, tmp_path, told.append)
+    assert given[2:] == again
+    assert [r.name for r in results] == ["a", "b"]
+    assert [r.seconds for r in results] == [taken[name] + 30.0 * (name in dict(again)) for name in "ab"]
+    assert [r.cut for r in results] == [not again, False]
+    assert [r.name for r in told] == ["a", "b", *(name for name, _ in again)]
+
+
+@pytest.mark.parametrize(
     ("found", "status"),
     [
         (["passed", "not run", "told"], "passed"),
