@@ -112,7 +112,7 @@ def as_markdown(
         lines += [f"Made before the checks, and not in their {SECONDS} s: {told}.", ""]
     if left:
         lines += [f"This is not all yet: {', '.join(left)} were to follow.", ""]
-    rows = [[r.name, r.about, r.status, f"{r.seconds:.0f}"] for r in results]
+    rows = [[r.name, r.about, r.status + ", out of time" * r.cut, f"{r.seconds:.0f}"] for r in results]
     lines += [
         markdown_table(["check", "what it proves", "result", "s"], rows, [False, False, False, True]),
         "",

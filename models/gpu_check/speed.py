@@ -164,16 +164,13 @@ def _told(report: BenchReport, name: str, batch: int) -> Iterator[Finding]:
 
 
 def _shares(row: Row) -> str:
-    """The share of the roofline that an engine reaches, and that of each of its lines."""
+    """The share of the limit that an engine reaches, and on a GPU that of each line of the roofline."""
     if row.share is None:
         return ""
     said = f"; {percent(row.share)} of the limit"
     if row.shares is None:
         return said
-    launches = "launches, which were not counted," if row.launches is None else f"{row.launches} launches"
-    lines = (
-        f"FLOPs {percent(row.shares.compute)}",
-        f"bytes {percent(row.shares.bandwidth)}",
-        f"{launches} {percent(row.shares.launch)}",
+    launched = (
+        f"{row.launches} launches {percent(row.shares.launch)}" if row.launches else "launches not counted"
     )
-    return f"{said}: {', '.join(lines)}"
+    return f"{said}: FLOPs {percent(row.shares.compute)}, bytes {percent(row.shares.bandwidth)}, {launched}"

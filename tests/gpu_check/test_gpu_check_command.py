@@ -146,6 +146,8 @@ def test_an_incomplete_proof_ends_with_3(result, on_gpu, on_cpu, said, device, t
     out = capsys.readouterr().out
     assert ("Incomplete: " in out) == bool(expected)
     assert not expected or said in out
+    page = (tmp_path / "gpu-check.md").read_text()
+    assert ("| passed, out of time | " in page) == result.cut
     assert json.loads((tmp_path / "gpu-check.json").read_text())["incomplete"] == [said.rstrip(".")] * bool(
         expected
     )
