@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import models.gpu_check
 from models.gpu_check.__main__ import main
 from models.gpu_check.page import this_place
 from models.gpu_check.running import Result
@@ -227,3 +231,32 @@ def test_torch_compile_can_compile_apart(tmp_path, monkeypatch, capsys, verdict,
 def test_without_a_gpu_torch_compile_has_nothing_to_compile_for(capsys):
     assert main(["--warm", "--device", "cpu"]) == 2
     assert "is made on a GPU" in capsys.readouterr().err
+
+
+WITHOUT_ONNX = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("onnx", "onnx_ir", "onnxscript"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refused())
+"""
+
+
+def test_a_machine_without_onnx_runs_what_was_prepared(here, tmp_path):
+    """In every process: Python imports `sitecustomize` when it starts."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_ONNX)
+    names = sorted(path.stem for path in Path(models.gpu_check.__path__[0]).glob("*.py"))
+    program = f"for name in {names}: __import__(f'models.gpu_check.{{name}}')"
+    entries = [str(tmp_path), *(entry or "." for entry in sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}
+    common = {"env": environment, "capture_output": True, "text": True, "check": False, "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", program], **common)
+    assert (done.returncode, done.stderr) == (0, "")
+    chosen = ["--networks", "lenet5", "--precisions", "float32", "--only", "answers"]
+    place = ["--device", "cpu", "--prepared", str(here.folder), "-o", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "models.gpu_check", *place, *chosen], **common)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "answers: passed" in done.stdout
