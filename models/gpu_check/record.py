@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,13 +19,13 @@ from nncompile_runtime.session import onnxruntime
 RECORD = "prepared.json"
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("torch", "triton", "numpy", "onnx", "onnx-ir", "onnxscript")
+_NETWORKS = ("models/*.py", "models/gpu_check/context.py")
 # Of the checks those alone that decide what is compiled.
-_CODE = (
-    "nncompile/**/*.py",
-    "runtime/**/*.py",
-    "models/*.py",
-    "models/gpu_check/context.py",
-    "models/gpu_check/preparing.py",
+OF_NETWORKS = (*_NETWORKS, "nncompile/**/*.py", "runtime/**/*.py", "models/gpu_check/preparing.py")
+OF_PEERS = (
+    *_NETWORKS,
+    "nncompile/bench/cold.py",
+    "nncompile/bench/engines/*.py",
     "models/gpu_check/warming.py",
 )
 
@@ -34,7 +35,7 @@ class Maker:
     """What a compiled network depends on besides the network.
 
     Attributes:
-        sources: SHA-256 of the code of the compiler, the runtime and the networks.
+        sources: SHA-256 of the code that decides what comes out, networks included.
         versions: Package -> version.
         gpu: Name of the GPU on which linear layers are raced; empty where there is none.
     """
@@ -72,21 +73,21 @@ class Record:
         container.write(folder / RECORD, json.dumps(plain, indent=2).encode())
 
 
-def this_maker() -> Maker:
-    """What compiles here."""
+def this_maker(code: Sequence[str] = OF_NETWORKS) -> Maker:
+    """What compiles here, by files of its code."""
     versions = {}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return Maker(sources(), versions | installed_onnxruntime(), gpu())
+    return Maker(sources(code), versions | installed_onnxruntime(), gpu())
 
 
-def sources(root: Path = _ROOT) -> str:
-    """SHA-256 of the code that decides what is compiled, names included."""
+def sources(code: Sequence[str] = OF_NETWORKS, root: Path = _ROOT) -> str:
+    """SHA-256 of code, given as patterns, names included."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _CODE for path in root.glob(pattern)}):
+    for path in sorted({path for pattern in code for path in root.glob(pattern)}):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -96,7 +96,7 @@ CHECKS = (
     Check("speed-small", 65, "speed:small", "batch 1 against torch.compile and ONNX Runtime", complete=True),
     Check(
         "speed-resnet18",
-        65,
+        80,
         "speed:resnet18",
         "float16, batch 256, against torch.compile max-autotune",
         complete=True,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.gpu_check.context import Context
-from models.gpu_check.record import Record, this_maker
+from models.gpu_check.record import OF_PEERS, Record, this_maker
 from models.gpu_check.table import Finding, NotRunError
 from nncompile.bench.cold import compiled_code, measure_cold, write_request
 from nncompile.bench.engines import EngineError, Subject
@@ -64,7 +64,7 @@ def warm(context: Context) -> Iterator[Finding]:
     """
     assert context.peers is not None
     folder = context.peers.absolute()  # which another process reads
-    maker, record = this_maker(), Record.read(folder)
+    maker, record = this_maker(OF_PEERS), Record.read(folder)
     if record is None or record.maker != maker:
         for peer in PEERS:
             shutil.rmtree(compiled_code(peer.engine, folder), ignore_errors=True)

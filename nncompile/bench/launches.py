@@ -5,11 +5,14 @@ A CUDA graph is one launch, whatever it holds. Copies and fills of memory are no
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+# What torch.profiler sets for CUDA graphs of its own: with those, CUPTI may not be closed and started again.
+_CUPTI_STAYS = {"TEARDOWN_CUPTI": "0", "DISABLE_CUPTI_LAZY_REINIT": "1"}
 _LAUNCH = re.compile(r"cu(da)?(Launch(Cooperative)?Kernel|GraphLaunch)\w*")
 
 
@@ -27,6 +30,7 @@ def launches(call: Callable[[], Any], device: str) -> int | None:
 @cache
 def _start(device: str) -> None:
     """CUPTI starts with the first profile of a process, which may miss what it was made for."""
+    os.environ |= _CUPTI_STAYS
     _seen(lambda: None, device)
 
 

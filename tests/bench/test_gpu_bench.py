@@ -5,6 +5,7 @@ import csv
 import ctypes
 import dataclasses
 import io
+import os
 import types
 
 import numpy as np
@@ -190,10 +191,13 @@ def test_launches_are_counted(monkeypatch, names, count):
 
     @contextlib.contextmanager
     def profile(activities):
+        assert (os.environ["TEARDOWN_CUPTI"], os.environ["DISABLE_CUPTI_LAZY_REINIT"]) == ("0", "1")
         profiles.append(names if profiles else ["cudaLaunchKernel"] * 9)
         yield types.SimpleNamespace(events=lambda: map(event, profiles[-1]))
 
     monkeypatch.setattr(torch.profiler, "profile", profile)
+    for name in launches._CUPTI_STAYS:
+        monkeypatch.setenv(name, "")
     launches._start.cache_clear()
     assert launches.launches(lambda: calls.append(1), "cpu") == count
     assert launches.launches(lambda: calls.append(1), "cpu") == count

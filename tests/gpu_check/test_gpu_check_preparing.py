@@ -15,7 +15,7 @@ import torch
 import nncompile
 from models.gpu_check import context, preparing, record
 from models.gpu_check.preparing import prepare, there
-from models.gpu_check.record import RECORD, Maker, Record, sources
+from models.gpu_check.record import OF_NETWORKS, OF_PEERS, RECORD, Maker, Record, sources
 from models.gpu_check.table import Finding
 from nncompile.passes import fuse_linear_relu
 from nncompile.passes.layer_race import Verdict
@@ -248,18 +248,29 @@ def test_workers_share_the_processors_and_see_no_gpu(monkeypatch):
 
 
 def test_sources_are_what_decides_what_is_compiled(tmp_path):
-    def digest(path, text):
+    """A fix of the runtime makes networks anew, but not what an engine took minutes to autotune."""
+
+    def digests(path, text):
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-        return sources(tmp_path)
+        return sources(OF_NETWORKS, tmp_path), sources(OF_PEERS, tmp_path)
 
-    code = ("nncompile/passes/a.py", "runtime/b.py", "models/lenet.py", "models/gpu_check/preparing.py")
-    seen = [digest("nncompile/passes/a.py", "1"), *(digest(path, "2") for path in code)]
-    assert len(set(seen)) == len(seen)
-    assert digest("models/gpu_check/answers.py", "2") == seen[-1]  # a check
-    (tmp_path / "runtime/b.py").rename(tmp_path / "runtime/c.py")
-    assert sources(tmp_path) not in seen
+    before = digests("nncompile/passes/a.py", "1")
+    for path, changed in {
+        "nncompile/passes/a.py": (True, False),
+        "runtime/b.py": (True, False),
+        "models/gpu_check/preparing.py": (True, False),
+        "nncompile/bench/engines/c.py": (True, True),
+        "models/lenet.py": (True, True),
+        "models/gpu_check/warming.py": (False, True),
+        "models/gpu_check/answers.py": (False, False),  # a check
+    }.items():
+        after = digests(path, "2")
+        assert tuple(a != b for a, b in zip(after, before, strict=True)) == changed, path
+        before = after
+    (tmp_path / "models/lenet.py").rename(tmp_path / "models/net.py")
+    assert not {sources(code, tmp_path) for code in (OF_NETWORKS, OF_PEERS)} & {*before}
     assert record.sources() == record.this_maker().sources
 
 

@@ -65,7 +65,7 @@ def test_what_another_torch_compiled_is_thrown_away(peers, monkeypatch):
     for file in (ours, theirs):
         file.write_text("something")
     other = dataclasses.replace(record.this_maker(), versions={"torch": "0"})
-    monkeypatch.setattr(warming, "this_maker", lambda: other)
+    monkeypatch.setattr(warming, "this_maker", lambda _: other)
     assert [f.said == "was there" for f in warm(peers)] == [False]
     assert (ours.exists(), theirs.exists()) == (False, True)
     assert Record.read(peers.peers).maker == other
