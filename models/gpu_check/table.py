@@ -80,19 +80,19 @@ CHECKS = (
     Check("answers", 80, "answers:answers", "answers on the device are those of eager PyTorch in float64"),
     Check("refusals", 12, "strictness:refusals", "what must be refused is refused, by its name"),
     Check("placement", 20, "strictness:placement", "what ran, ran on the device, node by node"),
-    Check("copies", 20, "strictness:copies", "tensors on the GPU are not copied to the host", True, True),
+    Check("copies", 28, "strictness:copies", "tensors on the GPU are not copied to the host", True, True),
     Check("overlap", 12, "overlap:overlap", "a stream of arrays is copied while the GPU computes", True),
-    Check("memory", 15, "memory:flat", "memory stays the same over a thousand calls"),
+    Check("memory", 22, "memory:flat", "memory stays the same over a thousand calls"),
     Check(
-        "out-of-memory", 30, "memory:out_of_memory", "too large a call fails by name, the next succeeds", True
+        "out-of-memory", 28, "memory:out_of_memory", "too large a call fails by name, the next succeeds", True
     ),
     Check("ragged", 40, "behaviour:ragged", "batches of any size answer as the plain plan does"),
-    Check("queued", 10, "concurrency:queued", "predict returns before the GPU is done", True),
+    Check("queued", 14, "concurrency:queued", "predict returns before the GPU is done", True),
     Check("concurrent", 25, "concurrency:concurrent", "callers in eight threads get their own answers"),
     Check(
-        "layers", 19, "layers:layers", "a layer and its activation, fused in several ways: what is fastest"
+        "layers", 16, "layers:layers", "a layer and its activation, fused in several ways: what is fastest"
     ),
-    Check("ceilings", 17, "speed:ceilings", "what the device allows, measured"),
+    Check("ceilings", 15, "speed:ceilings", "what the device allows, measured"),
     Check("speed-small", 65, "speed:small", "batch 1 against torch.compile and ONNX Runtime", complete=True),
     Check(
         "speed-resnet18",
