@@ -158,7 +158,12 @@ def _told(report: BenchReport, name: str, batch: int) -> Iterator[Finding]:
     for row in report.rows:
         said = f"p50 {row.latency.p50:,.1f} µs, p99 {row.latency.p99:,.1f} µs{_shares(row)}"
         yield Finding(f"{name}, batch {batch}: {row.engine}", "told", said)
-    for limit in report.roofline.limits if report.roofline else ():
+    if report.roofline is None:
+        yield Finding(
+            f"{name}, batch {batch}: the roofline", "not run", "onnx and onnx-ir count its operations"
+        )
+        return
+    for limit in report.roofline.limits:
         said = f"{limit.seconds * 1e6:,.2f} µs, by its {limit.bound}"
         yield Finding(f"{name}, batch {batch}: the limit", "told", said)
 

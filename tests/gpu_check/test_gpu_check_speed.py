@@ -91,5 +91,8 @@ def test_the_share_of_each_line_of_the_roofline_is_told(report, launches, launch
     found = list(speed._told(dataclasses.replace(report, rows=tuple(rows)), "lenet5", 1))
     assert {finding.verdict for finding in found} == {"told"}
     assert found[0].said.endswith(f"; 50 % of the limit: FLOPs 25 %, bytes 50 %, {said}")
-    found = list(speed._told(report, "lenet5", 1))
+    *found, limit = speed._told(report, "lenet5", 1)
     assert found[0].said.endswith(" of the limit")  # of a processor
+    assert (limit.what, limit.verdict) == ("lenet5, batch 1: the limit", "told")
+    *_, missing = speed._told(dataclasses.replace(report, roofline=None), "lenet5", 1)
+    assert (missing.what, missing.verdict) == ("lenet5, batch 1: the roofline", "not run")
