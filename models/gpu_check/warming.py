@@ -120,4 +120,6 @@ def _why_not(context: Context, folder: Path, peer: Peer) -> str:
         measure_cold(peer.engine, None, subject, patience=peer.seconds)
     except (NotRunError, EngineError) as error:
         return str(error)
+    except Exception as error:  # which is one peer's, and not the end of all checks
+        return f"{type(error).__name__}: {error}"
     return ""

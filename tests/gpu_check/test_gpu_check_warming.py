@@ -78,6 +78,13 @@ def test_networks_that_are_not_there_have_no_peer(peers, monkeypatch):
     assert (finding.verdict, "net is not there" in finding.said) == ("not run", True)
 
 
+def test_a_network_that_cannot_be_read_costs_one_peer_and_not_the_checks(peers):
+    peers = dataclasses.replace(peers, folder=peers.peers.parent)
+    peers.path("lenet5", "float32").write_bytes(b"no network")
+    (finding,) = warm(peers)
+    assert (finding.verdict, "ModelLoadError: " in finding.said) == ("not run", True)
+
+
 def test_a_dry_run_has_no_peers(here):
     with warmed(here, MAX_AUTOTUNE) as late:
         assert late == {}
