@@ -146,6 +146,29 @@ def test_what_ran_out_of_time_is_run_once_more_where_more_is_left(here, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "cut", "kept"),
+    [
+        (["passed", "not run"], ["passed"] * 3, False, ["passed"] * 3),
+        (["passed", "not run"], ["passed", "passed", "not run"], True, ["passed", "passed", "not run"]),
+        (["passed", "passed", "not run"], ["passed", "not run"], True, ["passed", "passed", "not run"]),
+        (["passed", "passed", "not run"], ["failed", "not run"], True, ["failed", "not run"]),
+        (["failed", "not run"], ["passed"] * 3, False, ["failed", "not run"]),
+    ],
+)
+def test_a_second_try_hides_nothing(here, tmp_path, monkeypatch, first, second, cut, kept):
+    tries = iter([(first, True), (second, cut)])
+
+    def apart(check, *_):
+        found, was_cut = next(tries)
+        return Result(check.name, "", 1.0, tuple(Finding("x", v, "y") for v in found), was_cut)
+
+    monkeypatch.setattr(running, "run_apart", apart)
+    (result,) = run_all([Check("a", 10, "answers:answers", "")], here, tmp_path, lambda _: None)
+    assert verdicts(result.findings) == kept
+    assert result.seconds == (1.0 if "failed" in first else 2.0)
+
+
+@pytest.mark.parametrize(
     ("found", "status"),
     [
         (["passed", "not run", "told"], "passed"),
