@@ -17,7 +17,7 @@ help:
 	@echo "make bench   measure the networks of models/ and rewrite docs/benchmarks.md; RESUME=1 goes on"
 	@echo "make bench-passes  measure them with each pass left out and rewrite docs/passes.md"
 	@echo "make bench-kernels  measure the native kernels and rewrite docs/kernel-figures.md"
-	@echo "make gpu-check  prove nncompile on a machine with an NVIDIA GPU, in under 8 minutes"
+	@echo "make gpu-check  prove nncompile on a machine with an NVIDIA GPU, in 8 minutes once all is compiled"
 	@echo "make format  let ruff format the code"
 
 $(READY): pyproject.toml constraints.txt requirements-no-deps.txt

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from models.gpu_check.running import Result
-from models.gpu_check.table import Finding
+from models.gpu_check.running import SECONDS, Result
+from models.gpu_check.table import CHECKS, Finding
 from nncompile.bench.figures import markdown_table
 from nncompile_runtime.cuda import examine
 from nncompile_runtime.machine import installed_onnxruntime, this_machine
@@ -63,19 +64,38 @@ def this_place(device: str) -> Place:
     return Place(device, gpu, driver, machine.cpu, machine.processors, versions)
 
 
-def as_json(results: Sequence[Result], place: Place, left: Sequence[str] = ()) -> dict[str, Any]:
-    """Everything, in what JSON has; `left` are the checks that were not begun yet."""
+def as_json(
+    results: Sequence[Result],
+    place: Place,
+    left: Sequence[str] = (),
+    before: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Everything, in what JSON has.
+
+    Args:
+        results: Of the checks that have ended.
+        place: Where they were run.
+        left: The checks that were not begun yet.
+        before: Seconds of what was made before the checks, which do not count among theirs.
+    """
     return {
         "place": asdict(place),
+        "before": dict(before),
         "seconds": sum(result.seconds for result in results),
         "counts": counts(results),
+        "incomplete": lacking(results, place),
         "left": list(left),
         "checks": [asdict(result) for result in results],
     }
 
 
-def as_markdown(results: Sequence[Result], place: Place, left: Sequence[str] = ()) -> str:
-    """A table of the checks, what failed, and every finding; `left` are the checks not begun yet."""
+def as_markdown(
+    results: Sequence[Result],
+    place: Place,
+    left: Sequence[str] = (),
+    before: Mapping[str, float] = MappingProxyType({}),
+) -> str:
+    """A table of the checks, what failed, and every finding; the arguments are those of `as_json`."""
     versions = ", ".join(f"{name} {version}" for name, version in place.versions.items())
     lines = ["# GPU check", ""]
     if place.device == "cpu":
@@ -84,12 +104,15 @@ def as_markdown(results: Sequence[Result], place: Place, left: Sequence[str] = (
     lines += [
         f"{where}Processor: {place.processor}, {place.processors} usable. Versions: {versions}.",
         "",
-        summary(results),
+        summary(results, place),
         "",
     ]
+    if before:
+        told = ", ".join(f"{what} in {seconds:.0f} s" for what, seconds in before.items())
+        lines += [f"Made before the checks, and not in their {SECONDS} s: {told}.", ""]
     if left:
         lines += [f"This is not all yet: {', '.join(left)} were to follow.", ""]
-    rows = [[r.name, r.about, r.status, f"{r.seconds:.0f}"] for r in results]
+    rows = [[r.name, r.about, r.status + ", out of time" * r.cut, f"{r.seconds:.0f}"] for r in results]
     lines += [
         markdown_table(["check", "what it proves", "result", "s"], rows, [False, False, False, True]),
         "",
@@ -108,10 +131,33 @@ def as_markdown(results: Sequence[Result], place: Place, left: Sequence[str] = (
     return "\n".join(lines)
 
 
-def summary(results: Sequence[Result]) -> str:
-    """One sentence."""
+def summary(results: Sequence[Result], place: Place) -> str:
+    """How much was found, and what the run does not prove."""
     told = ", ".join(f"{number} {status}" for status, number in counts(results).items())
-    return f"{len(results)} checks in {sum(result.seconds for result in results):.0f} s; findings: {told}."
+    seconds = sum(result.seconds for result in results)
+    open_ends = "; ".join(lacking(results, place))
+    incomplete = f" Incomplete: {open_ends}." if open_ends else ""
+    return f"{len(results)} checks in {seconds:.0f} s; findings: {told}.{incomplete}"
+
+
+def lacking(results: Sequence[Result], place: Place) -> list[str]:
+    """What a run does not prove although nothing failed in it.
+
+    Checks that ran out of time; on a GPU also those that mean something only there and were not run, and what
+    was not run of those that must be complete.
+    """
+    known = {check.name: check for check in CHECKS}
+    found = []
+    for result in results:
+        check, not_run = known[result.name], [f.what for f in result.findings if f.verdict == "not run"]
+        if result.cut:
+            found.append(f"{result.name} ran out of time")
+        elif place.device != "cpu" and check.gpu_only and result.status == "not run":
+            found.append(f"{result.name} was not run")
+        elif place.device != "cpu" and check.complete and not_run:
+            more = f" and {len(not_run) - 3} more" if len(not_run) > 3 else ""
+            found.append(f"of {result.name} was not run: {', '.join(not_run[:3])}{more}")
+    return found
 
 
 def counts(results: Sequence[Result]) -> dict[str, int]:

@@ -6,7 +6,6 @@ interval. Inputs and outputs stay on the device.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,7 +14,8 @@ import numpy as np
 
 from models.gpu_check.context import Context
 from models.gpu_check.table import Finding, NotRunError
-from models.gpu_check.warming import warmed
+from models.gpu_check.warming import MAX_AUTOTUNE, REDUCE_OVERHEAD, warmed
+from nncompile.bench.figures import percent
 from nncompile.bench.gpu_ceilings import ORDERS, PRECISIONS, SIZES, measure_gpu_ceilings
 from nncompile.bench.results import BenchReport, Row
 from nncompile.bench.runner import run
@@ -23,10 +23,9 @@ from nncompile.bench.timing import Schedule
 from nncompile_runtime.bootstrap import Estimate, median_estimate
 
 _OURS = ("nncompile-tuned", "nncompile")
-_SMALL_PEERS = ("onnxruntime", "eager", "cuda-graph", "torch-compile-reduce-overhead", "nncompile-tuned")
-_LARGE_PEERS = ("onnxruntime", "eager", "torch-compile-max-autotune", "nncompile-tuned")
+_SMALL_PEERS = ("onnxruntime", "eager", "cuda-graph", REDUCE_OVERHEAD, "nncompile-tuned")
+_LARGE_PEERS = ("onnxruntime", "eager", MAX_AUTOTUNE, "nncompile-tuned")
 _DRY_PEERS = ("onnxruntime", "eager")
-_FOR_THE_REST = 80.0  # seconds: the engines opened, ours tuned, all of them timed
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Target:
 SMALL = tuple(
     Target(network, peer, least)
     for network in ("lenet5", "net", "mlp")
-    for peer, least in (("torch-compile-reduce-overhead", 1.0), ("onnxruntime", 3.0))
+    for peer, least in ((REDUCE_OVERHEAD, 1.0), ("onnxruntime", 3.0))
 )
-LARGE = (Target("resnet18", "torch-compile-max-autotune", 1.0),)
+LARGE = (Target("resnet18", MAX_AUTOTUNE, 1.0),)
 
 
 def ceilings(context: Context) -> Iterator[Finding]:
@@ -63,26 +62,21 @@ def ceilings(context: Context) -> Iterator[Finding]:
     fastest = max(found.rungs, key=lambda rung: rung.rate)
     said = f"{found.memory / 1e9:,.0f} GB/s; {fastest.rate / 1e9:,.0f} GB/s at {fastest.size >> 20} MiB"
     yield Finding("bandwidth of a copy", "told", said)
-    yield Finding("shortest call", "told", f"{found.launch * 1e6:.1f} µs")
+    said = f"{found.launch * 1e6:.1f} µs; each launch after the first {found.further * 1e6:.1f} µs"
+    yield Finding("shortest call", "told", said)
 
 
 def small(context: Context) -> Iterator[Finding]:
     """The small networks at batch 1 in float32."""
-    yield from _reached(context, SMALL, "float32", 1, _SMALL_PEERS)
+    with warmed(context, REDUCE_OVERHEAD) as late:
+        yield from _reached(context, SMALL, "float32", 1, _SMALL_PEERS, REDUCE_OVERHEAD, late)
 
 
 def resnet18(context: Context) -> Iterator[Finding]:
-    """ResNet-18 in float16, channels last, a batch of 256; the peer that autotunes is compiled beforehand."""
-    if not context.on_gpu:
-        yield from _reached(context, LARGE, "float16", 1, _LARGE_PEERS)
-        return
-    (target,), batch = LARGE, 256
-    if target.network not in context.networks:
-        raise NotRunError("none of its networks was chosen")
-    seconds = max(0.0, context.until - time.time() - _FOR_THE_REST)
-    with warmed(target.peer, context, target.network, "float16", batch, seconds) as why_not:
-        late = {target.peer: why_not} if why_not else {}
-        yield from _reached(context, LARGE, "float16", batch, _LARGE_PEERS, late)
+    """ResNet-18 in float16, channels last, a batch of 256."""
+    with warmed(context, MAX_AUTOTUNE) as late:
+        batch = 256 if context.on_gpu else 1
+        yield from _reached(context, LARGE, "float16", batch, _LARGE_PEERS, MAX_AUTOTUNE, late)
 
 
 def _reached(
@@ -91,18 +85,20 @@ def _reached(
     precision: str,
     batch: int,
     peers: Sequence[str],
-    late: Mapping[str, str] = MappingProxyType({}),
+    compiler: str,
+    late: Mapping[str, str],
 ) -> Iterator[Finding]:
-    """Time a file against peers, but for those that are `late`, with the reason."""
+    """Time a file against peers: without the `compiler` where it is `late`, by network, with the reason."""
     names = [name for name in dict.fromkeys(t.network for t in targets) if name in context.networks]
     if not names:
         raise NotRunError("none of its networks was chosen")
     for name in names:
         exported = context.exported(name, precision)
+        left_out = {compiler: late[name]} if name in late else {}
         report = run(
             context.file(name, precision),
             (batch,),
-            [peer for peer in peers if peer not in late] if context.on_gpu else _DRY_PEERS,
+            [peer for peer in peers if peer not in left_out] if context.on_gpu else _DRY_PEERS,
             module=context.module(name),
             schedule=Schedule(seconds=context.seconds, minimum_calls=3),
             device=context.device,
@@ -111,7 +107,7 @@ def _reached(
         )
         for target in targets:
             if target.network == name:
-                yield judged(report, target, batch, late) if context.on_gpu else _not_here(target)
+                yield judged(report, target, batch, left_out) if context.on_gpu else _not_here(target)
         yield from _told(report, name, batch)
 
 
@@ -160,9 +156,26 @@ def faster(ours: Row, theirs: Row) -> Estimate:
 def _told(report: BenchReport, name: str, batch: int) -> Iterator[Finding]:
     """Every engine's time, and its share of what the device allows."""
     for row in report.rows:
-        share = "" if row.share is None else f"; {100 * row.share:.1f} % of the limit"
-        said = f"p50 {row.latency.p50:,.1f} µs, p99 {row.latency.p99:,.1f} µs{share}"
+        said = f"p50 {row.latency.p50:,.1f} µs, p99 {row.latency.p99:,.1f} µs{_shares(row)}"
         yield Finding(f"{name}, batch {batch}: {row.engine}", "told", said)
-    for limit in report.roofline.limits if report.roofline else ():
+    if report.roofline is None:
+        yield Finding(
+            f"{name}, batch {batch}: the roofline", "not run", "onnx and onnx-ir count its operations"
+        )
+        return
+    for limit in report.roofline.limits:
         said = f"{limit.seconds * 1e6:,.2f} µs, by its {limit.bound}"
         yield Finding(f"{name}, batch {batch}: the limit", "told", said)
+
+
+def _shares(row: Row) -> str:
+    """The share of the limit that an engine reaches, and on a GPU that of each line of the roofline."""
+    if row.share is None:
+        return ""
+    said = f"; {percent(row.share)} of the limit"
+    if row.shares is None:
+        return said
+    launched = (
+        f"{row.launches} launches {percent(row.shares.launch)}" if row.launches else "launches not counted"
+    )
+    return f"{said}: FLOPs {percent(row.shares.compute)}, bytes {percent(row.shares.bandwidth)}, {launched}"

@@ -20,6 +20,7 @@ from models.gpu_check.table import Finding, NotRunError
 from models.gpu_check.ways import large, reduced, small
 from nncompile import DeviceError, InputError, NncompileError, PlanError
 from nncompile.bench.engines.on_gpu import wait
+from nncompile.bench.launches import profiled
 from nncompile_runtime import Predictor, container
 from nncompile_runtime.session import Session
 from nncompile_runtime.shape_nodes import shape_nodes
@@ -138,11 +139,9 @@ def executed(context: Context, name: str, precision: str) -> list[tuple[str, str
 def copies(context: Context) -> Iterator[Finding]:
     """Copies between host and GPU, counted by CUPTI for every library of the process.
 
-    A call on numpy arrays comes first: where its copies do not show, none would. CUPTI starts with the first
-    profile of a process, which may miss what it was made for, so that one is thrown away. Those of arrays go
-    by way of pinned memory: the caller waits for a pageable one.
+    A call on numpy arrays comes first: where its copies do not show, none would. Those of arrays go by way of
+    pinned memory: the caller waits for a pageable one.
     """
-    copied(lambda: context.tensor(np.zeros(1, np.float32)), context)
     for name in context.some:
         for precision in context.precisions:
             load, inputs = partial(context.load, name, precision), partial(context.inputs, name)
@@ -181,16 +180,10 @@ def copied(call: Callable[[], Any], context: Context) -> Counter[str]:
 
     A kind is the direction (`HtoD`, `DtoH`, `DtoD`), and `pageable` or `pinned` where CUPTI says so.
     """
-    from torch.profiler import ProfilerActivity, profile
-
-    device = torch.device(context.device)
     for _ in range(2):
         call()
-    wait(device)
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
-        call()
-        wait(device)
-    names = [event.name.split() for event in profiler.events()]
+    wait(torch.device(context.device))
+    names = [name.split() for name in profiled(call, context.device)]
     return Counter(_kind(words) for words in names if words[:1] == ["Memcpy"] and len(words) > 1)
 
 

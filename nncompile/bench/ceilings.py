@@ -66,6 +66,7 @@ class Ceilings:
         product: Of what: whose matrix product, and the order that was the fastest.
         rungs: Bandwidths by size, the smallest first; the last one is main memory's.
         launch: Seconds of the shortest call of a GPU; 0 for processors.
+        further: Seconds that each launch after the first takes at least; 0 for processors.
         device: The GPU's name; empty for processors.
     """
 
@@ -74,6 +75,7 @@ class Ceilings:
     product: str
     rungs: tuple[Rung, ...]
     launch: float = 0.0
+    further: float = 0.0
     device: str = ""
 
     @property

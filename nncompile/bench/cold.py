@@ -64,7 +64,7 @@ def measure_cold(
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-        "TORCHINDUCTOR_CACHE_DIR": str(compiled_code(name, subject)),
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled_code(name, subject.folder)),
     }
     command = [sys.executable, "-m", __name__, name, str(subject.folder)]
     try:
@@ -80,9 +80,9 @@ def measure_cold(
     return replace(cold, compile_seconds=cold.compile_seconds or compile_seconds)
 
 
-def compiled_code(name: str, subject: Subject) -> Path:
-    """Where the process of an engine leaves what torch.compile made and measured."""
-    return subject.folder / f"inductor-{name}"
+def compiled_code(name: str, folder: Path) -> Path:
+    """Where the process of an engine leaves what torch.compile made and measured, in a subject's folder."""
+    return folder / f"inductor-{name}"
 
 
 def start(name: str, folder: Path) -> Cold:

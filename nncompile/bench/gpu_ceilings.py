@@ -5,10 +5,11 @@ a copy kernel, bytes read and bytes written both counted (STREAM's Copy), for a 
 in one CUDA graph, without Python's launches: what fits into the second-level cache is faster, and a network
 that is called again and again finds its weights there.
 The shortest call is that of a CUDA graph of one tiny kernel, from its launch until the host has seen it end:
-no network can be computed with less than one launch.
+no network can be computed with less than one launch. A further launch takes what one of many in a row does,
+which nothing waits for: of that graph, or of its kernel.
 
-Sources: those of `ceilings.py`; CUDA C++ Programming Guide, "CUDA Graphs". Products and copies are timed by
-CUDA events around many of them, the shortest call by the host's clock, as engines are.
+Sources: those of `ceilings.py`; CUDA C++ Programming Guide, "CUDA Graphs". Products, copies and launches are
+timed by CUDA events around many of them, the shortest call by the host's clock, as engines are.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ def measure_gpu_ceilings(
     with torch.inference_mode(), chosen(place):
         flops, order = max((matrix_rate(place, precision, order), order) for order in orders)
         rungs = tuple(Rung(size, copy_rate(place, size)) for size in sizes)
-        launch = shortest_call(place)
+        launch, further = shortest_call(place), further_launch(place)
     product = f"PyTorch {torch.__version__}, {precision}, {order} x {order}"
-    return Ceilings(1, flops, product, rungs, launch=launch, device=device_name(place))
+    return Ceilings(1, flops, product, rungs, launch, further, device_name(place))
 
 
 def matrix_rate(device: torch.device, precision: str, order: int) -> float:
@@ -100,6 +101,18 @@ def shortest_call(device: torch.device) -> float:
         wait(device)
         fastest = min(fastest, time.perf_counter() - start)
     return fastest
+
+
+def further_launch(device: torch.device) -> float:
+    """Seconds of each of many launches in a row: of a tiny kernel, or of a CUDA graph of it."""
+    import torch
+
+    x = torch.zeros(32, device=device)
+
+    def kernel() -> torch.Tensor:
+        return x.add_(1)
+
+    return min(seconds_of(kernel, device), seconds_of(launched(kernel, device), device))
 
 
 def launched(call: Callable[[], Any], device: torch.device, count: int = 1) -> Callable[[], Any]:

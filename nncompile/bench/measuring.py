@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from nncompile.bench.distance import Distance
 from nncompile.bench.disturbance import Disturbance, Watch
 from nncompile.bench.engines import EngineError, Feed, Subject
 from nncompile.bench.inputs import fixed_batch, make_feed
+from nncompile.bench.launches import launches
 from nncompile.bench.overhead import Overhead, measure_overhead
 from nncompile.bench.results import Absent, Cold, Method
 from nncompile.bench.roofline import Roofline
@@ -59,6 +61,8 @@ class Found:
         not_cold: Engines whose fresh process failed.
         distances: Where the time goes, by batch, where that was asked for.
         disturbance: What else ran while engines were timed; None where the system does not tell.
+        launches: On a GPU, how often a call of each batch and engine has it begin something; None where that
+            does not show.
     """
 
     samples: Samples
@@ -67,6 +71,7 @@ class Found:
     not_cold: tuple[Absent, ...]
     distances: tuple[Distance, ...]
     disturbance: Disturbance | None
+    launches: Mapping[tuple[int, str], int | None]
 
 
 def measured(sessions: Sessions, task: Task, method: Method, progress: Progress | None) -> Found:
@@ -98,9 +103,10 @@ def measured(sessions: Sessions, task: Task, method: Method, progress: Progress 
     )
     overhead = _overhead(task, method, steps)
     distances = tuple(_distances(task, task.roofline, steps)) if task.roofline else ()
+    counted = _launches(sessions, task, samples)  # when all is timed: a profiler may leave something behind
     started, failed = _cold(sessions, task, method.seed, steps) if task.cold else ([], [])
     seen = watch.seen(task.load, task.subject.threads)
-    return Found(samples, overhead, tuple(started), tuple(failed), distances, seen)
+    return Found(samples, overhead, tuple(started), tuple(failed), distances, seen, counted)
 
 
 def _serving(scenario: Scenario, method: Method) -> Serve:
@@ -108,6 +114,16 @@ def _serving(scenario: Scenario, method: Method) -> Serve:
         return measure_server(calls, scenario, method.schedule, method.seed, rounds, on_block=told)
 
     return serve
+
+
+def _launches(sessions: Sessions, task: Task, samples: Samples) -> dict[tuple[int, str], int | None]:
+    if task.subject.device == "cpu":
+        return {}
+    return {
+        (batch, name): launches(partial(sessions.engines[name].run, task.feeds[batch]), task.subject.device)
+        for batch, taken in samples.taken.items()
+        for name in taken
+    }
 
 
 def _overhead(task: Task, method: Method, steps: Steps) -> Overhead:

@@ -8,7 +8,7 @@ from nncompile.bench.correctness import Rejected
 from nncompile.bench.distance import Distance
 from nncompile.bench.disturbance import Disturbance
 from nncompile.bench.overhead import Overhead
-from nncompile.bench.roofline import Roofline
+from nncompile.bench.roofline import Roofline, Shares
 from nncompile.bench.scenarios import ScenarioReport
 from nncompile.bench.statistics import Latency, Spread
 from nncompile.bench.timing import Schedule
@@ -61,6 +61,8 @@ class Row:
         by_session: How far the sessions' median calls are apart.
         medians: Median microseconds of a call in each round, for ratios between any two engines.
         share: Part of the attainable speed that the median call reaches; None where that is not known.
+        launches: How often a call has the GPU begin something; None on the CPU, and where that does not show.
+        shares: On a GPU, what each line of the roofline takes of the median call; None where it is not known.
     """
 
     engine: str
@@ -72,6 +74,8 @@ class Row:
     by_session: Spread
     share: float | None = None
     medians: tuple[float, ...] = ()
+    launches: int | None = None
+    shares: Shares | None = None
 
 
 @dataclass(frozen=True)

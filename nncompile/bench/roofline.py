@@ -6,7 +6,7 @@ implementation can do without: weights once, inputs and outputs. What passes bet
 registers and caches, and counts nothing. So the limit is a lower bound of the time, with one exception:
 Winograd's algorithm computes a convolution in fewer operations than F, so that a share may exceed 100 %.
 On a GPU no call is shorter than that of one kernel (`gpu_ceilings.py`); transfers from and to the host are
-not in the limit.
+not in the limit. Each of the three has a share of an engine's time of its own, with the launches of its own.
 """
 
 from __future__ import annotations
@@ -46,6 +46,21 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """What each line of the roofline takes at least, as a part of an engine's time.
+
+    Attributes:
+        compute: Operations at the measured rate.
+        bandwidth: Bytes at the measured bandwidth.
+        launch: The engine's own launches, at what one takes at least; None where they were not counted.
+    """
+
+    compute: float
+    bandwidth: float
+    launch: float | None
+
+
+@dataclass(frozen=True)
 class Roofline:
     """The machine's ceilings and the limit of each batch.
 
@@ -59,8 +74,24 @@ class Roofline:
 
     def share(self, batch: int, microseconds: float) -> float | None:
         """The part of the attainable speed that a call of this time reaches; None for another batch."""
-        limit = next((limit for limit in self.limits if limit.batch == batch), None)
+        limit = self._limit(batch)
         return None if limit is None else limit.seconds * 1e6 / microseconds
+
+    def shares(self, batch: int, microseconds: float, launches: int | None) -> Shares | None:
+        """The part of each line in a call of this time, and of so many launches; None for another batch."""
+        limit = self._limit(batch)
+        if limit is None:
+            return None
+        seconds, ceilings = microseconds / 1e6, self.ceilings
+        launched = None if launches is None else ceilings.launch + (launches - 1) * ceilings.further
+        return Shares(
+            compute=limit.flops / ceilings.flops / seconds,
+            bandwidth=limit.bytes / ceilings.bandwidth(limit.bytes) / seconds,
+            launch=None if launched is None else launched / seconds,
+        )
+
+    def _limit(self, batch: int) -> Limit | None:
+        return next((limit for limit in self.limits if limit.batch == batch), None)
 
 
 def least_seconds(flops: int, moved: int, ceilings: Ceilings) -> tuple[float, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,15 +14,22 @@ from nncompile.bench.statistics import latency, paired_ratio, samples_per_second
 
 
 def rows(
-    samples: Samples, batches: Sequence[int], method: Method, roofline: Roofline | None
+    samples: Samples,
+    batches: Sequence[int],
+    method: Method,
+    roofline: Roofline | None,
+    launches: Mapping[tuple[int, str], int | None],
 ) -> tuple[Row, ...]:
-    """A row for each batch and engine that answered right."""
+    """A row for each batch and engine that answered right; `launches` by those, on a GPU."""
     found = []
     for batch in batches:
         taken = samples.taken[batch]
         yardstick = taken.get(method.yardstick)
         for name, rounds in taken.items():
             times = latency(rounds)
+            key = batch, name
+            launched = launches.get(key)
+            on_gpu = roofline if key in launches else None
             ratio = paired_ratio(yardstick, rounds, method.schedule.sessions) if yardstick else None
             found.append(
                 Row(
@@ -35,6 +42,8 @@ def rows(
                     by_session=spread(rounds, method.schedule.sessions),
                     share=roofline.share(batch, times.p50) if roofline else None,
                     medians=tuple(float(np.median(r)) / 1e3 for r in rounds),
+                    launches=launched,
+                    shares=on_gpu.shares(batch, times.p50, launched) if on_gpu else None,
                 )
             )
     return tuple(found)

@@ -134,7 +134,7 @@ def run(
         method=method,
         batches=batches,
         engines=engines,
-        rows=rows(found.samples, batches, method, roofline),
+        rows=rows(found.samples, batches, method, roofline, found.launches),
         rejected=found.samples.rejected,
         absent=tuple(sessions.absent),
         overhead=found.overhead,

@@ -30,6 +30,8 @@ def sections(report: BenchReport) -> list[Section]:
     found = []
     if report.scenario is not None:
         found.append(_scenario(report.scenario, report.method.yardstick))
+    if any(row.shares for row in report.rows):
+        found.append(shares_section(report))
     if report.cold or report.not_cold:
         found.append(cold_section(report))
     if report.distances:
@@ -65,6 +67,23 @@ def _scenario_cells(row: ScenarioRow, yardstick: str) -> list[str]:
     cells = [row.engine, str(row.batch), str(row.queries), *map(microseconds, times)]
     cells += [f"{row.samples_per_second:,.0f}", ratio]
     return cells if row.held is None else [*cells, "yes" if row.held else "no"]
+
+
+def shares_section(report: BenchReport) -> Section:
+    """What each line of the roofline takes of the time of each engine."""
+    columns = ["engine", "batch", "launches", "by FLOPs", "by bytes", "by launches"]
+    rows = [
+        [
+            row.engine,
+            str(row.batch),
+            NOTHING if row.launches is None else str(row.launches),
+            *map(percent, (row.shares.compute, row.shares.bandwidth, row.shares.launch)),
+        ]
+        for row in report.rows
+        if row.shares is not None
+    ]
+    title = "share of the roofline: what each line takes at least, of the median call; launches of one call"
+    return Section(title, columns, rows)
 
 
 def cold_section(report: BenchReport) -> Section:

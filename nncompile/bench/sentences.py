@@ -111,7 +111,10 @@ def limits_line(roofline: Roofline) -> str:
 def ceilings_line(ceilings: Ceilings) -> str:
     """What the machine allows, in one sentence."""
     fastest = max(rung.rate for rung in ceilings.rungs)
-    where = f"; a call of {ceilings.device} takes {ceilings.launch * 1e6:.1f} µs at least"
+    where = (
+        f"; a call of {ceilings.device} takes {ceilings.launch * 1e6:.1f} µs at least, each launch after its "
+        f"first {ceilings.further * 1e6:.1f} µs"
+    )
     return (
         f"Limit: {ceilings.flops / 1e9:,.0f} GFLOP/s ({ceilings.product}); {ceilings.memory / 1e9:,.1f} GB/s "
         f"from memory, up to {fastest / 1e9:,.0f} GB/s from caches"

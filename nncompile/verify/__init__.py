@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 
-from nncompile.bfloat16 import emulated
 from nncompile.stages import CapturedModel, OptimizedModel, VerifiedModel
 from nncompile.verify.compare import NARROW
 from nncompile.verify.fast_path import switched_off, two_answers
@@ -142,6 +141,8 @@ def skip(model: OptimizedModel, *, precision: Precision = "float32", exact: bool
     """Mark a graph as expressly not verified."""
     session = None
     if precision == "bfloat16":  # the graph itself may need a GPU
+        from nncompile.bfloat16 import emulated
+
         file = container.parse(emulated(model.model), "the compiled graph")
         session = Session(file, default_plan(this_machine(), exact=exact))
     return VerifiedModel(model, Verification(status="skipped"), session, exact)

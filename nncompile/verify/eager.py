@@ -84,6 +84,31 @@ class CastsWidened(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         return pytree.tree_map(_double_result, func(*args, **kwargs))
 
 
+class ChannelsLast(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Lets float16 convolutions compute with their channels last, where a CPU is several times as fast.
+
+    A module sees nothing of it but other roundings: what goes in and comes out lies in memory as before.
+    Grouped convolutions, which gain nothing, stay as they are.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator; a dense convolution of float16 images on a copy in another order."""
+        del types
+        if func is torch.ops.aten.convolution.default and _dense_in_float16(args):
+            images = args[0].contiguous(memory_format=torch.channels_last)
+            return func(images, *args[1:], **(kwargs or {})).contiguous()
+        return func(*args, **(kwargs or {}))
+
+
+def _dense_in_float16(args: tuple[Any, ...]) -> bool:
+    """Whether arguments of `aten::convolution` are float16 images, channels first, and there is one group."""
+    images, *_, groups = args
+    first = images.dim() == 4 and images.is_contiguous()
+    return images.dtype is torch.float16 and first and groups == 1
+
+
 _SHORTER = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from nncompile.bfloat16 import emulated
 from nncompile.verify.answers import answered, largest_value
 from nncompile.verify.cases import Case, cases
 from nncompile.verify.compare import (
@@ -18,7 +18,7 @@ from nncompile.verify.compare import (
     Difference,
     difference,
 )
-from nncompile.verify.eager import Eager, as_array, in_float64
+from nncompile.verify.eager import ChannelsLast, Eager, as_array, in_float64
 from nncompile.verify.neighbours import own_errors
 from nncompile.verify.record import record
 from nncompile_runtime import container
@@ -81,7 +81,8 @@ class Suite:
         self.session: Session | None = None
         self._signature = signature
         self._plan = default_plan(this_machine(), device.provider, device.number, exact=exact)
-        self._eager = Eager(module, signature)
+        mode = ChannelsLast if precision == "float16" else nullcontext
+        self._eager = Eager(module, signature, mode)
         first, *others = cases(signature, example)
         self._precision = precision
         widest = module if reference is None else reference  # never `or`: a module may have a length of 0
@@ -109,6 +110,8 @@ class Suite:
         """
         self.session = None
         if self._precision == "bfloat16" and self._plan.provider == "cpu":
+            from nncompile.bfloat16 import emulated  # which needs onnx: what compares answers does without
+
             model = emulated(model)
         file, independent = container.parse(model, "the compiled graph"), only is None
         found: list[list[Difference]] = []

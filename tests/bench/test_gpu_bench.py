@@ -5,25 +5,27 @@ import csv
 import ctypes
 import dataclasses
 import io
+import os
+import types
 
 import numpy as np
 import pytest
 import torch
 
-from nncompile.bench import cold, engines, gpu_ceilings, roofline, run, runner
+from nncompile.bench import cold, engines, gpu_ceilings, launches, measuring, roofline, run, runner
 from nncompile.bench.ceilings import Ceilings, Rung
 from nncompile.bench.engines import Subject, on_gpu
 from nncompile.bench.gpu_memory import GpuMemory
 from nncompile.bench.inputs import check_placement, placed
 from nncompile.bench.report import as_csv, as_json, as_markdown, as_rows
 from nncompile.bench.results import Absent, Cold
-from nncompile.bench.roofline import least_seconds
-from nncompile.bench.sections import cold_section
+from nncompile.bench.roofline import Limit, Roofline, least_seconds
+from nncompile.bench.sections import cold_section, sections
 from nncompile.bench.sentences import ceilings_line
 from nncompile_runtime import DeviceError, NncompileError, cuda
 from nncompile_runtime import load as load_file
 
-GPU = Ceilings(1, 6e13, "a product", (Rung(1 << 20, 3e12), Rung(1 << 30, 2e12)), launch=8e-6, device="A GPU")
+GPU = Ceilings(1, 6e13, "a product", (Rung(1 << 20, 3e12), Rung(1 << 30, 2e12)), 8e-6, 2e-6, "A GPU")
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def gpu_here(monkeypatch):
         monkeypatch.setattr(module, "load", lambda path, device: load_file(path, device="cpu"))
     monkeypatch.setattr(runner, "placed", there)
     monkeypatch.setattr(on_gpu, "gpu_of", lambda subject: torch.device("cpu"))
+    monkeypatch.setattr(measuring, "launches", lambda call, device: launches.launches(call, "cpu"))
     monkeypatch.setattr(cuda, "PROVIDER", "CPUExecutionProvider")
     monkeypatch.setattr(cuda, "require", lambda *_: None)
     monkeypatch.setattr(roofline, "measure_gpu_ceilings", lambda device, precision: GPU)
@@ -145,8 +148,94 @@ def test_no_call_is_shorter_than_a_launch():
     assert least_seconds(1, 1, processors)[1] != "launch"
 
 
+@pytest.mark.parametrize(
+    ("launched", "expected"),
+    [(1, 8e-6 / 2e-5), (4, 14e-6 / 2e-5), (None, None)],
+    ids=["graph", "kernels", "unseen"],
+)
+def test_each_line_of_the_roofline_has_a_share(launched, expected):
+    limit = Limit(8, 6 * 10**8, 3 * 10**6, True, 1e-5, "compute")
+    shares = Roofline(GPU, (limit,)).shares(8, 20.0, launched)
+    assert shares.compute == pytest.approx(6e8 / 6e13 / 2e-5)
+    assert shares.bandwidth == pytest.approx(3e6 / 3e12 / 2e-5)
+    assert shares.launch == (expected if expected is None else pytest.approx(expected))
+    assert Roofline(GPU, (limit,)).shares(1, 20.0, launched) is None
+
+
+def event(name):
+    return types.SimpleNamespace(name=name)
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (
+            [
+                "cudaLaunchKernel",
+                "cudaLaunchKernelExC_v11060",
+                "cuLaunchKernelEx",
+                "cudaLaunchCooperativeKernel",
+            ],
+            4,
+        ),
+        (["cudaGraphLaunch", "gemm_kernel", "gemm_kernel"], 1),
+        (
+            ["cudaMemcpyAsync", "cudaMemsetAsync", "cudaLaunchHostFunc", "cudaGraphInstantiate", "aten::mm"],
+            None,
+        ),
+    ],
+)
+def test_launches_are_counted(monkeypatch, names, count):
+    """Of the second profile on: the first of a process starts CUPTI."""
+    profiles, calls = [], []
+
+    @contextlib.contextmanager
+    def profile(activities):
+        assert (os.environ["TEARDOWN_CUPTI"], os.environ["DISABLE_CUPTI_LAZY_REINIT"]) == ("0", "1")
+        profiles.append(names if profiles else ["cudaLaunchKernel"] * 9)
+        yield types.SimpleNamespace(events=lambda: map(event, profiles[-1]))
+
+    monkeypatch.setattr(torch.profiler, "profile", profile)
+    for name in launches._CUPTI_STAYS:
+        monkeypatch.setenv(name, "")
+    launches._start.cache_clear()
+    assert launches.launches(lambda: calls.append(1), "cpu") == count
+    assert launches.launches(lambda: calls.append(1), "cpu") == count
+    launches._start.cache_clear()
+    assert (len(profiles), len(calls)) == (3, 2)
+
+
+@pytest.mark.usefixtures("gpu_here")
+def test_a_report_tells_launches_and_the_share_of_each_line(lenet, instant, monkeypatch):
+    counted = []
+
+    def count(call, device):
+        counted.append((device, len(call())))
+        return {1: 1, 2: 7, 3: None}[len(counted)]
+
+    monkeypatch.setattr(measuring, "launches", count)
+    report = run(lenet.path, (1,), module=lenet.module, schedule=instant, device="cuda")
+    assert counted == [("cuda", 1)] * 3
+    assert [row.launches for row in report.rows] == [1, 7, None]
+    for row in report.rows:
+        assert row.shares == report.roofline.shares(1, row.latency.p50, row.launches)
+    (section,) = sections(report)
+    assert section.columns == ["engine", "batch", "launches", "by FLOPs", "by bytes", "by launches"]
+    assert [cells[2] for cells in section.rows] == ["1", "7", "-"]
+    assert section.rows[-1][-1] == "-"
+    assert f"### {section.title}" in as_markdown(report)
+    assert as_json(report)["rows"][1]["shares"]["launch"] > 0
+
+
+def test_processors_are_launched_nothing_on(lenet, instant):
+    report = run(lenet.path, (1,), ("onnxruntime",), schedule=instant)
+    assert {(row.launches, row.shares) for row in report.rows} == {(None, None)}
+    assert not sections(report)
+
+
 def test_the_ceilings_of_a_gpu_name_it():
-    assert ceilings_line(GPU).endswith("up to 3,000 GB/s from caches; a call of A GPU takes 8.0 µs at least.")
+    said = "a call of A GPU takes 8.0 µs at least, each launch after its first 2.0 µs."
+    assert ceilings_line(GPU).endswith(f"up to 3,000 GB/s from caches; {said}")
     assert ceilings_line(Ceilings(2, 6e13, "a product", GPU.rungs)).endswith("from caches; 2 threads.")
 
 
@@ -214,6 +303,12 @@ def test_the_rate_of_a_copy_counts_every_copy_of_a_launch(monkeypatch, size, cop
     assert counts == [copies]
 
 
+def test_a_further_launch_is_the_shorter_of_a_kernel_and_a_graph(monkeypatch):
+    taken = iter((3e-6, 2e-6, 2.5e-6, 4e-6))
+    monkeypatch.setattr(gpu_ceilings, "seconds_of", lambda call, device: next(taken))
+    assert [gpu_ceilings.further_launch(torch.device("cpu")) for _ in range(2)] == [2e-6, 2.5e-6]
+
+
 @pytest.mark.parametrize("precision", gpu_ceilings.PRECISIONS)
 def test_ceilings_are_measured_by_precision(precision):
     found = gpu_ceilings.measure_gpu_ceilings("cpu", precision, (32, 64), (1 << 12, 1 << 16))
@@ -223,6 +318,7 @@ def test_ceilings_are_measured_by_precision(precision):
     assert all(1e6 < rung.rate < 1e13 for rung in found.rungs)
     assert 1e5 < found.flops < 1e14
     assert 0 < found.launch < 1e-2
+    assert 0 < found.further < 1e-2
     assert found.device == "cpu"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from models.gpu_check.context import Context, compiled
+from models.gpu_check.context import Context
+from models.gpu_check.preparing import prepare
 from nncompile.bench import roofline
 from nncompile.bench.ceilings import Ceilings, Rung
 
@@ -14,9 +15,9 @@ def here(tmp_path_factory) -> Context:
     """One network in two precisions, compiled as the check compiles it."""
     folder = tmp_path_factory.mktemp("gpu-check")
     made = Context("cpu", folder, ("lenet5",), ("float32", "float16"), seconds=0.01, calls=130)
-    findings = list(compiled(made))
+    findings = list(prepare(made))
     assert [f.verdict for f in findings] == ["passed"] * 3, findings
-    assert {f.said for f in compiled(made)} == {"was there"}
+    assert {f.said for f in prepare(made)} == {"was there"}
     return made
 
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from models.gpu_check import answers, behaviour, concurrency, layers, memory, speed, strictness, ways
-from models.gpu_check.context import Context, compiled
+from models.gpu_check.context import Context
+from models.gpu_check.preparing import prepare
 from models.gpu_check.running import perform
 from models.gpu_check.table import CHECKS
 from nncompile import Predictor
@@ -95,7 +96,7 @@ def test_a_bias_inside_the_kernel_is_compared_where_it_can_be(here, monkeypatch)
 def test_tf32_is_judged_as_ten_bits_and_float32_is_not(here, monkeypatch):
     """The tf32 file is the float32 one; on the CPU neither rounds, so an error of 10 bits is put in."""
     both = dataclasses.replace(here, precisions=("float32", "tf32"))
-    list(compiled(both))
+    list(prepare(both))
     patch(monkeypatch, lambda self, *args: real(self, *args) * (1 + 2**-9))
     failed, passed = answers.answers(both)
     assert (failed.verdict, passed.verdict) == ("failed", "passed")

@@ -10,6 +10,7 @@ from models.gpu_check import speed
 from models.gpu_check.context import Context
 from models.gpu_check.table import NotRunError
 from nncompile.bench.results import Absent
+from nncompile.bench.roofline import Shares
 from nncompile.bench.timing import Schedule
 from nncompile_runtime import container
 
@@ -79,3 +80,19 @@ def test_what_was_exported_beforehand_is_run(here, monkeypatch):
             list(speed.small(there))
         assert given.pop() == found
     assert "Conv" in container.read(here.exported("lenet5", "float32")).facts.operators
+
+
+@pytest.mark.parametrize(
+    ("launches", "launch", "said"), [(3, 0.125, "3 launches 12 %"), (None, None, "launches not counted")]
+)
+def test_the_share_of_each_line_of_the_roofline_is_told(report, launches, launch, said):
+    shares = Shares(0.25, 0.5, launch)
+    rows = [dataclasses.replace(row, share=0.5, launches=launches, shares=shares) for row in report.rows]
+    found = list(speed._told(dataclasses.replace(report, rows=tuple(rows)), "lenet5", 1))
+    assert {finding.verdict for finding in found} == {"told"}
+    assert found[0].said.endswith(f"; 50 % of the limit: FLOPs 25 %, bytes 50 %, {said}")
+    *found, limit = speed._told(report, "lenet5", 1)
+    assert found[0].said.endswith(" of the limit")  # of a processor
+    assert (limit.what, limit.verdict) == ("lenet5, batch 1: the limit", "told")
+    *_, missing = speed._told(dataclasses.replace(report, roofline=None), "lenet5", 1)
+    assert (missing.what, missing.verdict) == ("lenet5, batch 1: the roofline", "not run")
