@@ -123,6 +123,10 @@ inline Vec<N> activate(const Activation& activation, Vec<N> x) {
       return at_most<N>(at_least<N>(line<N>(x, activation.first, activation.second), 0.0f), 1.0f);
     case Kind::kGelu:
       return gelu<N>(x);
+    case Kind::kStarRelu: {
+      const Vec<N> positive = at_least<N>(x, 0.0f);
+      return line<N>(positive * positive, activation.first, activation.second);
+    }
   }
   return x;
 }

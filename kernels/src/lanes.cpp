@@ -155,9 +155,10 @@ class Builder {
           op == Opcode::kLayerNorm || op == Opcode::kPlaneNorm || op == Opcode::kChannelMean || op == Opcode::kDivide)
         return false;
       const std::vector<int>& read = work.instruction->inputs;
-      if (op == Opcode::kMultiply &&
-          beside(program_.shapes[size_t(read[0])], program_.shapes[size_t(read[1])]) == Beside::kOfPixels)
-        return false;
+      if (op == Opcode::kMultiply) {
+        const Beside how = beside(program_.shapes[size_t(read[0])], program_.shapes[size_t(read[1])]);
+        if (how == Beside::kOfPixels || how == Beside::kOuter) return false;
+      }
       any = any || op == Opcode::kConv || op == Opcode::kConvTranspose;
     }
     // A kept input would need a copy of its own.

@@ -203,7 +203,9 @@ class Parser {
       case Opcode::kMultiply: {
         made.inputs.push_back(value());
         const Shape other = program_.shapes[size_t(made.inputs[1])];
-        if (beside(x, other) == Beside::kNeither) refuse("Mul of different shapes");
+        const Beside how = beside(x, other);
+        if (how == Beside::kNeither) refuse("Mul of different shapes");
+        if (how == Beside::kOuter) y = {x.c, other.h, other.w};
         break;
       }
       case Opcode::kDivide: {
@@ -234,7 +236,7 @@ class Parser {
         made.epsilon = constant(true);
         break;
       case Opcode::kActivation:
-        made.activation.kind = Kind(in_.next("an activation", 1, 9));
+        made.activation.kind = Kind(in_.next("an activation", 1, 10));
         made.activation.first = constant(constants_of(made.activation.kind) > 0);
         made.activation.second = constant(constants_of(made.activation.kind) > 1);
         break;
@@ -275,7 +277,7 @@ class Parser {
   }
 
   static int constants_of(Kind kind) {
-    if (kind == Kind::kClip || kind == Kind::kHardSigmoid) return 2;
+    if (kind == Kind::kClip || kind == Kind::kHardSigmoid || kind == Kind::kStarRelu) return 2;
     return kind == Kind::kLeakyRelu ? 1 : 0;
   }
 

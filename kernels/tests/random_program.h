@@ -89,7 +89,13 @@ class RandomProgram {
       case 9: {
         const int y = any();
         const Shape other = shapes_[size_t(y)];
+        if (beside(shape, other) == Beside::kOuter) return add(Opcode::kMultiply, {x, y}, {shape.c, other.h, other.w});
         if (beside(shape, other) != Beside::kNeither) return add(Opcode::kMultiply, {x, y}, shape);
+        if (number(0, 3) == 0) {  // of each channel, by each pixel
+          add(Opcode::kGlobalAverage, {x}, {shape.c, 1, 1});
+          add(Opcode::kChannelMean, {x}, {1, shape.h, shape.w});
+          return add(Opcode::kMultiply, {int(shapes_.size()) - 2, int(shapes_.size()) - 1}, shape);
+        }
         if (number(0, 1)) return add(Opcode::kPlaneNorm, {x}, {shape.c, 1, 1});
         add(Opcode::kChannelMean, {x}, {1, shape.h, shape.w});
         if (number(0, 1)) return add(Opcode::kMultiply, {x, int(shapes_.size()) - 1}, shape);
@@ -124,7 +130,7 @@ class RandomProgram {
         return add(Opcode::kLayerNorm, {x, scale, shift, number(1, 3)}, shape);
       }
       default:
-        return add(Opcode::kActivation, {x, number(1, 9), 1, 2}, shape);
+        return add(Opcode::kActivation, {x, number(1, 10), 1, 2}, shape);
     }
   }
 

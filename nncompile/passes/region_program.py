@@ -47,7 +47,7 @@ class Opcode(IntEnum):
     SOFTMAX = 8
     LOG_SOFTMAX = 9
     CONCAT = 10
-    MULTIPLY = 11
+    MULTIPLY = 11  # of the same shape, or by a number for each channel or pixel; of the two
     FLATTEN = 12
     SELECT = 13  # number of channels, each as a channel of the value
     SUBTRACT = 14
@@ -82,6 +82,7 @@ class Kind(IntEnum):
     TANH = 7
     HARD_SIGMOID = 8  # alpha, beta
     GELU = 9  # by the error function
+    STAR_RELU = 10  # a max(x, 0)^2 + b: a, b
 
 
 @dataclass(frozen=True)

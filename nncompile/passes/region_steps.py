@@ -21,7 +21,7 @@ def fewer_steps(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> 
         results: The values that are read outside.
     """
     steps = dict(inner)
-    for fewer in (_with_silu, _with_bias, _response_normalized, _selected_once):
+    for fewer in (_with_silu, _with_star_relu, _with_bias, _response_normalized, _selected_once):
         steps = fewer(steps, results)
     return steps
 
@@ -42,6 +42,33 @@ def _with_silu(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> d
                 steps[value] = replace(activation(Kind.SILU, step.result), values=(x,))
                 del steps[gate]
                 break
+    return steps
+
+
+def _with_star_relu(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
+    """The steps with `a relu(x)^2 + b` as one, where nothing else reads what it is made of.
+
+    (StarReLU: Yu et al., "MetaFormer Baselines for Vision", arXiv:2210.13452, section 3.4.)
+    """
+    steps = dict(inner)
+    for value, step in inner.items():
+        if step.opcode is Opcode.MULTIPLY and step.values[0] is step.values[1]:
+            (x, _), readers = step.values, {node for node, _ in step.values[0].uses()}
+            relu = steps.get(x) if x not in results and len(readers) == 1 else None
+            if relu is not None and relu.numbers == (Kind.RELU,):
+                steps[value] = replace(activation(Kind.STAR_RELU, step.result, 1.0, 0.0), values=relu.values)
+                del steps[x]
+        elif step.scales_channels and _alone(step.values[0], results):
+            star = steps.get(step.values[0])
+            scale, shift = (_one_number(weight) for weight in step.weights)
+            if star is None or star.numbers != (Kind.STAR_RELU,) or scale is None or shift is None:
+                continue
+            a, b = (float(number or 0) for number in star.constants)
+            with np.errstate(over="ignore"):
+                folded = np.array([a * scale, b * scale + shift]).astype(np.float32)
+            if np.isfinite(folded).all():
+                steps[value] = replace(star, constants=tuple(folded.tolist()))
+                del steps[step.values[0]]
     return steps
 
 
@@ -118,5 +145,10 @@ def _is_response(gate: Step, x: ir.Value, steps: Mapping[ir.Value, Step]) -> boo
 
 
 def _is(weight: ir.Value | None, number: float) -> bool:
+    return _one_number(weight) == number
+
+
+def _one_number(weight: ir.Value | None) -> float | None:
+    """The number that all elements of a weight are; None where they differ."""
     array = constant(weight)
-    return array is not None and bool((array == number).all())
+    return float(array.flat[0]) if array is not None and (array == array.flat[0]).all() else None

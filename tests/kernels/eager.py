@@ -30,6 +30,7 @@ ACTIVATIONS = {
     Kind.TANH: lambda x, a, b: x.tanh(),
     Kind.GELU: lambda x, a, b: F.gelu(x),
     Kind.HARD_SIGMOID: lambda x, a, b: (a * x + b).clamp(0, 1),
+    Kind.STAR_RELU: lambda x, a, b: a * x.relu().square() + b,
 }
 
 
@@ -94,7 +95,10 @@ def evaluate(
         case Opcode.SUBTRACT:
             return values[x] - values[rest[0]]
         case Opcode.MULTIPLY:
-            return values[x] * values[rest[0]]
+            gate = values[rest[0]]
+            outer = values[x].shape[2:] == (1, 1) and gate.shape[1] == 1
+            assert outer or (values[x] * gate).shape == values[x].shape
+            return values[x] * gate
         case Opcode.DIVIDE:
             return values[x] / values[rest[0]]
         case Opcode.PLANE_NORM:

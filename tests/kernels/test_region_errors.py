@@ -91,7 +91,7 @@ def test_an_unknown_opcode(build, opcode):
         (0, 9, -1, "a pad is -1"),
         (0, 9, 2**24 + 1, "a pad is 16777217"),
         (0, 13, 2, "weight does not fit"),
-        (1, 1, 10, "an activation is 10"),
+        (1, 1, 11, "an activation is 11"),
         (1, 2, -1, "a constant is -1"),
         (1, 3, 3, "a constant is 3"),
         (2, 13, 4, "weight does not fit"),

@@ -24,6 +24,7 @@ ACTIVATIONS = {
     7: lambda x, a, b: torch.tanh(x),
     8: lambda x, a, b: (a * x + b).clamp(0, 1),
     9: lambda x, a, b: functional.gelu(x),
+    10: lambda x, a, b: a * torch.relu(x) ** 2 + b,
 }
 
 
@@ -110,8 +111,10 @@ def step(opcode, fields, values, weights, constants):
         case Opcode.SUBTRACT:
             return x - values[fields[1]]
         case Opcode.MULTIPLY:
-            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1), (1, *x.shape[2:]))
-            return x * values[fields[1]]
+            gate = values[fields[1]]
+            outer = x.shape[2:] == (1, 1) and gate.shape[1] == 1
+            assert outer or gate.shape[1:] in (x.shape[1:], (x.shape[1], 1, 1), (1, *x.shape[2:]))
+            return x * gate
         case Opcode.DIVIDE:
             assert values[fields[1]].shape[1:] in (x.shape[1:], (1, *x.shape[2:]))
             return x / values[fields[1]]
@@ -291,6 +294,47 @@ def test_silu_is_one_instruction(check, product):
 def test_a_sigmoid_that_is_read_twice_stays(check, nodes):
     region = check(f"c = Conv(x, w) {nodes}", "float[n, 4, 7, 6]")
     assert region.attribute[1].ints[5] == 2 + nodes.count("= ") - 1
+
+
+@pytest.mark.parametrize("square", ["Pow(r, two)", "Mul(r, r)"])
+@pytest.mark.parametrize(
+    "rest",
+    ["", " s = Mul(p, a)", " s = Mul(a, p)", " s = Add(p, b)", " m = Mul(a, p) s = Add(m, b)",
+     " m = Add(p, b) s = Mul(m, a)", " m = Mul(p, alike) s = Sub(b, m)"],
+)  # fmt: skip
+def test_star_relu_is_one_instruction(check, square, rest):
+    numbers = {"two": np.float32(2), "a": np.float32(0.7), "b": np.array([-0.4], "f4")}
+    nodes = f"c = Conv(x, w) r = Relu(c) p = {square}{rest} y = Conv({'s' if rest else 'p'}, w)"
+    region = check(nodes, "float[n, 4, 7, 6]", **numbers, alike=np.full((4, 1, 1), 1.5, "f4"))
+    assert region.attribute[1].ints[5] == 3  # the number of instructions
+
+
+@pytest.mark.parametrize(
+    ("nodes", "instructions"),
+    [
+        ("r = Relu(c) p = Mul(r, r) y = Add(p, r)", 4),
+        ("r = Relu(c) p = Mul(r, c) y = Add(p, c)", 4),
+        ("r = Tanh(c) y = Mul(r, r)", 3),
+        ("y = Pow(c, two)", 2),
+        ("r = Relu(c) p = Mul(r, r) y = Mul(p, each)", 3),
+        ("r = Relu(c) p = Mul(r, r) m = Mul(p, two) y = Add(m, p)", 4),
+    ],
+)
+def test_what_is_not_star_relu(check, nodes, instructions):
+    """Another activation, a scale for each channel, or a part that is read elsewhere."""
+    weights = {"two": np.float32(2), "each": np.arange(4, dtype="f4").reshape(4, 1, 1)}
+    region = check(f"c = Conv(x, w) {nodes}", "float[n, 4, 7, 6]", **weights)
+    assert region.attribute[1].ints[5] == instructions
+
+
+def test_a_scale_that_overflows_stays_by_itself(check):
+    """Infinity would stand where 0 times the square of what is not positive is 0."""
+    nodes = "c = Conv(x, w) r = Relu(c) p = Mul(r, r) m = Mul(p, tiny) s = Mul(m, a) y = Mul(s, b)"
+    scales = {"tiny": np.float32(1e-38), "a": np.float32(1e38), "b": np.float32(1)}
+    assert check(nodes, "float[n, 4, 7, 6]", **scales).attribute[1].ints[5] == 2
+    nodes = "c = Conv(x, w) k = Mul(c, none) r = Relu(k) p = Mul(r, r) m = Mul(p, a) y = Mul(m, a)"
+    scales = {"none": np.float32(0), "a": np.float32(1e30)}
+    assert check(nodes, "float[n, 4, 7, 6]", **scales).attribute[1].ints[5] == 4
 
 
 @pytest.mark.parametrize(
@@ -522,6 +566,14 @@ def test_another_gate_is_no_response(check):
 def test_a_gate_of_pixels(check, product):
     nodes = f"c = Conv(x, w) g = ReduceMean(c, channels) h = Clip(g, low) y = {product}"
     check(nodes, "float[n, 4, 7, 6]", channels=np.array([1]), low=np.float32(0.5))
+
+
+@pytest.mark.parametrize("product", ["Mul(g, p)", "Mul(p, g)"])
+def test_a_gate_of_channels_by_one_of_pixels(check, product):
+    """FocalNet spreads the mean of a plane by a gate of its pixels."""
+    nodes = f"c = Conv(x, w) p = Conv(c, one) g = GlobalAveragePool(c) m = {product} y = Add(c, m)"
+    region = check(nodes, "float[n, 4, 7, 6]", one=(1, 4, 1, 1))
+    assert region.attribute[1].ints[5] == 5
 
 
 @pytest.mark.parametrize(("keep", "shape"), [(1, "n, 1, 1, 4"), (0, "n, 4")])
