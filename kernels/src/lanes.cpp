@@ -163,9 +163,9 @@ class Builder {
     }
     // A kept input would need a copy of its own.
     for (size_t i = 0; i < program_.inputs.size(); ++i)
-      if (kept_[i].kept || program_.inputs[i].rank == kChannelsLast) return false;
+      if (kept_[i].kept || channels_last(program_.inputs[i].rank)) return false;
     for (const Output& output : program_.outputs)
-      if (output.rank == kChannelsLast) return false;
+      if (channels_last(output.rank)) return false;
     return any;
   }
 

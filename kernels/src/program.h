@@ -108,7 +108,10 @@ struct Instruction {
   float epsilon = 0;
 };
 
-inline constexpr int kChannelsLast = 5;  // as a rank: of 4 axes, N x H x W x C
+// As ranks: N x H x C, of planes one column wide; of 4 axes, N x H x W x C.
+inline constexpr int kSequence = 3, kChannelsLast = 5;
+
+inline bool channels_last(int rank) { return rank == kSequence || rank == kChannelsLast; }
 
 // How the second of two values stands beside a first of that shape: the same, one number for each channel or for each
 // pixel, or one for each pixel where the first has one for each channel.
@@ -122,7 +125,7 @@ inline Beside beside(const Shape& first, const Shape& second) {
 }
 
 struct Input {
-  int rank;  // 2: N x C; 4: N x C x H x W; or kChannelsLast
+  int rank;  // 2: N x C; 4: N x C x H x W; kSequence or kChannelsLast
   Shape shape;
 };
 

@@ -30,9 +30,9 @@ class RandomProgram {
     const int inputs = number(1, 2), plane = large_ ? 60 : 19;
     code_ = {inputs};
     for (int i = 0; i < inputs; ++i) {
-      const Shape shape{channels(), number(1, plane), number(1, plane)};
+      const Shape shape{channels(), number(1, plane), number(0, 4) ? number(1, plane) : 1};
       shapes_.push_back(shape);
-      code_.insert(code_.end(), {rank(), shape.c, shape.h, shape.w});
+      code_.insert(code_.end(), {rank(shape), shape.c, shape.h, shape.w});
     }
     const int wanted = number(1, 8);
     for (int tries = 0; tries < 40 && count_ < wanted; ++tries) layer();
@@ -41,7 +41,10 @@ class RandomProgram {
     code_.insert(code_.end(), body_.begin(), body_.end());
     const int outputs = number(1, 3);
     code_.push_back(outputs);
-    for (int i = 0; i < outputs; ++i) code_.insert(code_.end(), {i ? any() : int(shapes_.size()) - 1, rank()});
+    for (int i = 0; i < outputs; ++i) {
+      const int value = i ? any() : int(shapes_.size()) - 1;
+      code_.insert(code_.end(), {value, rank(shapes_[size_t(value)])});
+    }
   }
 
   Program program() const {
@@ -61,7 +64,10 @@ class RandomProgram {
 
  private:
   int any() { return number(0, int(shapes_.size()) - 1); }
-  int rank() { return number(0, 5) ? 4 : kChannelsLast; }
+  int rank(const Shape& shape) {
+    if (shape.w == 1 && number(0, 1)) return kSequence;
+    return number(0, 5) ? 4 : kChannelsLast;
+  }
   int channels() { return number(0, 1) ? number(1, 9) : number(1, 40); }
 
   void layer() {

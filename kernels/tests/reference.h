@@ -23,7 +23,7 @@ struct Tensor {
   const Number& at(int c, int y, int x) const { return const_cast<Tensor*>(this)->at(c, y, x); }
   // Where the element at `i` of a caller's tensor of that rank lies in `data`.
   size_t from(size_t i, int rank) const {
-    if (rank != kChannelsLast) return i;
+    if (!channels_last(rank)) return i;
     const size_t channels = size_t(shape.c), plane = size_t(shape.h) * size_t(shape.w);
     return i % channels * plane + i / channels;
   }

@@ -59,7 +59,7 @@ def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
         if isinstance(sample, str):
             return sample
         if sample.channels_last and node.op_type not in _IN_EITHER_LAYOUT:
-            return "its input has the channels last"
+            return "its input has the channels last" if sample.rank == 4 else "its input's rank is 3"
         samples.append(sample)
     others = node.inputs[len(read) :]  # by place: x @ x has one value in both
     if encoder is channel_map:

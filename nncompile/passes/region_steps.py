@@ -8,22 +8,30 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from nncompile.passes.region_channels import MOST_CHANNELS
 from nncompile.passes.region_encoders import activation
-from nncompile.passes.region_program import Kind, Opcode, Step, made_weight
-from nncompile.passes.values import constant
+from nncompile.passes.region_program import Kind, Opcode, Sample, Step, made_weight
+from nncompile.passes.values import constant, weights
+
+_MANY_OF_ONE = 8  # channels, as many as fill half a vector
 
 
-def fewer_steps(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
+def fewer_steps(
+    entering: Mapping[ir.Value, Sample], inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]
+) -> dict[ir.Value, Step]:
     """The steps of a region without those that another can do as well.
 
+    A convolution whose groups make a few channels of one each is the exception: it becomes two steps.
+
     Args:
+        entering: What the region reads.
         inner: The step that computes each inner value, in an order in which they can run.
         results: The values that are read outside.
     """
     steps = dict(inner)
     for fewer in (_with_silu, _with_star_relu, _with_bias, _response_normalized, _selected_once):
         steps = fewer(steps, results)
-    return steps
+    return _depthwise(entering, steps)
 
 
 def _alone(value: ir.Value, results: Sequence[ir.Value]) -> bool:
@@ -83,6 +91,31 @@ def _selected_once(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) 
             steps[value] = replace(step, values=source.values, numbers=numbers)
     read = {value for step in steps.values() for value in step.values} | set(results)
     return {v: step for v, step in steps.items() if v in read or step.opcode is not Opcode.SELECT}
+
+
+def _depthwise(entering: Mapping[ir.Value, Sample], inner: Mapping[ir.Value, Step]) -> dict[ir.Value, Step]:
+    """The steps with convolutions that make a few channels of each as depthwise ones of repeated channels.
+
+    Those fill the vectors of the kernels, which such a group would leave idle (FastViT's patch embeddings).
+    """
+    steps: dict[ir.Value, Step] = {}
+    for value, step in inner.items():
+        if step.opcode is Opcode.CONV and _makes_few_of_one(step):
+            outputs, groups = weights(step.weights[0]).shape[0], step.numbers[-1]
+            (source,) = step.values
+            read = inner[source].result if source in inner else entering[source]
+            picked = replace(read, shape=(outputs, *read.shape[1:]))
+            channels = np.repeat(np.arange(groups), outputs // groups).tolist()
+            repeated = ir.Value(name=f"{value.name}_repeated")
+            steps[repeated] = Step(Opcode.SELECT, picked, step.values, (), (outputs, *channels))
+            step = replace(step, values=(repeated,), numbers=(*step.numbers[:-1], outputs))
+        steps[value] = step
+    return steps
+
+
+def _makes_few_of_one(conv: Step) -> bool:
+    (outputs, inputs), groups = weights(conv.weights[0]).shape[:2], conv.numbers[-1]
+    return groups > 1 == inputs and 1 < outputs // groups < _MANY_OF_ONE and outputs <= MOST_CHANNELS
 
 
 def _with_bias(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:

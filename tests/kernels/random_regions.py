@@ -67,7 +67,8 @@ def graphs(draw):
     if draw(st.integers(0, 4)) == 0:
         inputs.append((draw(st.integers(1, 40)),))
     last = [i for i, shape in enumerate(inputs) if len(shape) == 3 and not draw(st.integers(0, 3))]
-    drawing = _Drawing(draw, Region(*inputs, last=last))
+    sequences = [i for i in last if inputs[i][2] == 1]
+    drawing = _Drawing(draw, Region(*inputs, last=last, sequences=sequences))
     region = drawing.region
     steps = (
         drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,

@@ -13,7 +13,7 @@ from nncompile.passes.region_program import Opcode, Resizing
 pytestmark = pytest.mark.usefixtures("whatever_it_is_worth")
 
 ROWS = 3
-LAST = 5  # the layout of N x H x W x C
+SEQUENCE, LAST = 3, 5  # the layouts of N x H x C and N x H x W x C
 ACTIVATIONS = {
     1: lambda x, a, b: torch.relu(x),
     2: lambda x, a, b: x.clamp(a, b),
@@ -70,8 +70,9 @@ def interpret(region, arrays):
     values, weights = [], tensors[activations:]
     for tensor in tensors[:activations]:
         layout, *shape = take(4)
-        tensor = tensor.movedim(-1, 1) if layout == LAST else tensor
+        tensor = tensor.movedim(-1, 1) if layout in (SEQUENCE, LAST) else tensor
         assert tuple(tensor.shape[1:]) == tuple(shape[: min(layout, 4) - 1])
+        assert layout != SEQUENCE or shape[2] == 1
         values.append(tensor.reshape(-1, *shape))
     for _ in range(*take(1)):
         opcode, count = take(2)
@@ -80,7 +81,8 @@ def interpret(region, arrays):
     results = []
     for _ in range(*take(1)):
         value, layout = values[take(1)[0]], take(1)[0]
-        results.append({2: value.flatten(1), 4: value, LAST: value.movedim(1, -1)}[layout])
+        last = value.movedim(1, -1)
+        results.append({2: value.flatten(1), SEQUENCE: last.flatten(1, 2), 4: value, LAST: last}[layout])
     assert list(code) == []
     return [result.numpy() for result in results]
 
@@ -443,6 +445,33 @@ def test_concat_of_channels(check, axis, flat):
         check(f"c = Conv(x, w) r = Relu(c) y = {join}(r, c, x)", "float[n, 12, 7, 6]")
 
 
+@pytest.mark.parametrize("source", ["x", "c"])
+@pytest.mark.parametrize("each", [2, 7])
+def test_a_few_channels_made_of_each_are_depthwise(check, source, each):
+    """Of channels that are repeated before."""
+    nodes = f"c = Conv(x, w) d = Conv<group = 4>({source}, v, b) y = Concat<axis = 1>(c, d)"
+    region = check(nodes, f"float[n, {4 + 4 * each}, 7, 6]", v=(4 * each, 1, 1, 1), b=(4 * each,))
+    code, channels = list(region.attribute[1].ints), [c for c in range(4) for _ in range(each)]
+    assert [4 * each, *channels] in [code[i : i + 4 * each + 1] for i in range(len(code))]
+    assert number_of_instructions(region) == 4
+
+
+@pytest.mark.parametrize(
+    ("node", "channels", "weight"),
+    [
+        ("Conv<group = 4>(c, v)", 32, (32, 1, 1, 1)),
+        ("Conv<group = 4>(c, v)", 4, (4, 1, 1, 1)),
+        ("Conv<group = 2>(c, v)", 4, (4, 2, 1, 1)),
+        ("Conv(m, v)", 6, (6, 1, 1, 1)),
+    ],
+)
+def test_channels_that_are_not_repeated(check, node, channels, weight):
+    """Many of each, one of each, some of several; and of one channel all."""
+    nodes = f"c = Conv(x, w) {'m = Conv(c, one) ' if 'm, v' in node else ''}y = {node}"
+    region = check(nodes, f"float[n, {channels}, 7, 6]", v=weight, one=(1, 4, 1, 1))
+    assert number_of_instructions(region) == nodes.count("Conv")
+
+
 def test_a_residual(check):
     check("c = Conv(x, w) y = Add(c, x)", "float[n, 4, 7, 6]")
 
@@ -596,6 +625,25 @@ def test_channels_picked_and_joined_where_they_are_last(check, axis):
         y = Concat<axis = {axis}>(s, t, g)"""
     ints = {"one": [1], "three": [3], "a": [axis], "i": [3, 0, 3]}
     check(nodes, "float[n, 7, 6, 9]", **{name: np.array(value) for name, value in ints.items()})
+
+
+@pytest.mark.parametrize(
+    "end", ["y = Add(o, x)", "y = ReduceMean<keepdims = 0>(o, one)", "y = ReduceMean(o, one)"]
+)
+def test_a_sequence(check, end):
+    """A block of a transformer: layer norm, linear layers of each token, biases, scales, sums."""
+    nodes = f"""l = LayerNormalization(x, s, b) m = MatMul(l, v) p = Add(m, c) g = Gelu(p) q = MatMul(g, u)
+        k = Mul(q, s) a = Add(x, k) r = Slice(a, zero, two, last) t = Gather<axis = 2>(a, i)
+        o = Concat<axis = 2>(t, r) {end}"""
+    shape = {"Add": "n, 5, 4", "one)": "n, 1, 4"}["Add" if "Add" in end else "one)"]
+    shape = "n, 4" if "keepdims" in end else shape
+    ints = {"zero": [0], "two": [2], "last": [-1], "i": [3, 1], "one": [1]}
+    weights = {"s": (4,), "b": (4,), "c": (1, 1, 12), "v": (4, 12), "u": (12, 4)}
+    region = check(
+        nodes, f"float[{shape}]", "float[n, 5, 4] x", **weights, **{k: np.array(v) for k, v in ints.items()}
+    )
+    code = list(region.attribute[1].ints)
+    assert (code[1:5], code[-1]) == ([SEQUENCE, 4, 5, 1], 2 if "keepdims" in end else SEQUENCE)
 
 
 def test_what_is_only_moved(check):
