@@ -114,7 +114,8 @@ def _depthwise(entering: Mapping[ir.Value, Sample], inner: Mapping[ir.Value, Ste
 
 
 def _makes_few_of_one(conv: Step) -> bool:
-    (outputs, inputs), groups = weights(conv.weights[0]).shape[:2], conv.numbers[-1]
+    outputs, inputs = map(int, weights(conv.weights[0]).shape[:2])
+    groups = conv.numbers[-1]
     return groups > 1 == inputs and 1 < outputs // groups < _MANY_OF_ONE and outputs <= MOST_CHANNELS
 
 
