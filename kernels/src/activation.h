@@ -56,9 +56,23 @@ inline Vec<N> exponential(Vec<N> x) {
   return (x != x) ? x : y;
 }
 
+// 1 + exp(-x): 2^n in one step, since n + 127 is an exponent up to 88; from there on infinity. NaN is NaN, whatever its
+// exponent would be.
+template <int N>
+inline Vec<N> one_and_decay(Vec<N> x) {
+  constexpr float kRounding = 12582912.0f + 127.0f;
+  const Vec<N> clipped = at_most<N>(at_least<N>(-x, -87.33654f), 88.0f);
+  const Vec<N> rounded = line<N>(clipped, 1.44269504f, kRounding);
+  const Vec<N> n = rounded - kRounding;
+  IntVec<N> exponent;
+  std::memcpy(&exponent, &rounded, sizeof exponent);
+  const Vec<N> sum = fused<N>(mantissa<N>(clipped, n), same_bits<N>(exponent << 23), broadcast<N>(1.0f));
+  return (x < -88.0f) ? broadcast<N>(__builtin_inff()) : sum;
+}
+
 template <int N>
 inline Vec<N> sigmoid(Vec<N> x) {
-  return 1.0f / (1.0f + exponential<N>(-x));
+  return 1.0f / one_and_decay<N>(x);
 }
 
 template <int N>
@@ -110,7 +124,7 @@ inline Vec<N> activate(const Activation& activation, Vec<N> x) {
     case Kind::kLeakyRelu:
       return (x < 0.0f) ? x * activation.first : x;
     case Kind::kSilu:
-      return x / (1.0f + exponential<N>(-x));
+      return x / one_and_decay<N>(x);
     case Kind::kHardSwish: {
       const Vec<N> gate = at_most<N>(at_least<N>(line<N>(x, 1.0f / 6.0f, 0.5f), 0.0f), 1.0f);
       return x * gate;
@@ -123,14 +137,43 @@ inline Vec<N> activate(const Activation& activation, Vec<N> x) {
       return at_most<N>(at_least<N>(line<N>(x, activation.first, activation.second), 0.0f), 1.0f);
     case Kind::kGelu:
       return gelu<N>(x);
+    case Kind::kStarRelu: {
+      const Vec<N> positive = at_least<N>(x, 0.0f);
+      return line<N>(positive * positive, activation.first, activation.second);
+    }
   }
   return x;
+}
+
+// `activate` of a kind that the compiler knows, whose constants so stay in registers.
+template <int N, Kind kKind>
+inline Vec<N> activate_as(const Activation& activation, Vec<N> x) {
+  return activate<N>({kKind, activation.first, activation.second}, x);
+}
+
+// Calls `body` with a function of one vector.
+template <int N, class Body>
+inline void activating(const Activation& activation, const Body& body) {
+  switch (activation.kind) {
+    case Kind::kSilu:
+      return body([&](Vec<N> x) { return activate_as<N, Kind::kSilu>(activation, x); });
+    case Kind::kSigmoid:
+      return body([&](Vec<N> x) { return activate_as<N, Kind::kSigmoid>(activation, x); });
+    case Kind::kTanh:
+      return body([&](Vec<N> x) { return activate_as<N, Kind::kTanh>(activation, x); });
+    case Kind::kGelu:
+      return body([&](Vec<N> x) { return activate_as<N, Kind::kGelu>(activation, x); });
+    default:
+      return body([&](Vec<N> x) { return activate<N>(activation, x); });
+  }
 }
 
 // Of `count` vectors. Out of line: in every tile it would be most of the code.
 template <int N>
 [[gnu::noinline]] void activate_all(const Activation& activation, float* values, int count) {
-  for (int i = 0; i < count; ++i, values += N) store<N>(values, activate<N>(activation, load<N>(values)));
+  activating<N>(activation, [=](const auto& activated) {
+    for (int i = 0; i < count; ++i) store<N>(values + i * N, activated(load<N>(values + i * N)));
+  });
 }
 
 // The activations that are bounds, as such: a layer applies them in registers.

@@ -35,8 +35,9 @@ class Conv : public Step {
   void run(const Frame& frame, int sample, int samples, int begin, int end) const override {
     const Place& from = frame.place(x_);
     const Place& to = frame.place(y_);
-    // Pixels that follow one another without a border are one long row, through all samples.
-    const bool flat = pointwise_ && !from.bordered() && !to.bordered() &&
+    // Pixels that follow one another without a border are one long row, through all samples where the result has no
+    // border either.
+    const bool flat = pointwise_ && !from.bordered() && (!to.bordered() || panels_.whole_vectors()) &&
                       (epilogue_.residual < 0 || !frame.place(epilogue_.residual).bordered());
     TileJob job{};
     job.pixel = ptrdiff_t(window_.sw) * in_.c;
@@ -53,11 +54,16 @@ class Conv : public Step {
       job.lines = window_.kw * inputs_;
     }
     job.y_pixel = out_.c;
+    if (flat && to.bordered()) {
+      job.columns = out_.w;
+      job.y_break = ptrdiff_t(to.pitch()) - ptrdiff_t(out_.w) * out_.c;
+    }
     job.finish = Finish(epilogue_.activation);
     job.residual_pixel = out_.c;
     // Blocks of channels outermost: their weights stay in cache for all rows of all samples.
     const auto run_rows = [&](const Block& block, int first, int rows) {
-      const int rows_at_once = flat ? rows : 1, samples_at_once = flat && rows == out_.h ? samples : 1;
+      const bool all = flat && !to.bordered() && rows == out_.h;
+      const int rows_at_once = flat ? rows : 1, samples_at_once = all ? samples : 1;
       for (int s = sample; s < sample + samples; s += samples_at_once) {
         const Residual residual(frame, epilogue_, s);
         for (int row = first; row < first + rows; row += rows_at_once) {

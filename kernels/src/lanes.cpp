@@ -155,16 +155,17 @@ class Builder {
           op == Opcode::kLayerNorm || op == Opcode::kPlaneNorm || op == Opcode::kChannelMean || op == Opcode::kDivide)
         return false;
       const std::vector<int>& read = work.instruction->inputs;
-      if (op == Opcode::kMultiply &&
-          beside(program_.shapes[size_t(read[0])], program_.shapes[size_t(read[1])]) == Beside::kOfPixels)
-        return false;
+      if (op == Opcode::kMultiply) {
+        const Beside how = beside(program_.shapes[size_t(read[0])], program_.shapes[size_t(read[1])]);
+        if (how == Beside::kOfPixels || how == Beside::kOuter) return false;
+      }
       any = any || op == Opcode::kConv || op == Opcode::kConvTranspose;
     }
     // A kept input would need a copy of its own.
     for (size_t i = 0; i < program_.inputs.size(); ++i)
-      if (kept_[i].kept || program_.inputs[i].rank == kChannelsLast) return false;
+      if (kept_[i].kept || channels_last(program_.inputs[i].rank)) return false;
     for (const Output& output : program_.outputs)
-      if (output.rank == kChannelsLast) return false;
+      if (channels_last(output.rank)) return false;
     return any;
   }
 

@@ -54,11 +54,11 @@ void to_planes(const float* x, const Place& from, float* y, int begin, int end) 
 constexpr double kCostOfMoving = 40, kCostOfCopying = 8;
 
 bool same_rows(const Input& its) {
-  return its.rank == kChannelsLast || its.shape.c == 1 || (its.shape.h == 1 && its.shape.w == 1);
+  return channels_last(its.rank) || its.shape.c == 1 || (its.shape.h == 1 && its.shape.w == 1);
 }
 
 double cost_of_moving(const Input& its) {
-  return (its.rank == kChannelsLast ? kCostOfCopying : kCostOfMoving) * double(its.shape.size());
+  return (channels_last(its.rank) ? kCostOfCopying : kCostOfMoving) * double(its.shape.size());
 }
 
 class Load : public Step {
@@ -109,7 +109,7 @@ class Store : public Step {
       float* y = frame.outputs[output_] + size_t(frame.first + s) * from.shape.size();
       const float* x = frame.data(value_, s);
       const size_t floats = size_t(from.shape.w) * size_t(from.shape.c);
-      if (its_.rank != kChannelsLast)
+      if (!channels_last(its_.rank))
         to_planes(x, from, y, begin, end);
       else
         for (int row = begin; row < end; ++row)

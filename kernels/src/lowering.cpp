@@ -189,7 +189,8 @@ class Lowering {
         break;
     }
     const Beside gate = beside(shape, program_.shapes[size_t(instruction.inputs[1])]);
-    return make_pointwise(instruction.op, instruction.inputs, work.y, shape, gate, work.epilogue.activation);
+    return make_pointwise(instruction.op, instruction.inputs, work.y, program_.shapes[size_t(work.y)], gate,
+                          work.epilogue.activation);
   }
 
   void add(StepPtr step, std::vector<int> reads, std::vector<int> writes) {

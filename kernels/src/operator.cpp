@@ -134,6 +134,7 @@ class Kernel {
 
   static std::vector<int64_t> shape(int64_t batch, int rank, const Shape& shape) {
     if (rank == 2) return {batch, shape.c};
+    if (rank == kSequence) return {batch, shape.h, shape.c};
     if (rank == kChannelsLast) return {batch, shape.h, shape.w, shape.c};
     return {batch, shape.c, shape.h, shape.w};
   }

@@ -8,7 +8,8 @@
 namespace nncompile {
 namespace {
 
-// One or two inputs, of which the second may have one number for each channel or for each pixel, then an activation.
+// One or two inputs, of which the second may have one number for each channel or for each pixel, or the first for each
+// channel and the second for each pixel; then an activation.
 class Pointwise : public Step {
  public:
   Pointwise(Opcode op, const std::vector<int>& inputs, int y, const Shape& shape, Beside gate,
@@ -18,7 +19,8 @@ class Pointwise : public Step {
   int units() const override { return shape_.h; }
   // A gate of channels is one row, whatever row is made.
   RowWise row_wise() const override {
-    return gate_ == Beside::kOfChannels ? RowWise{} : RowWise{shape_.h, 1, 1, -1, {}, 0};
+    const bool of_channels = gate_ == Beside::kOfChannels || gate_ == Beside::kOuter;
+    return of_channels ? RowWise{} : RowWise{shape_.h, 1, 1, -1, {}, 0};
   }
   double cost() const override { return 10.0 * double(shape_.size()); }
 
@@ -35,11 +37,12 @@ class Pointwise : public Step {
     const float* z = frame.data(inputs_.back(), sample);
     float* y = frame.data(y_, sample);
     // Without a gate all pixels of a row are one run of floats.
-    const bool same = gate_ == Beside::kSame, of_pixels = gate_ == Beside::kOfPixels;
+    const bool same = gate_ == Beside::kSame, outer = gate_ == Beside::kOuter;
+    const bool of_pixels = outer || gate_ == Beside::kOfPixels;
     const int pixels = same ? 1 : shape_.w, run = same ? shape_.w * shape_.c : shape_.c;
     for (int row = begin; row < end; ++row)
       for (int p = 0; p < pixels; ++p) {
-        const float* a = x + from.at(row, p);
+        const float* a = x + (outer ? from.at(0, 0) : from.at(row, p));
         const float* b = z + (gate_ == Beside::kOfChannels ? other.at(0, 0) : other.at(row, p));
         float* result = y + to.at(row, p);
         // The last vector may overlap the one before: in place, that would compute some elements twice.

@@ -41,11 +41,11 @@ class Parser {
     const int64_t inputs = in_.next("the number of activations", 1, kMaxCount);
     for (int64_t i = 0; i < inputs; ++i) {
       Input input;
-      input.rank = rank();
+      input.rank = int(in_.next("a rank", 2, kChannelsLast));
       input.shape.c = dimension();
       input.shape.h = dimension();
       input.shape.w = dimension();
-      if (input.rank == 2 && (input.shape.h != 1 || input.shape.w != 1)) refuse("a plane of rank 2");
+      if (!fits(input.rank, input.shape)) refuse("a plane of rank " + std::to_string(input.rank));
       add_shape(input.shape);
       program_.inputs.push_back(input);
     }
@@ -55,9 +55,8 @@ class Parser {
     for (int64_t i = 0; i < outputs; ++i) {
       Output output;
       output.value = value();
-      output.rank = rank();
-      const Shape shape = program_.shapes[size_t(output.value)];
-      if (output.rank == 2 && (shape.h != 1 || shape.w != 1)) refuse("an output's rank");
+      output.rank = int(in_.next("a rank", 2, kChannelsLast));
+      if (!fits(output.rank, program_.shapes[size_t(output.value)])) refuse("an output's rank");
       program_.outputs.push_back(output);
     }
     if (!in_.done()) refuse("the program goes on after its end");
@@ -65,11 +64,7 @@ class Parser {
 
  private:
   int dimension() { return int(in_.next("a dimension", 1, kMaxDimension)); }
-  int rank() {
-    const int64_t rank = in_.next("a rank", 2, kChannelsLast);
-    if (rank == 3) refuse("a rank is 3");
-    return int(rank);
-  }
+  static bool fits(int rank, const Shape& shape) { return rank > 3 || (shape.w == 1 && (rank == 3 || shape.h == 1)); }
   int value() { return int(in_.next("a value", 0, int64_t(program_.shapes.size()) - 1)); }
   int weight(const char* what, int64_t low = 0) {
     return int(in_.next(what, low, int64_t(program_.weights.size()) - 1));
@@ -203,7 +198,9 @@ class Parser {
       case Opcode::kMultiply: {
         made.inputs.push_back(value());
         const Shape other = program_.shapes[size_t(made.inputs[1])];
-        if (beside(x, other) == Beside::kNeither) refuse("Mul of different shapes");
+        const Beside how = beside(x, other);
+        if (how == Beside::kNeither) refuse("Mul of different shapes");
+        if (how == Beside::kOuter) y = {x.c, other.h, other.w};
         break;
       }
       case Opcode::kDivide: {
@@ -234,7 +231,7 @@ class Parser {
         made.epsilon = constant(true);
         break;
       case Opcode::kActivation:
-        made.activation.kind = Kind(in_.next("an activation", 1, 9));
+        made.activation.kind = Kind(in_.next("an activation", 1, 10));
         made.activation.first = constant(constants_of(made.activation.kind) > 0);
         made.activation.second = constant(constants_of(made.activation.kind) > 1);
         break;
@@ -275,7 +272,7 @@ class Parser {
   }
 
   static int constants_of(Kind kind) {
-    if (kind == Kind::kClip || kind == Kind::kHardSigmoid) return 2;
+    if (kind == Kind::kClip || kind == Kind::kHardSigmoid || kind == Kind::kStarRelu) return 2;
     return kind == Kind::kLeakyRelu ? 1 : 0;
   }
 

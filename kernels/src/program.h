@@ -49,6 +49,7 @@ enum class Kind : int64_t {
   kTanh = 7,
   kHardSigmoid = 8,
   kGelu = 9,
+  kStarRelu = 10,
 };
 
 // How a plane of another size is made, by where the middles of its elements lie: the element at i n / m, rounded down,
@@ -59,7 +60,7 @@ enum class Resizing : int64_t {
   kCorners = 2,
 };
 
-// `first` and `second` are the constants of the kinds that have some: bounds, slope, alpha and beta.
+// `first` and `second` are the constants of the kinds that have some: bounds, slope, alpha and beta, scale and shift.
 struct Activation {
   Kind kind = Kind::kNone;
   float first = 0, second = 0;
@@ -107,19 +108,24 @@ struct Instruction {
   float epsilon = 0;
 };
 
-inline constexpr int kChannelsLast = 5;  // as a rank: of 4 axes, N x H x W x C
+// As ranks: N x H x C, of planes one column wide; of 4 axes, N x H x W x C.
+inline constexpr int kSequence = 3, kChannelsLast = 5;
 
-// How the second of two values stands beside a first of that shape.
-enum class Beside { kSame, kOfChannels, kOfPixels, kNeither };
+inline bool channels_last(int rank) { return rank == kSequence || rank == kChannelsLast; }
+
+// How the second of two values stands beside a first of that shape: the same, one number for each channel or for each
+// pixel, or one for each pixel where the first has one for each channel.
+enum class Beside { kSame, kOfChannels, kOfPixels, kOuter, kNeither };
 
 inline Beside beside(const Shape& first, const Shape& second) {
   if (second == first) return Beside::kSame;
   if (second == Shape{first.c, 1, 1}) return Beside::kOfChannels;
-  return second == Shape{1, first.h, first.w} ? Beside::kOfPixels : Beside::kNeither;
+  if (second == Shape{1, first.h, first.w}) return Beside::kOfPixels;
+  return first.h == 1 && first.w == 1 && second.c == 1 ? Beside::kOuter : Beside::kNeither;
 }
 
 struct Input {
-  int rank;  // 2: N x C; 4: N x C x H x W; or kChannelsLast
+  int rank;  // 2: N x C; 4: N x C x H x W; kSequence or kChannelsLast
   Shape shape;
 };
 

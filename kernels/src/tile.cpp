@@ -6,7 +6,9 @@ namespace {
 // The activations that are more than bounds, in a loop of their own: unrolled they would be all of the code.
 template <int V>
 [[gnu::noinline]] void curve_all(const Activation& activation, Vec<V>* values, int count) {
-  for (int i = 0; i < count; ++i) values[i] = activate<V>(activation, values[i]);
+  activating<V>(activation, [=](const auto& activated) {
+    for (int i = 0; i < count; ++i) values[i] = activated(values[i]);
+  });
 }
 
 template <int V, int KV, int P>
@@ -61,6 +63,21 @@ void tile(const TileJob& job, const TileData& data) {
       }
       return;
     }
+  if (job.columns) {
+    float* to = data.y;
+    int column = data.column;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+      for (int k = 0; k < KV; ++k) store<V>(to + data.start[k], sum[p][k]);
+      to += job.y_pixel;
+      if (++column == job.columns) {
+        column = 0;
+        to += job.y_break;
+      }
+    }
+    return;
+  }
 #pragma GCC unroll 8
   for (int k = 0; k < KV; ++k) {
     float* to = data.y + data.start[k];

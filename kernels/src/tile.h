@@ -20,6 +20,8 @@ struct TileJob {
   int lines = 0;       // and so many lines of weights
   int first = 0;       // the first of those
   ptrdiff_t y_pixel, residual_pixel;
+  int columns = 0;        // pixels of a row of y,
+  ptrdiff_t y_break = 0;  // and the floats between two rows; 0 columns: all are one row
   Finish finish;
 };
 
@@ -33,6 +35,7 @@ struct TileData {
   int channels;      // fewer than a vector's lanes: store so many; 0: all
   bool row_end;      // behind the last pixel stands what must not be written
   bool alone;        // behind each pixel
+  int column;        // of the first pixel
 };
 
 using TileFunction = void (*)(const TileJob&, const TileData&);
@@ -99,6 +102,9 @@ class Panels {
 
   const std::vector<Block>& blocks() const { return blocks_; }
 
+  // Whether tiles write what they compute and nothing behind it.
+  bool whole_vectors() const { return channels_ >= width_; }
+
   // One row of `pixels` pixels of one block; `residual` is null or as `y`.
   void row(const Block& block, const TileJob& job, const float* x, float* y, const float* residual, int pixels) const {
     TileData data{x,
@@ -109,7 +115,8 @@ class Panels {
                   block.start.data(),
                   channels_ < width_ ? channels_ : 0,
                   false,
-                  alone_};
+                  alone_,
+                  0};
     const int most = tile_pixels(block, pixels);
     for (int p = 0; p < pixels; p += most) {
       const int count = std::min(most, pixels - p);
@@ -117,6 +124,10 @@ class Panels {
       block.tiles[count - 1](job, data);
       data.x += count * job.pixel;
       data.y += count * job.y_pixel;
+      if (job.columns) {
+        data.y += (data.column + count) / job.columns * job.y_break;
+        data.column = (data.column + count) % job.columns;
+      }
       if (residual) data.residual += count * job.residual_pixel;
     }
   }

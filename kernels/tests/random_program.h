@@ -30,9 +30,9 @@ class RandomProgram {
     const int inputs = number(1, 2), plane = large_ ? 60 : 19;
     code_ = {inputs};
     for (int i = 0; i < inputs; ++i) {
-      const Shape shape{channels(), number(1, plane), number(1, plane)};
+      const Shape shape{channels(), number(1, plane), number(0, 4) ? number(1, plane) : 1};
       shapes_.push_back(shape);
-      code_.insert(code_.end(), {rank(), shape.c, shape.h, shape.w});
+      code_.insert(code_.end(), {rank(shape), shape.c, shape.h, shape.w});
     }
     const int wanted = number(1, 8);
     for (int tries = 0; tries < 40 && count_ < wanted; ++tries) layer();
@@ -41,7 +41,10 @@ class RandomProgram {
     code_.insert(code_.end(), body_.begin(), body_.end());
     const int outputs = number(1, 3);
     code_.push_back(outputs);
-    for (int i = 0; i < outputs; ++i) code_.insert(code_.end(), {i ? any() : int(shapes_.size()) - 1, rank()});
+    for (int i = 0; i < outputs; ++i) {
+      const int value = i ? any() : int(shapes_.size()) - 1;
+      code_.insert(code_.end(), {value, rank(shapes_[size_t(value)])});
+    }
   }
 
   Program program() const {
@@ -61,7 +64,10 @@ class RandomProgram {
 
  private:
   int any() { return number(0, int(shapes_.size()) - 1); }
-  int rank() { return number(0, 5) ? 4 : kChannelsLast; }
+  int rank(const Shape& shape) {
+    if (shape.w == 1 && number(0, 1)) return kSequence;
+    return number(0, 5) ? 4 : kChannelsLast;
+  }
   int channels() { return number(0, 1) ? number(1, 9) : number(1, 40); }
 
   void layer() {
@@ -89,7 +95,13 @@ class RandomProgram {
       case 9: {
         const int y = any();
         const Shape other = shapes_[size_t(y)];
+        if (beside(shape, other) == Beside::kOuter) return add(Opcode::kMultiply, {x, y}, {shape.c, other.h, other.w});
         if (beside(shape, other) != Beside::kNeither) return add(Opcode::kMultiply, {x, y}, shape);
+        if (number(0, 3) == 0) {  // of each channel, by each pixel
+          add(Opcode::kGlobalAverage, {x}, {shape.c, 1, 1});
+          add(Opcode::kChannelMean, {x}, {1, shape.h, shape.w});
+          return add(Opcode::kMultiply, {int(shapes_.size()) - 2, int(shapes_.size()) - 1}, shape);
+        }
         if (number(0, 1)) return add(Opcode::kPlaneNorm, {x}, {shape.c, 1, 1});
         add(Opcode::kChannelMean, {x}, {1, shape.h, shape.w});
         if (number(0, 1)) return add(Opcode::kMultiply, {x, int(shapes_.size()) - 1}, shape);
@@ -124,7 +136,7 @@ class RandomProgram {
         return add(Opcode::kLayerNorm, {x, scale, shift, number(1, 3)}, shape);
       }
       default:
-        return add(Opcode::kActivation, {x, number(1, 9), 1, 2}, shape);
+        return add(Opcode::kActivation, {x, number(1, 10), 1, 2}, shape);
     }
   }
 

@@ -23,7 +23,7 @@ struct Tensor {
   const Number& at(int c, int y, int x) const { return const_cast<Tensor*>(this)->at(c, y, x); }
   // Where the element at `i` of a caller's tensor of that rank lies in `data`.
   size_t from(size_t i, int rank) const {
-    if (rank != kChannelsLast) return i;
+    if (!channels_last(rank)) return i;
     const size_t channels = size_t(shape.c), plane = size_t(shape.h) * size_t(shape.w);
     return i % channels * plane + i / channels;
   }
@@ -98,9 +98,10 @@ class Sample {
         const Beside how = beside(x.shape, z.shape);
         const auto other = [&](int c, int i, int j) {
           if (how == Beside::kOfChannels) return z.at(c, 0, 0);
-          return z.at(how == Beside::kOfPixels ? 0 : c, i, j);
+          return z.at(how == Beside::kSame ? c : 0, i, j);
         };
-        each(y, [&](int c, int i, int j) { return x.at(c, i, j) * other(c, i, j); });
+        const bool outer = how == Beside::kOuter;
+        each(y, [&](int c, int i, int j) { return (outer ? x.at(c, 0, 0) : x.at(c, i, j)) * other(c, i, j); });
         break;
       }
       case Opcode::kDivide: {

@@ -119,6 +119,10 @@ inline Number curve(const Activation& activation, const Number& x) {
       const double y = v * 0.5 * std::erfc(-v / std::sqrt(2.0));
       return made(y, 1.2, 12 + v * v, y);
     }
+    case Kind::kStarRelu: {
+      const double square = a * std::max(v, 0.0) * std::max(v, 0.0);
+      return made(square + b, std::abs(a) * (2 * std::abs(v) + x.error), 2, std::abs(square) + std::abs(b));
+    }
   }
   return x;
 }

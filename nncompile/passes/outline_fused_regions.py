@@ -133,7 +133,7 @@ def _outline(model: ir.Model, piece: Sequence[ir.Node], parts: _Parts) -> str:
     inner = {node.outputs[0]: parts.step(node) for node in piece}
     read = (value for step in inner.values() for value in step.values)
     activations = {value: _sample(value, parts) for value in read if value not in inner}
-    program = assemble(activations, fewer_steps(inner, results), results)
+    program = assemble(activations, fewer_steps(activations, inner, results), results)
     for weight in program.weights:
         if not weight.is_initializer():
             weight.name = unused_name(graph, weight.name or "weight")

@@ -17,7 +17,7 @@ from nncompile.passes.region_program import Opcode, Sample, Step, made_weight
 from nncompile.passes.values import Array, constant, given_input, int_attribute, weights
 
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
-_MOST_CHANNELS = 2**13  # of a selection: the kernels read an instruction of at most 2^14 numbers
+MOST_CHANNELS = 2**13  # of a selection: the kernels read an instruction of at most 2^14 numbers
 
 
 def is_channel_map(node: ir.Node) -> bool:
@@ -97,7 +97,7 @@ def gather(node: ir.Node, x: Sample) -> Step | str:
 
 
 def _select(x: Sample, channels: list[int]) -> Step | str:
-    if not 0 < len(channels) <= _MOST_CHANNELS:
+    if not 0 < len(channels) <= MOST_CHANNELS:
         return f"it takes {len(channels)} channels"
     result = replace(x, shape=(len(channels), *x.shape[1:]))
     return Step(Opcode.SELECT, result, (), (), (len(channels), *channels))

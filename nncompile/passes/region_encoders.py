@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from nncompile.passes.region_arithmetic import power, product, quotient, total
 from nncompile.passes.region_channels import channel_map, gather, is_channel_map, slice_of_channels, tensors
 from nncompile.passes.region_pixels import layer_norm, linear_of_pixels, reduction, transpose
 from nncompile.passes.region_planes import place, resize, spread
@@ -58,7 +59,7 @@ def encode(node: ir.Node, known: Mapping[ir.Value, Sample]) -> Step | str:
         if isinstance(sample, str):
             return sample
         if sample.channels_last and node.op_type not in _IN_EITHER_LAYOUT:
-            return "its input has the channels last"
+            return "its input has the channels last" if sample.rank == 4 else "its input's rank is 3"
         samples.append(sample)
     others = node.inputs[len(read) :]  # by place: x @ x has one value in both
     if encoder is channel_map:
@@ -199,32 +200,6 @@ def _softmax(opcode: Opcode) -> Encoder:
     return encoder
 
 
-def _sum(node: ir.Node, x: Sample, y: Sample) -> Step | str:
-    add = node.op_type == "Add"
-    if not x.goes_with(y) or x.shape != y.shape:
-        verb = "adds" if add else "subtracts"
-        return f"it {verb} tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
-    return Step(Opcode.ADD if add else Opcode.SUBTRACT, x)
-
-
-def _multiply(node: ir.Node, x: Sample, y: Sample) -> Step | str:
-    gates = (y.shape[0], 1, 1), (1, *y.shape[1:])
-    swapped = x.shape != y.shape and x.shape in gates  # a gate of channels or pixels may stand on either side
-    if swapped:
-        x, y = y, x
-    if not x.goes_with(y) or y.shape not in (x.shape, (x.shape[0], 1, 1), (1, *x.shape[1:])):
-        return f"it multiplies tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
-    values = tuple(value for value in node.inputs if value is not None)
-    return Step(Opcode.MULTIPLY, x, values[::-1] if swapped else values)
-
-
-def _divide(node: ir.Node, x: Sample, y: Sample) -> Step | str:
-    del node
-    if not x.goes_with(y) or y.shape not in (x.shape, (1, *x.shape[1:])):
-        return f"it divides tensors of shape {list(x.dimensions)} and {list(y.dimensions)}"
-    return Step(Opcode.DIVIDE, x)
-
-
 def _concat(node: ir.Node, *parts: Sample) -> Step | str:
     first, axis = parts[0], int_attribute(node, "axis", 0)
     if not first.is_channel_axis(axis):
@@ -273,10 +248,11 @@ _ENCODERS: Mapping[str, Encoder] = {
     "Transpose": transpose,
     "Softmax": _softmax(Opcode.SOFTMAX),
     "LogSoftmax": _softmax(Opcode.LOG_SOFTMAX),
-    "Add": _sum,
-    "Sub": _sum,
-    "Mul": _multiply,
-    "Div": _divide,
+    "Add": total,
+    "Sub": total,
+    "Mul": product,
+    "Div": quotient,
+    "Pow": power,
     "ReduceL2": reduction,
     "ReduceMean": reduction,
     "Concat": _concat,
@@ -296,6 +272,7 @@ _IN_EITHER_LAYOUT = frozenset(_ACTIVATIONS) | {
     "LayerNormalization",
     "MatMul",
     "Mul",
+    "Pow",
     "ReduceL2",
     "ReduceMean",
     "Slice",

@@ -71,14 +71,15 @@ def linear_of_pixels(node: ir.Node, x: Sample) -> Step | str:
 
 
 def reduction(node: ir.Node, x: Sample) -> Step | str:
-    """The norm or mean of each plane, or the mean of each pixel's channels."""
+    """The norm or mean of each plane or sequence, or the mean of each pixel's channels."""
     axes = constant(given_input(node, 1))
     listed = ints_attribute(node, "axes") if axes is None else axes.reshape(-1).tolist()
     kept = bool(int_attribute(node, "keepdims", 1))
-    if x.rank != 4 or listed is None:
+    if x.rank < 3 or listed is None:
         return f"it reduces axes {listed} of {x.rank}"
     reduced = {int(axis) % x.rank for axis in listed}
-    plane, channels = ({1, 2}, {3}) if x.channels_last else ({2, 3}, {1})
+    channels = {x.channel_axis}
+    plane = set(range(1, x.rank)) - channels
     if reduced == plane:
         opcode = Opcode.PLANE_NORM if node.op_type == "ReduceL2" else Opcode.GLOBAL_AVERAGE
         result = replace(x, shape=(x.shape[0], 1, 1))

@@ -6,11 +6,12 @@ A fused region is one node of the domain `nncompile`. Its attributes are a small
                 Q, then for each output: value, layout]
     constants  the floating-point numbers that instructions name by their index
 
-Its inputs are the A activations, then the weights. A value is C x H x W numbers for each sample; a tensor of
-rank 2 has its features as channels of one element. A layout is a rank, 2 or 4, or 5 for N x H x W x C. Values
-are numbered: the activations first, then the result of each instruction. An instruction is [opcode, number of
-fields, fields]; the fields of all opcodes come in one order: values (for CONCAT behind their number),
-weights, numbers, constants. -1 stands for what is left out.
+Its inputs are the A activations, then the weights. A value is C x H x W numbers for each sample; a tensor
+of rank 2 has its features as channels of one element, and one of rank 3, N x H x C, is a plane one column
+wide. A layout is a rank, 2, 3 or 4, or 5 for N x H x W x C. Values are numbered: the activations first,
+then the result of each instruction. An instruction is [opcode, number of fields, fields]; the fields of all
+opcodes come in one order: values (for CONCAT behind their number), weights, numbers, constants. -1 stands
+for what is left out.
 
 The kernels compute sample by sample. So dimension 0 of every value must be the same batch, and an operator
 that mixes samples has no instruction.
@@ -47,7 +48,7 @@ class Opcode(IntEnum):
     SOFTMAX = 8
     LOG_SOFTMAX = 9
     CONCAT = 10
-    MULTIPLY = 11
+    MULTIPLY = 11  # of the same shape, or by a number for each channel or pixel; of the two
     FLATTEN = 12
     SELECT = 13  # number of channels, each as a channel of the value
     SUBTRACT = 14
@@ -82,6 +83,7 @@ class Kind(IntEnum):
     TANH = 7
     HARD_SIGMOID = 8  # alpha, beta
     GELU = 9  # by the error function
+    STAR_RELU = 10  # a max(x, 0)^2 + b: a, b
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,9 @@ class Sample:
 
     Attributes:
         batch: Size or symbol of dimension 0; None where it has no name, so that it equals no other.
-        rank: 2 or 4.
-        shape: (C, H, W); (C, 1, 1) for rank 2.
-        channels_last: Whether the tensor is N x H x W x C.
+        rank: 2, 3 or 4.
+        shape: (C, H, W); (C, 1, 1) for rank 2, (C, H, 1) for rank 3.
+        channels_last: Whether the tensor is N x H x C or N x H x W x C.
     """
 
     batch: int | str | None
@@ -104,13 +106,13 @@ class Sample:
     def dimensions(self) -> tuple[int | str | None, ...]:
         """The tensor's shape."""
         if self.channels_last:
-            return (self.batch, *self.shape[1:], self.shape[0])
+            return (self.batch, *self.shape[1 : self.rank - 1], self.shape[0])
         return (self.batch, *self.shape[: self.rank - 1])
 
     @property
     def channel_axis(self) -> int:
         """Where the tensor has its channels."""
-        return 3 if self.channels_last else 1
+        return self.rank - 1 if self.channels_last else 1
 
     def is_channel_axis(self, axis: int) -> bool:
         """Whether an axis, which may be counted from the end, is that of the channels."""
@@ -119,7 +121,7 @@ class Sample:
     @property
     def layout(self) -> int:
         """The rank, or what stands for the channels last."""
-        return _CHANNELS_LAST if self.channels_last else self.rank
+        return _CHANNELS_LAST if self.channels_last and self.rank == 4 else self.rank
 
     def goes_with(self, other: Sample) -> bool:
         """Whether both hold the same samples, row by row, in the same order of axes."""
@@ -177,15 +179,18 @@ def sample_of(value: ir.Value) -> Sample | str:
     if value.dtype is not ir.DataType.FLOAT:
         return f"its input is {str(value.dtype).lower()}, not float32"
     sizes = static_shape(value)
-    if sizes is None or len(sizes) not in (2, 4):
+    if sizes is None or len(sizes) not in (2, 3, 4):
         return "its input's rank is not known" if sizes is None else f"its input's rank is {len(sizes)}"
     known = [size for size in sizes[1:] if size is not None]
     if len(known) != len(sizes) - 1:
         return "a size of its input is not known"
     first = value.shape[0] if value.shape else None
-    channels, height, width = (*known, 1, 1)[:3]
     batch = first.value if isinstance(first, ir.SymbolicDim) else first
-    sample = Sample(batch, len(sizes), (channels, height, width))
+    if len(known) == 2:  # a sequence
+        sample = Sample(batch, 3, (known[1], known[0], 1), channels_last=True)
+    else:
+        channels, height, width = (*known, 1, 1)[:3]
+        sample = Sample(batch, len(sizes), (channels, height, width))
     return size_fault(sample) or sample
 
 

@@ -8,22 +8,30 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from nncompile.passes.region_channels import MOST_CHANNELS
 from nncompile.passes.region_encoders import activation
-from nncompile.passes.region_program import Kind, Opcode, Step, made_weight
-from nncompile.passes.values import constant
+from nncompile.passes.region_program import Kind, Opcode, Sample, Step, made_weight
+from nncompile.passes.values import constant, weights
+
+_MANY_OF_ONE = 8  # channels, as many as fill half a vector
 
 
-def fewer_steps(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
+def fewer_steps(
+    entering: Mapping[ir.Value, Sample], inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]
+) -> dict[ir.Value, Step]:
     """The steps of a region without those that another can do as well.
 
+    A convolution whose groups make a few channels of one each is the exception: it becomes two steps.
+
     Args:
+        entering: What the region reads.
         inner: The step that computes each inner value, in an order in which they can run.
         results: The values that are read outside.
     """
     steps = dict(inner)
-    for fewer in (_with_silu, _with_bias, _response_normalized, _selected_once):
+    for fewer in (_with_silu, _with_star_relu, _with_bias, _response_normalized, _selected_once):
         steps = fewer(steps, results)
-    return steps
+    return _depthwise(entering, steps)
 
 
 def _alone(value: ir.Value, results: Sequence[ir.Value]) -> bool:
@@ -45,6 +53,33 @@ def _with_silu(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> d
     return steps
 
 
+def _with_star_relu(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
+    """The steps with `a relu(x)^2 + b` as one, where nothing else reads what it is made of.
+
+    (StarReLU: Yu et al., "MetaFormer Baselines for Vision", arXiv:2210.13452, section 3.4.)
+    """
+    steps = dict(inner)
+    for value, step in inner.items():
+        if step.opcode is Opcode.MULTIPLY and step.values[0] is step.values[1]:
+            (x, _), readers = step.values, {node for node, _ in step.values[0].uses()}
+            relu = steps.get(x) if x not in results and len(readers) == 1 else None
+            if relu is not None and relu.numbers == (Kind.RELU,):
+                steps[value] = replace(activation(Kind.STAR_RELU, step.result, 1.0, 0.0), values=relu.values)
+                del steps[x]
+        elif step.scales_channels and _alone(step.values[0], results):
+            star = steps.get(step.values[0])
+            scale, shift = (_one_number(weight) for weight in step.weights)
+            if star is None or star.numbers != (Kind.STAR_RELU,) or scale is None or shift is None:
+                continue
+            a, b = (float(number or 0) for number in star.constants)
+            with np.errstate(over="ignore"):
+                folded = np.array([a * scale, b * scale + shift]).astype(np.float32)
+            if np.isfinite(folded).all():
+                steps[value] = replace(star, constants=tuple(folded.tolist()))
+                del steps[step.values[0]]
+    return steps
+
+
 def _selected_once(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
     """The steps with channels of selected channels as channels of the first value; a split shuffle, say."""
     steps = dict(inner)
@@ -56,6 +91,32 @@ def _selected_once(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) 
             steps[value] = replace(step, values=source.values, numbers=numbers)
     read = {value for step in steps.values() for value in step.values} | set(results)
     return {v: step for v, step in steps.items() if v in read or step.opcode is not Opcode.SELECT}
+
+
+def _depthwise(entering: Mapping[ir.Value, Sample], inner: Mapping[ir.Value, Step]) -> dict[ir.Value, Step]:
+    """The steps with convolutions that make a few channels of each as depthwise ones of repeated channels.
+
+    Those fill the vectors of the kernels, which such a group would leave idle (FastViT's patch embeddings).
+    """
+    steps: dict[ir.Value, Step] = {}
+    for value, step in inner.items():
+        if step.opcode is Opcode.CONV and _makes_few_of_one(step):
+            outputs, groups = weights(step.weights[0]).shape[0], step.numbers[-1]
+            (source,) = step.values
+            read = inner[source].result if source in inner else entering[source]
+            picked = replace(read, shape=(outputs, *read.shape[1:]))
+            channels = np.repeat(np.arange(groups), outputs // groups).tolist()
+            repeated = ir.Value(name=f"{value.name}_repeated")
+            steps[repeated] = Step(Opcode.SELECT, picked, step.values, (), (outputs, *channels))
+            step = replace(step, values=(repeated,), numbers=(*step.numbers[:-1], outputs))
+        steps[value] = step
+    return steps
+
+
+def _makes_few_of_one(conv: Step) -> bool:
+    outputs, inputs = map(int, weights(conv.weights[0]).shape[:2])
+    groups = conv.numbers[-1]
+    return groups > 1 == inputs and 1 < outputs // groups < _MANY_OF_ONE and outputs <= MOST_CHANNELS
 
 
 def _with_bias(inner: Mapping[ir.Value, Step], results: Sequence[ir.Value]) -> dict[ir.Value, Step]:
@@ -118,5 +179,10 @@ def _is_response(gate: Step, x: ir.Value, steps: Mapping[ir.Value, Step]) -> boo
 
 
 def _is(weight: ir.Value | None, number: float) -> bool:
+    return _one_number(weight) == number
+
+
+def _one_number(weight: ir.Value | None) -> float | None:
+    """The number that all elements of a weight are; None where they differ."""
     array = constant(weight)
-    return array is not None and bool((array == number).all())
+    return float(array.flat[0]) if array is not None and (array == array.flat[0]).all() else None

@@ -9,8 +9,9 @@ as `_FLOPS_AN_ELEMENT` operations (40 to 60, measured on a core of Zen 4 at 118 
 without Winograd's algorithm never pays: ONNX Runtime's own is as fast. Nor does a transposed one whose kernel
 is as large as its stride.
 
-Linear layers alone have no layout to change: two of them pay (measured from 64 x 64 to 4096 x 4096 weights),
-as long as keeping their weights twice, in the graph and packed, is no matter.
+Linear layers alone have no layout to change: two of them pay (measured from 64 x 64 to 4096 x 4096
+weights), as long as keeping their weights twice, in the graph and packed, is no matter. Of sequences they
+must save the way of what lies between them, too.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ _SAVED_OF_COLUMNS = 1  # likewise, for each that ONNX Runtime's transposed convo
 
 def pays(steps: Mapping[ir.Value, Step], entering: Collection[Sample], leaving: Collection[ir.Value]) -> bool:
     """Whether a region of these steps, by the value that each computes, is worth its borders."""
+    layers = [step for step in steps.values() if step.of_planes and not step.scales_channels]
+    convolves = any(step.opcode is not Opcode.LINEAR for step in layers)
+    if not convolves and _linear_bytes(steps) > _MOST_LINEAR_BYTES:
+        return False
     if not any(step.of_planes for step in steps.values()):
-        return _linear_bytes(steps) <= _MOST_LINEAR_BYTES
+        return True
     kept = {
         value for step in steps.values() if not step.elementwise for value in step.values if value in steps
     }

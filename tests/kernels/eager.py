@@ -18,7 +18,7 @@ from nncompile.passes.region_program import Kind, Opcode, Resizing
 
 MEANINGLESS = (IndexError, ValueError, RuntimeError, AssertionError, TypeError)
 
-LAST = 5  # the layout of N x H x W x C
+SEQUENCE, LAST = 3, 5  # the layouts of N x H x C and N x H x W x C
 
 ACTIVATIONS = {
     Kind.RELU: lambda x, a, b: x.relu(),
@@ -30,6 +30,7 @@ ACTIVATIONS = {
     Kind.TANH: lambda x, a, b: x.tanh(),
     Kind.GELU: lambda x, a, b: F.gelu(x),
     Kind.HARD_SIGMOID: lambda x, a, b: (a * x + b).clamp(0, 1),
+    Kind.STAR_RELU: lambda x, a, b: a * x.relu().square() + b,
 }
 
 
@@ -52,7 +53,7 @@ def interpret(
     for i in range(next(rest)):
         layout, *shape = (next(rest) for _ in range(4))
         x = torch.from_numpy(inputs[i]).double()
-        values.append(x.movedim(-1, 1) if layout == LAST else x.reshape(-1, *shape))
+        values.append((x.movedim(-1, 1) if layout in (SEQUENCE, LAST) else x).reshape(-1, *shape))
         assert values[i].shape[1:] == torch.Size(shape)
     doubles = [torch.from_numpy(weight).double() for weight in weights]
     for _ in range(next(rest)):
@@ -62,7 +63,9 @@ def interpret(
     outputs = []
     for _ in range(next(rest)):
         value, layout = values[next(rest)], next(rest)
-        layouts = {2: value.flatten(1), 4: value, LAST: value.movedim(1, -1)}
+        last = value.movedim(1, -1)
+        layouts = {2: value.flatten(1), SEQUENCE: last.flatten(1, 2), 4: value, LAST: last}
+        assert layout != SEQUENCE or value.shape[3] == 1
         outputs.append(layouts[layout].numpy())
     largest = max(
         (value[value.isfinite()].abs().amax().item() for value in values if value.isfinite().any()),
@@ -94,7 +97,10 @@ def evaluate(
         case Opcode.SUBTRACT:
             return values[x] - values[rest[0]]
         case Opcode.MULTIPLY:
-            return values[x] * values[rest[0]]
+            gate = values[rest[0]]
+            outer = values[x].shape[2:] == (1, 1) and gate.shape[1] == 1
+            assert outer or (values[x] * gate).shape == values[x].shape
+            return values[x] * gate
         case Opcode.DIVIDE:
             return values[x] / values[rest[0]]
         case Opcode.PLANE_NORM:

@@ -39,7 +39,7 @@ def activations(draw, kinds=tuple(Kind)):
             return kind, *sorted((draw(number), draw(number)))
         case Kind.LEAKY_RELU:
             return kind, draw(number)
-        case Kind.HARD_SIGMOID:
+        case Kind.HARD_SIGMOID | Kind.STAR_RELU:
             return kind, draw(number), draw(number)
     return (kind,)
 
@@ -67,13 +67,15 @@ def graphs(draw):
     if draw(st.integers(0, 4)) == 0:
         inputs.append((draw(st.integers(1, 40)),))
     last = [i for i, shape in enumerate(inputs) if len(shape) == 3 and not draw(st.integers(0, 3))]
-    drawing = _Drawing(draw, Region(*inputs, last=last))
+    sequences = [i for i in last if inputs[i][2] == 1]
+    drawing = _Drawing(draw, Region(*inputs, last=last, sequences=sequences))
     region = drawing.region
     steps = (
         drawing.convolution, drawing.convolution, drawing.depthwise, drawing.pool, drawing.sum_with_another,
         drawing.product, drawing.linear, drawing.activation, drawing.joined, drawing.global_average,
         drawing.grouped, drawing.selected, drawing.flatten, drawing.tail,
         drawing.resized, drawing.transposed, drawing.normalized, drawing.reduced, drawing.quotient,
+        drawing.spread,
     )  # fmt: skip
     for _ in range(draw(st.integers(1, 8))):
         last = len(region.shapes) - 1
@@ -257,6 +259,10 @@ class _Drawing:
         """Multiplied by what it was reduced to, or that alone."""
         y = self.draw(st.sampled_from((self.region.plane_norm, self.region.channel_mean)))(x)
         return y if self.draw(st.booleans()) else self.region.multiply(x, y)
+
+    def spread(self, x):
+        """A number for each channel by one for each pixel."""
+        return self.region.multiply(self.region.global_average(x), self.region.channel_mean(x))
 
     def quotient(self, x):
         """By something that is not near 0: of the same shape, or one number for each pixel."""

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from eager import LAST, Answer, evaluate, interpret
+from eager import LAST, SEQUENCE, Answer, evaluate, interpret
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from nncompile.passes.region_program import Kind, Opcode, Resizing
@@ -30,14 +30,20 @@ class Region:
     Args:
         inputs: The shape of each, (C,) or (C, H, W).
         last: Numbers of the inputs that are N x H x W x C.
+        sequences: Of those that are N x H x C; their shapes are (C, H, 1).
 
     Attributes:
         shapes: Of every value, (C, H, W).
     """
 
-    def __init__(self, *inputs: tuple[int, ...], last: Collection[int] = ()) -> None:
+    def __init__(
+        self, *inputs: tuple[int, ...], last: Collection[int] = (), sequences: Collection[int] = ()
+    ) -> None:
         self.inputs = inputs
-        self.layouts = [LAST if i in last else len(shape) // 2 * 2 + 2 for i, shape in enumerate(inputs)]
+        self.layouts = [len(shape) // 2 * 2 + 2 for shape in inputs]
+        for layout, numbers in ((LAST, last), (SEQUENCE, sequences)):
+            for i in numbers:
+                self.layouts[i] = layout
         self.shapes = [(*shape, 1, 1)[:3] for shape in inputs]
         self.weights: list[np.ndarray] = []
         self.constants = [0.0]
@@ -128,7 +134,7 @@ class Region:
         return self._add(Opcode.FLATTEN, x)
 
     def output(self, value, rank=None):
-        """Return `value`, by default as a tensor of rank 4 where it has a plane; `rank` may be LAST."""
+        """Return `value`, by default as a tensor of rank 4 where it has a plane; or as `rank` says."""
         self.outputs.append((value, rank or (2 if self.shapes[value][1:] == (1, 1) else 4)))
         return self
 
@@ -151,7 +157,7 @@ class Region:
         declared = changed.pop("declared", [["N", *shape] for shape in self._tensors()])
         inputs = [_float(f"x{i}", shape) for i, shape in enumerate(declared)]
         weights = [numpy_helper.from_array(array, f"w{i}") for i, array in enumerate(self.weights)]
-        axes = {2: "C", 4: "CHW", LAST: "HWC"}
+        axes = {2: "C", SEQUENCE: "HC", 4: "CHW", LAST: "HWC"}
         outputs = [
             _float(f"y{i}", ["N", *axes.get(layout, "CHW")]) for i, (_, layout) in enumerate(self.outputs)
         ]
@@ -178,7 +184,7 @@ class Region:
     def _tensors(self) -> list[tuple[int, ...]]:
         """Shapes of a sample of each input."""
         return [
-            (*shape[1:], shape[0]) if layout == LAST else shape
+            {LAST: (*shape[1:], shape[0]), SEQUENCE: (*shape[1:2], shape[0])}.get(layout, shape)
             for layout, shape in zip(self.layouts, self.inputs, strict=True)
         ]
 

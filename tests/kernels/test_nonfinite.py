@@ -127,6 +127,7 @@ REGIONS = {
     "tanh": activation(Kind.TANH),
     "gelu": activation(Kind.GELU),
     "hard-sigmoid": activation(Kind.HARD_SIGMOID, 0.2, 0.5),
+    "star-relu": activation(Kind.STAR_RELU, 0.5, -0.25),
 }
 
 

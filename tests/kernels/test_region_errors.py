@@ -91,7 +91,7 @@ def test_an_unknown_opcode(build, opcode):
         (0, 9, -1, "a pad is -1"),
         (0, 9, 2**24 + 1, "a pad is 16777217"),
         (0, 13, 2, "weight does not fit"),
-        (1, 1, 10, "an activation is 10"),
+        (1, 1, 11, "an activation is 11"),
         (1, 2, -1, "a constant is -1"),
         (1, 3, 3, "a constant is 3"),
         (2, 13, 4, "weight does not fit"),
@@ -214,11 +214,22 @@ def test_a_matrix_that_does_not_fit_its_pixels(build, shape):
     refused(build, region.model(), "FusedRegion: a linear layer's weight does not fit its input")
 
 
-@pytest.mark.parametrize("layout", [3, 6, 0, -1])
+@pytest.mark.parametrize("layout", [6, 1, 0, -1])
 def test_a_layout_that_is_none(build, layout):
     region = network()
     region.layouts = [layout]
     refused(build, region.model(), f"FusedRegion: a rank is {layout}")
+
+
+@pytest.mark.parametrize(("shape", "layout"), [((2, 3, 4), 3), ((2, 3, 4), 2), ((2, 3, 1), 2)])
+def test_a_plane_that_is_no_sequence(build, shape, layout):
+    """Nor a column."""
+    region = Region(shape)
+    region.output(region.activation(0, Kind.RELU), layout)
+    refused(build, region.model(), "FusedRegion: an output's rank")
+    region.outputs[0] = (1, 4)
+    region.layouts = [layout]
+    refused(build, region.model(declared=[None]), f"FusedRegion: a plane of rank {layout}")
 
 
 def test_channels_that_are_elsewhere(build):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from random_regions import BATCHES, THREADS, chains, examples, graphs, layers
-from regions import EXACT, LAST, Region, assert_close, run, session
+from regions import EXACT, LAST, SEQUENCE, Region, assert_close, run, session
 
 from nncompile.passes.region_program import Kind
 
@@ -124,6 +124,58 @@ def test_channels_last_on_either_side(build):
         region.output(y, LAST).output(0).output(1, LAST).output(y)
         inputs = region.random_inputs(batch)
         assert_close(run(session(region.model(), build), inputs), region.eager(*inputs))
+
+
+@pytest.mark.parametrize("channels", [3, 16, 40])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_block_of_a_transformer(build, channels, threads):
+    """Of sequences, which enter and leave as they are."""
+    random = np.random.default_rng(channels)
+    parts = [random.standard_normal((3 * channels, channels)) / math.sqrt(channels) for _ in range(2)]
+    region = Region((channels, 37, 1), (channels, 37, 1), sequences=[0, 1])
+    x = region.add(region.linear(0, parts[0][:channels], np.ones(channels)), 1)
+    y = region.layer_norm(x, np.ones(channels), np.ones(channels), 0.1)
+    y = region.activation(region.linear(y, parts[1], np.ones(3 * channels)), Kind.GELU)
+    y = region.add(region.linear(y, parts[0].T), x)
+    region.output(y, SEQUENCE).output(region.global_average(y)).output(x).output(y, LAST)
+    for batch in (1, 2, 11):
+        inputs = region.random_inputs(batch)
+        got = run(session(region.model(), build, threads=threads), inputs)
+        assert_close(got, region.eager(*inputs))
+
+
+@pytest.mark.parametrize("channels", [3, 20, 64, 70])
+def test_a_layer_of_pixels_between_borders(build, channels):
+    """Rows that tiles cross, into a plane with zeros around it; every width, with a residual."""
+    random = np.random.default_rng(channels)
+    weight, bias = random.standard_normal((channels, 8, 1, 1)), random.standard_normal(channels)
+    depthwise = random.standard_normal((channels, 1, 3, 3))
+    for plane in ((1, 1), (2, 3), (3, 4), (5, 7), (4, 13), (3, 29)):
+        region = Region((8, *plane), (channels, *plane))
+        y = region.activation(region.conv(0, weight, bias), Kind.SILU)
+        z = region.conv(y, depthwise, None, (1, 1), (1, 0, 1, 2), groups=channels)
+        u = region.activation(region.add(region.conv(0, weight), 1), Kind.RELU)
+        v = region.conv(u, depthwise, None, (1, 1), (1, 1, 1, 1), groups=channels)
+        w = region.conv(1, depthwise, None, (1, 1), (1, 1, 1, 1), groups=channels)
+        region.output(z, 4).output(v, 4).output(w, 4).output(y, 4)
+        for batch in (1, 3):
+            inputs = region.random_inputs(batch)
+            got = run(session(region.model(), build, exact=True), inputs)
+            assert_close(got, region.eager(*inputs))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("kind", [Kind.SIGMOID, Kind.SILU], ids=str)
+def test_sigmoids_keep_their_digits(build, kind, sign):
+    """Up to where exp(-x) leaves float32."""
+    x = sign * np.linspace(0, 87, 4001, dtype=np.float32).reshape(1, 1, 1, -1)
+    region = Region(x.shape[1:])
+    region.output(region.activation(0, kind), 4)
+    (got,), (want,) = run(session(region.model(), build), [x]), region.eager(x).outputs
+    np.testing.assert_allclose(got, want, rtol=8 * 2**-24)
+    far = np.float32(sign * 1e4) * np.ones_like(x)
+    (got,), (want,) = run(session(region.model(), build), [far]), region.eager(far).outputs
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from nncompile.passes.region_program import Opcode, Resizing
 
-LAST = 5  # the layout of N x H x W x C
+SEQUENCE, LAST = 3, 5  # the layouts of N x H x C and N x H x W x C
 ACTIVATIONS = {
     1: lambda x, a, b: torch.relu(x),
     2: lambda x, a, b: x.clamp(a, b),
@@ -17,6 +17,7 @@ ACTIVATIONS = {
     7: lambda x, a, b: torch.tanh(x),
     8: lambda x, a, b: (a * x + b).clamp(0, 1),
     9: lambda x, a, b: functional.gelu(x),
+    10: lambda x, a, b: a * torch.relu(x) ** 2 + b,
 }
 
 
@@ -62,8 +63,9 @@ def interpret(region, arrays):
     values, weights = [], tensors[activations:]
     for tensor in tensors[:activations]:
         layout, *shape = take(4)
-        tensor = tensor.movedim(-1, 1) if layout == LAST else tensor
+        tensor = tensor.movedim(-1, 1) if layout in (SEQUENCE, LAST) else tensor
         assert tuple(tensor.shape[1:]) == tuple(shape[: min(layout, 4) - 1])
+        assert layout != SEQUENCE or shape[2] == 1
         values.append(tensor.reshape(-1, *shape))
     for _ in range(*take(1)):
         opcode, count = take(2)
@@ -72,7 +74,8 @@ def interpret(region, arrays):
     results = []
     for _ in range(*take(1)):
         value, layout = values[take(1)[0]], take(1)[0]
-        results.append({2: value.flatten(1), 4: value, LAST: value.movedim(1, -1)}[layout])
+        last = value.movedim(1, -1)
+        results.append({2: value.flatten(1), SEQUENCE: last.flatten(1, 2), 4: value, LAST: last}[layout])
     assert list(code) == []
     return [result.numpy() for result in results]
 
@@ -103,8 +106,10 @@ def step(opcode, fields, values, weights, constants):
         case Opcode.SUBTRACT:
             return x - values[fields[1]]
         case Opcode.MULTIPLY:
-            assert values[fields[1]].shape[1:] in (x.shape[1:], (x.shape[1], 1, 1), (1, *x.shape[2:]))
-            return x * values[fields[1]]
+            gate = values[fields[1]]
+            outer = x.shape[2:] == (1, 1) and gate.shape[1] == 1
+            assert outer or gate.shape[1:] in (x.shape[1:], (x.shape[1], 1, 1), (1, *x.shape[2:]))
+            return x * gate
         case Opcode.DIVIDE:
             assert values[fields[1]].shape[1:] in (x.shape[1:], (1, *x.shape[2:]))
             return x / values[fields[1]]

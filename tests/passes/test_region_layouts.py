@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from region_interpreter import LAST, number_of_instructions
+from region_interpreter import LAST, SEQUENCE, number_of_instructions
 
 TO_LAST, TO_FIRST = "Transpose<perm = [0, 2, 3, 1]>", "Transpose<perm = [0, 3, 1, 2]>"
 
@@ -33,6 +33,14 @@ def test_a_gate_of_pixels(check, product):
     check(nodes, "float[n, 4, 7, 6]", channels=np.array([1]), low=np.float32(0.5))
 
 
+@pytest.mark.parametrize("product", ["Mul(g, p)", "Mul(p, g)"])
+def test_a_gate_of_channels_by_one_of_pixels(check, product):
+    """FocalNet spreads the mean of a plane by a gate of its pixels."""
+    nodes = f"c = Conv(x, w) p = Conv(c, one) g = GlobalAveragePool(c) m = {product} y = Add(c, m)"
+    region = check(nodes, "float[n, 4, 7, 6]", one=(1, 4, 1, 1))
+    assert number_of_instructions(region) == 5
+
+
 @pytest.mark.parametrize(("keep", "shape"), [(1, "n, 1, 1, 4"), (0, "n, 4")])
 def test_the_mean_of_a_plane_with_the_channels_last(check, keep, shape):
     nodes = f"c = Conv(x, w) t = {TO_LAST}(c) y = ReduceMean<keepdims = {keep}>(t, plane)"
@@ -53,6 +61,25 @@ def test_channels_picked_and_joined_where_they_are_last(check, axis):
         y = Concat<axis = {axis}>(s, t, g)"""
     ints = {"one": [1], "three": [3], "a": [axis], "i": [3, 0, 3]}
     check(nodes, "float[n, 7, 6, 9]", **{name: np.array(value) for name, value in ints.items()})
+
+
+@pytest.mark.parametrize(
+    "end", ["y = Add(o, x)", "y = ReduceMean<keepdims = 0>(o, one)", "y = ReduceMean(o, one)"]
+)
+def test_a_sequence(check, end):
+    """A block of a transformer: layer norm, linear layers of each token, biases, scales, sums."""
+    nodes = f"""l = LayerNormalization(x, s, b) m = MatMul(l, v) p = Add(m, c) g = Gelu(p) q = MatMul(g, u)
+        k = Mul(q, s) a = Add(x, k) r = Slice(a, zero, two, last) t = Gather<axis = 2>(a, i)
+        o = Concat<axis = 2>(t, r) {end}"""
+    shape = {"Add": "n, 5, 4", "one)": "n, 1, 4"}["Add" if "Add" in end else "one)"]
+    shape = "n, 4" if "keepdims" in end else shape
+    ints = {"zero": [0], "two": [2], "last": [-1], "i": [3, 1], "one": [1]}
+    weights = {"s": (4,), "b": (4,), "c": (1, 1, 12), "v": (4, 12), "u": (12, 4)}
+    region = check(
+        nodes, f"float[{shape}]", "float[n, 5, 4] x", **weights, **{k: np.array(v) for k, v in ints.items()}
+    )
+    code = list(region.attribute[1].ints)
+    assert (code[1:5], code[-1]) == ([SEQUENCE, 4, 5, 1], 2 if "keepdims" in end else SEQUENCE)
 
 
 def test_what_is_only_moved(check):

@@ -192,6 +192,33 @@ def test_concat_of_channels(check, axis, flat):
         check(f"c = Conv(x, w) r = Relu(c) y = {join}(r, c, x)", "float[n, 12, 7, 6]")
 
 
+@pytest.mark.parametrize("source", ["x", "c"])
+@pytest.mark.parametrize("each", [2, 7])
+def test_a_few_channels_made_of_each_are_depthwise(check, source, each):
+    """Of channels that are repeated before."""
+    nodes = f"c = Conv(x, w) d = Conv<group = 4>({source}, v, b) y = Concat<axis = 1>(c, d)"
+    region = check(nodes, f"float[n, {4 + 4 * each}, 7, 6]", v=(4 * each, 1, 1, 1), b=(4 * each,))
+    code, channels = list(region.attribute[1].ints), [c for c in range(4) for _ in range(each)]
+    assert [4 * each, *channels] in [code[i : i + 4 * each + 1] for i in range(len(code))]
+    assert number_of_instructions(region) == 4
+
+
+@pytest.mark.parametrize(
+    ("node", "channels", "weight"),
+    [
+        ("Conv<group = 4>(c, v)", 32, (32, 1, 1, 1)),
+        ("Conv<group = 4>(c, v)", 4, (4, 1, 1, 1)),
+        ("Conv<group = 2>(c, v)", 4, (4, 2, 1, 1)),
+        ("Conv(m, v)", 6, (6, 1, 1, 1)),
+    ],
+)
+def test_channels_that_are_not_repeated(check, node, channels, weight):
+    """Many of each, one of each, some of several; and of one channel all."""
+    nodes = f"c = Conv(x, w) {'m = Conv(c, one) ' if 'm, v' in node else ''}y = {node}"
+    region = check(nodes, f"float[n, {channels}, 7, 6]", v=weight, one=(1, 4, 1, 1))
+    assert number_of_instructions(region) == nodes.count("Conv")
+
+
 def test_a_residual(check):
     check("c = Conv(x, w) y = Add(c, x)", "float[n, 4, 7, 6]")
 

@@ -21,6 +21,47 @@ def test_a_sigmoid_that_is_read_twice_stays(check, nodes):
     assert number_of_instructions(region) == 2 + nodes.count("= ") - 1
 
 
+@pytest.mark.parametrize("square", ["Pow(r, two)", "Mul(r, r)"])
+@pytest.mark.parametrize(
+    "rest",
+    ["", " s = Mul(p, a)", " s = Mul(a, p)", " s = Add(p, b)", " m = Mul(a, p) s = Add(m, b)",
+     " m = Add(p, b) s = Mul(m, a)", " m = Mul(p, alike) s = Sub(b, m)"],
+)  # fmt: skip
+def test_star_relu_is_one_instruction(check, square, rest):
+    numbers = {"two": np.float32(2), "a": np.float32(0.7), "b": np.array([-0.4], "f4")}
+    nodes = f"c = Conv(x, w) r = Relu(c) p = {square}{rest} y = Conv({'s' if rest else 'p'}, w)"
+    region = check(nodes, "float[n, 4, 7, 6]", **numbers, alike=np.full((4, 1, 1), 1.5, "f4"))
+    assert number_of_instructions(region) == 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "instructions"),
+    [
+        ("r = Relu(c) p = Mul(r, r) y = Add(p, r)", 4),
+        ("r = Relu(c) p = Mul(r, c) y = Add(p, c)", 4),
+        ("r = Tanh(c) y = Mul(r, r)", 3),
+        ("y = Pow(c, two)", 2),
+        ("r = Relu(c) p = Mul(r, r) y = Mul(p, each)", 3),
+        ("r = Relu(c) p = Mul(r, r) m = Mul(p, two) y = Add(m, p)", 4),
+    ],
+)
+def test_what_is_not_star_relu(check, nodes, instructions):
+    """Another activation, a scale for each channel, or a part that is read elsewhere."""
+    weights = {"two": np.float32(2), "each": np.arange(4, dtype="f4").reshape(4, 1, 1)}
+    region = check(f"c = Conv(x, w) {nodes}", "float[n, 4, 7, 6]", **weights)
+    assert number_of_instructions(region) == instructions
+
+
+def test_a_scale_that_overflows_stays_by_itself(check):
+    """Infinity would stand where 0 times the square of what is not positive is 0."""
+    nodes = "c = Conv(x, w) r = Relu(c) p = Mul(r, r) m = Mul(p, tiny) s = Mul(m, a) y = Mul(s, b)"
+    scales = {"tiny": np.float32(1e-38), "a": np.float32(1e38), "b": np.float32(1)}
+    assert number_of_instructions(check(nodes, "float[n, 4, 7, 6]", **scales)) == 2
+    nodes = "c = Conv(x, w) k = Mul(c, none) r = Relu(k) p = Mul(r, r) m = Mul(p, a) y = Mul(m, a)"
+    scales = {"none": np.float32(0), "a": np.float32(1e30)}
+    assert number_of_instructions(check(nodes, "float[n, 4, 7, 6]", **scales)) == 4
+
+
 def test_channels_of_selected_channels_are_selected_once(check):
     nodes = """c = Conv(x, w) g = Gather<axis = 1>(c, i)
         p = Slice(g, zero, two, one) q = Slice(g, two, four, one) y = Add(p, q)"""

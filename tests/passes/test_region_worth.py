@@ -194,12 +194,23 @@ def test_what_is_normalized_alone_stays_with_onnx_runtime():
     assert optimized(nn.Sequential(Norm(32), nn.ReLU()), (32, 28, 28)).passes[-1].changes == 0
 
 
-def test_linear_layers_of_large_weights_are_left_to_onnx_runtime():
+@pytest.mark.parametrize("rows", [(), (3,)], ids=["rows", "sequences"])
+def test_linear_layers_of_large_weights_are_left_to_onnx_runtime(rows):
     """64 MB of them; they would be kept twice."""
     for width, changes in ((2300, 1), (2400, 0)):
         first, second, third = (torch.nn.Linear(width, width, bias=False) for _ in range(3))
         layers = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), third)
-        assert optimized(layers, (width,)).passes[-1].changes == changes
+        assert optimized(layers, (*rows, width)).passes[-1].changes == changes
+
+
+def test_between_the_attentions_of_a_transformer_there_is_a_region_each():
+    """The layer norm before the first stays outside, and projections, which have the batch inside."""
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation="gelu", norm_first=True)
+    found = optimized(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), (17, 32))
+    model = onnx.load_from_string(found.model)
+    regions = [[node.op_type for node in function.node] for function in model.functions]
+    assert [(names.count("MatMul"), names.count("Gelu")) for names in regions] == [(2, 1)] * 3
+    assert [node.op_type for node in model.graph.node].count("LayerNormalization") == 1
 
 
 def test_a_network_between_what_the_kernels_lack_is_left_alone():
