@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nncompile_runtime import race
 from nncompile_runtime.machine import available_processors
 
 MOST = 4  # each process holds torch and what it compiled, about a GiB
@@ -22,6 +23,12 @@ def pytest_xdist_auto_num_workers() -> int:
     """A process for each processor that may be used, by affinity and quota; on one, this process alone."""
     processes = min(available_processors(topology=NO_TOPOLOGY), MOST)
     return processes if processes > 1 else 0
+
+
+@pytest.fixture
+def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuning hardly pauses between plans, for tests to which its times do not matter."""
+    monkeypatch.setattr(race, "_PAUSE", 1e-3)
 
 
 @pytest.fixture(scope="session")

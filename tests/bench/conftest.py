@@ -8,6 +8,7 @@ import torch
 
 import nncompile
 from models.lenet import LeNet5
+from nncompile.bench import attribution
 from nncompile.bench.engines import Subject, nncompile_tuned
 from nncompile.bench.inputs import make_feed
 from nncompile.bench.timing import Schedule
@@ -53,5 +54,7 @@ def subject(lenet, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def short_tuning(monkeypatch):
+def hurried(monkeypatch, without_rest):
+    """What is measured besides the engines takes no longer than it must."""
     monkeypatch.setattr(nncompile_tuned, "SECONDS", 0.2)
+    monkeypatch.setattr(attribution, "_SCHEDULE", INSTANT)

@@ -14,6 +14,8 @@ from nncompile_runtime import container, tuning
 from nncompile_runtime.container import MANIFEST_KEY
 from nncompile_runtime.machine import this_machine
 
+pytestmark = pytest.mark.usefixtures("without_rest")
+
 
 @pytest.fixture
 def small(folder, exported):

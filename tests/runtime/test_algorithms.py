@@ -273,6 +273,7 @@ def contested() -> bytes:
 
 
 @native
+@pytest.mark.usefixtures("without_rest")
 class TestForReal:
     def predictor(self, contested: bytes, **options: Any) -> Predictor:
         return Predictor(container.parse(contested, "net.onnx"), device="cpu", **options)

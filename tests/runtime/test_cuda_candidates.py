@@ -115,6 +115,7 @@ def test_every_candidate_is_a_valid_plan() -> None:
         assert Plan.model_validate(plan.model_dump()) == plan
 
 
+@pytest.mark.usefixtures("without_rest")
 def test_a_whole_tuning(gpu: FakeGpu) -> None:
     model, inputs, outputs = conv_net()
     loaded = predictor(model, manifest(inputs, outputs), device="cuda")
@@ -129,6 +130,7 @@ def test_a_whole_tuning(gpu: FakeGpu) -> None:
         np.testing.assert_allclose(loaded.predict(x), answer, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.usefixtures("without_rest")
 def test_a_tuning_of_float16_races_both_layouts_whole(gpu: FakeGpu) -> None:
     model, inputs, outputs = conv_net()
     about = manifest(inputs, outputs, precision="float16")
@@ -142,6 +144,7 @@ def test_a_tuning_of_float16_races_both_layouts_whole(gpu: FakeGpu) -> None:
     assert any(plan.fuse_bias for plan in tried)
 
 
+@pytest.mark.usefixtures("without_rest")
 def test_tuning_on_what_lies_there_copies_nothing_to_time_it(gpu: FakeGpu) -> None:
     model, inputs, outputs = conv_net()
     loaded = predictor(model, manifest(inputs, outputs), device="cuda")

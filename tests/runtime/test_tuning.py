@@ -37,6 +37,7 @@ def sessions() -> list[Session]:
     return [one for one in gc.get_objects() if type(one) is Session]
 
 
+@pytest.mark.usefixtures("without_rest")
 class TestForReal:
     def test_the_plans_are_run_kept_and_give_the_same_answers(self, log: pytest.LogCaptureFixture) -> None:
         net = conv()
