@@ -6,10 +6,8 @@ soon as it is found, so that what was found before a crash is kept.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.gpu_check.table import CHECKS, Check, Finding, NotRunError, Verdict
+from nncompile.bench.apart import apart
 
 if TYPE_CHECKING:
     from models.gpu_check.context import Context
@@ -103,19 +102,15 @@ def run_apart(check: Check, context: Context, folder: Path, seconds: float) -> R
     file.write_bytes(b"")
     command = [sys.executable, "-m", "models.gpu_check.running", check.name, context.as_json(), str(file)]
     start, cut, ended = time.monotonic(), False, ""
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603
-            command, env=environment(), stdout=output, stderr=output, start_new_session=True
-        )
+    with (
+        log.open("wb") as output,
+        apart(command, environment(), stdout=output, stderr=output) as process,
+    ):
         try:
             code = process.wait(max(0.0, seconds))
             ended = _how_it_ended(code, log) if code else ""
         except subprocess.TimeoutExpired:
             cut = True
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with the compilers that it may have started
-            process.wait()
     whole_lines = file.read_text(encoding="utf-8").split("\n")[:-1]
     findings = [Finding(**json.loads(line)) for line in whole_lines]
     if cut:

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from nncompile.bench.apart import apart
 from nncompile.bench.engines import EngineError, Feed, Subject, first_line, open_engine
 from nncompile.bench.gpu_memory import GpuMemory
 from nncompile.bench.inputs import make_feed
@@ -56,7 +57,7 @@ def measure_cold(
         name: The engine's.
         compile_seconds: How long making its files took before; None where that is not known.
         subject: What is benchmarked, after `write_request`.
-        patience: Seconds after which the process is ended.
+        patience: Seconds after which the process is ended, with the compilers that it may have started.
 
     Raises:
         EngineError: The process fails; the message says how.
@@ -68,15 +69,16 @@ def measure_cold(
     }
     command = [sys.executable, "-m", __name__, name, str(subject.folder)]
     try:
-        done = subprocess.run(  # noqa: S603
-            command, env=environment, capture_output=True, text=True, timeout=patience, check=False
-        )
+        with apart(
+            command, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            printed, errors = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"A fresh process with it takes longer than {patience:.0f} s.") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if process.returncode:
+        last = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise EngineError(f"A fresh process with it fails: {last[:400]}")
-    cold = Cold(**json.loads(done.stdout.splitlines()[-1]))
+    cold = Cold(**json.loads(printed.splitlines()[-1]))
     return replace(cold, compile_seconds=cold.compile_seconds or compile_seconds)
 
 

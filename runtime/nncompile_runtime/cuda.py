@@ -1,22 +1,17 @@
 """What running on an NVIDIA GPU takes, looked at before ONNX Runtime is asked: alone, it would take the CPU.
 
-Library names are those that ONNX Runtime's CUDA provider loads (`onnxruntime.preload_dlls`): CUDA's carry its
-major version, cuFFT's is one less, cuRAND has stayed at 10, and cuDNN is 9. The driver's functions are those
-of https://docs.nvidia.com/cuda/cuda-driver-api.
+The driver's functions are those of https://docs.nvidia.com/cuda/cuda-driver-api.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import io
 import re
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from nncompile_runtime import cuda_libraries
+from nncompile_runtime.cuda_libraries import Load
 from nncompile_runtime.errors import DeviceError
 from nncompile_runtime.shape_nodes import shape_nodes
 
@@ -37,10 +32,6 @@ _OF_DRIVER = {
     802: "Start nvidia-fabricmanager, which GPUs behind an NVSwitch need, or wait until it is ready.",
     803: "Restart the machine if its driver was updated, and remove a libcuda.so.1 of the container's own.",
 }
-# Two threads that redirect stdout at once would leave it redirected.
-_printing = threading.Lock()
-
-Load = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
@@ -74,10 +65,8 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
     """
     built_for = (getattr(onnxruntime, "cuda_version", "") or None) if _has_provider(onnxruntime) else None
     driver, gpus, fault, remedy = _ask_driver(load)
-    names = _library_names(built_for) if built_for else ()
-    if names:
-        _preload(onnxruntime)
-    libraries = _files(names, load)
+    names = cuda_libraries.names_of(built_for) if built_for else ()
+    libraries = cuda_libraries.load_all(onnxruntime, names, load) if names else {}
     missing = [name for name, file in libraries.items() if file is None and _FFT not in name]
     if not _has_provider(onnxruntime):
         install = "pip uninstall -y onnxruntime, then pip install 'nncompile[gpu]'."
@@ -88,7 +77,11 @@ def examine(onnxruntime: Any, load: Load = ctypes.CDLL) -> Cuda:
         fault = f"{PROVIDER} is built for CUDA {built_for}, and the NVIDIA driver serves CUDA {driver}"
         remedy = f"Update the driver, or install an onnxruntime-gpu that is built for CUDA {_major(driver)}."
     elif not fault and missing:
-        fault = f"{PROVIDER} needs {', '.join(missing)}, which cannot be loaded"
+        looked = ", ".join(map(str, cuda_libraries.folders())) or "no package nvidia or torch"
+        fault = (
+            f"{PROVIDER} needs {', '.join(missing)}, which cannot be loaded from where the system looks "
+            f"(LD_LIBRARY_PATH), nor from Python's packages ({looked})"
+        )
         remedy = "Run: pip install 'onnxruntime-gpu[cuda,cudnn]'."
     return Cuda(built_for, driver, gpus, libraries, fault, remedy if fault else "")
 
@@ -208,33 +201,3 @@ def _ask_driver(load: Load) -> tuple[str | None, int, str, str]:
 
 def _major(version: str) -> int:
     return int(version.partition(".")[0])
-
-
-def _library_names(cuda_version: str) -> tuple[str, ...]:
-    major = _major(cuda_version)
-    of_cuda = tuple(f"lib{name}.so.{major}" for name in ("cudart", "cublas", "cublasLt"))
-    return (*of_cuda, "libcurand.so.10", f"libcufft.so.{major - 1}", "libcudnn.so.9")
-
-
-def _preload(onnxruntime: Any) -> None:
-    """Load what NVIDIA's Python packages hold; what it prints of failures is found again later."""
-    with _printing, contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
-        onnxruntime.preload_dlls()
-
-
-def _files(names: tuple[str, ...], load: Load) -> dict[str, str | None]:
-    """The file that each library was loaded from; its name alone where the system does not tell."""
-    files: dict[str, str | None] = {}
-    for name in names:
-        try:
-            load(name)
-            files[name] = name
-        except OSError:
-            files[name] = None
-    with contextlib.suppress(OSError):  # read once: a process with CUDA has thousands of these lines
-        for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-            file = line.rpartition("/")[2]
-            for name in names if file.startswith(names) else ():
-                if file.startswith(name) and files[name] == name:
-                    files[name] = line.split(maxsplit=5)[-1]
-    return files

@@ -1,6 +1,7 @@
 """The plans that tuning tries on a GPU: one by one or as a graph, batches whole or in pieces; then options.
 
-In pieces, one crosses to the GPU while the one before it is computed.
+In pieces, one crosses to the GPU while the one before it is computed. `workers` stays what it is: a call runs
+on one session, so that more serve several callers, and tuning times one.
 """
 
 from __future__ import annotations

@@ -9,9 +9,12 @@ where the plan limits memory few graphs are kept, and where a plain run finds no
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import traceback
 from typing import NamedTuple
 
+from nncompile_runtime import cuda
 from nncompile_runtime.buckets import bucket_of
 from nncompile_runtime.captured import MOST_THREADS, Captured
 from nncompile_runtime.container import ModelFile
@@ -23,7 +26,7 @@ from nncompile_runtime.plan import MOST_GRAPHS, Plan
 from nncompile_runtime.shapes import carries_batch, fixed_but_for_the_batch
 
 # Calls that a graph must have served none of before another takes its place: batches of many sizes in turn
-# would otherwise capture in each call.
+# would otherwise capture in each call. And those that run plainly after a bucket found no memory for a graph.
 _PATIENCE = 64
 _log = logging.getLogger("nncompile")
 
@@ -60,7 +63,7 @@ class Graphs:
                 model.name,
             )
         self._open: dict[int, _Open] = {}
-        self._refused: set[int] = set()
+        self._refused: dict[int, float] = {}  # bucket -> calls that are still to run plainly
         self._used: dict[int, int] = {}
         self._calls = 0
         self._told = False
@@ -77,19 +80,26 @@ class Graphs:
         if bucket is None:
             return self._start_plainly(feed)
         try:
-            # Who is limited in memory counts the calls of each graph.
-            opened = self._open.get(bucket) if self._plan.gpu_memory_limit is None else None
-            opened = opened or self._opened(bucket)
-            if opened is not None and opened.captured.admits():
-                return opened.runner.start(feed)
-            if opened is not None:
-                self._say_that_threads_are_many()
+            return self._start_on_a_graph(bucket, feed) or self._start_plainly(feed)
         except (NncompileError, CudaError) as error:
+            if _is_want_of_memory(error):
+                traceback.clear_frames(error.__traceback__)  # they hold the session that is to go
+                self._refuse(bucket, _PATIENCE, error)  # first: the plain run may need what it holds
+                return self._start_plainly(feed)
             finish = self._start_plainly(feed)  # which raises where the call is at fault, and not the graph
-            self._refuse(bucket)
-            _log.warning("Batches of %d run without a CUDA graph: %s", bucket, error)
+            self._refuse(bucket, math.inf, error)
             return finish
-        return self._start_plainly(feed)
+
+    def _start_on_a_graph(self, bucket: int, feed: Feed) -> Finish | None:
+        # Who is limited in memory counts the calls of each graph.
+        opened = self._open.get(bucket) if self._plan.gpu_memory_limit is None else None
+        opened = opened or self._opened(bucket)
+        if opened is None:
+            return None
+        if opened.captured.admits():
+            return opened.runner.start(feed)
+        self._say_that_threads_are_many()
+        return None
 
     def _say_that_threads_are_many(self) -> None:
         if not self._told:
@@ -116,7 +126,8 @@ class Graphs:
         """The bucket's session; None where it has none, and none may be opened now."""
         with self._opening:
             self._calls += 1
-            if bucket in self._refused:
+            if self._refused.get(bucket):
+                self._refused[bucket] -= 1
                 return None
             if bucket not in self._open:
                 if not self._make_room():
@@ -135,7 +146,16 @@ class Graphs:
             del self._open[oldest]
         return idle
 
-    def _refuse(self, bucket: int) -> None:
+    def _refuse(self, bucket: int, calls: float, error: Exception) -> None:
+        """Close a bucket for as many calls; of memory that is short time and again it is said once."""
         with self._opening:
-            self._refused.add(bucket)
+            told = bucket in self._refused and calls < math.inf
+            self._refused[bucket] = calls
             self._open.pop(bucket, None)
+        if not told:
+            until = "" if calls == math.inf else f" until one is tried again, every {calls} calls"
+            _log.warning("Batches of %d run without a CUDA graph%s: %s", bucket, until, error)
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    return isinstance(error, OutOfMemoryError) or cuda.missing_memory(error) is not None

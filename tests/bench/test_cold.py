@@ -64,6 +64,11 @@ def test_a_process_that_fails_says_why(subject):
         measure_cold("eager", 0.0, subject)
 
 
+def test_a_process_that_takes_too_long_is_given_up(subject):
+    with pytest.raises(EngineError, match=r"takes longer than 0 s"):
+        measure_cold("onnxruntime", 0.0, subject, patience=0.01)
+
+
 def test_a_module_of_a_class_that_no_other_process_finds_is_listed(lenet, instant):
     class Local(type(lenet.module)):
         pass

@@ -123,14 +123,6 @@ def test_what_else_may_be_missing(onnxruntime: Any, machine: Machine, problem: s
     assert remedy in caught.value.remedy
 
 
-def test_a_library_that_is_here_is_shown_by_its_file() -> None:
-    name = "libm.so.6"
-    ctypes.CDLL(name)
-    files = cuda._files((name, "libnone.so.1"), ctypes.CDLL)
-    assert str(files[name]).endswith(f"/{name}")
-    assert files["libnone.so.1"] is None
-
-
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
     """Lets a session of a CUDA plan start: ONNX Runtime's own, on the CPU, said to be what `said` names."""

@@ -339,15 +339,68 @@ def test_a_session_that_began_anew_captures_alone_again(
     assert [entries(), entries()] == [1, 0]
 
 
-def test_a_graph_for_which_there_is_no_memory_is_not_asked_for_again(
-    gpu: FakeGpu, log: pytest.LogCaptureFixture
+@pytest.mark.parametrize("limit", [None, 100 << 20])
+def test_a_graph_that_found_no_memory_is_tried_again_after_a_while(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture, limit: int | None
 ) -> None:
-    model, x = net(), floats(3, 1, 8, 8)
-    gpu.failures = [full(), None]
-    for _ in range(3):
-        np.testing.assert_array_equal(model.predict(x), reference(x))
+    monkeypatch.setattr(graphs, "_PATIENCE", 3)
+    model, x = net(gpu_memory_limit=limit), floats(3, 1, 8, 8)
+    other = floats(7, 1, 8, 8)
+    model.predict(other)
+    for _ in range(2):  # short at both times; told once
+        gpu.failures = [full()]
+        for _ in range(4):
+            np.testing.assert_array_equal(model.predict(x), reference(x))
+            assert gpu.alive == 2  # the bucket's session is gone, and the other bucket's is not
+    for _ in range(2):
+        np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
+    model.predict(other)
+    assert (replays(gpu), gpu.alive, len(gpu.captures)) == (2, 3, 2)  # replays of the other's
     (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
-    assert "Batches of 4 run without a CUDA graph: cuda:0 has too little memory" in warning.getMessage()
+    assert (
+        "Batches of 4 run without a CUDA graph until one is tried again, every 3 calls: cuda:0 has too "
+        "little memory" in warning.getMessage()
+    )
+
+
+def test_a_plain_run_finds_the_memory_of_the_graph_that_found_none(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x, alive = net(), floats(3, 1, 8, 8), list[int]()
+    start = graphs.Graphs._start_plainly
+    monkeypatch.setattr(
+        graphs.Graphs, "_start_plainly", lambda self, feed: (alive.append(gpu.alive), start(self, feed))[1]
+    )
+    gpu.failures = [full()]
+    model.predict(x)
+    assert alive == [1]
+
+
+def test_memory_that_the_driver_does_not_have_is_asked_for_again(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "_PATIENCE", 1)
+    model, x, block = net(), floats(3, 1, 8, 8), captured.Block
+
+    def none_left(*_: Any) -> Any:
+        raise driver.CudaError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(captured, "Block", none_left)
+    np.testing.assert_array_equal(model.predict(x), reference(x))
+    monkeypatch.setattr(captured, "Block", block)
+    model.predict(x)
+    assert len(gpu.captures) == 0
+    np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
+    assert len(gpu.captures) == 1
+
+
+def test_a_graph_that_failed_otherwise_stays_refused(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_PATIENCE", 1)
+    model, x = net(), floats(3, 1, 8, 8)
+    gpu.failures = [RuntimeError("CUDA failure 901: operation failed due to a previous error during capture")]
+    for _ in range(5):
+        np.testing.assert_array_equal(model.predict(x), reference(x))
+    assert (captures(gpu), len(gpu.captures)) == (1, 0)
 
 
 def sized(model: Predictor, rows: int) -> None:

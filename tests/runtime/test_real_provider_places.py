@@ -1,7 +1,8 @@
-"""ONNX Runtime's real CUDA provider on two GPUs and in a forked child, on a CUDA that computes nothing."""
+"""ONNX Runtime's real CUDA provider on two GPUs, forked, from packages, on a CUDA that computes nothing."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,26 @@ say(calls()[before:])
     refused, calls = stand_in.run(cuda_library, tmp_path, linear(), program).said
     assert "before this process was forked" in refused
     assert calls == []
+
+
+def test_libraries_of_another_entry_of_pythons_path_are_enough(
+    cuda_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system looks are only driver and runtime; the rest is a package, and nobody imports torch."""
+    system, package = tmp_path / "system", tmp_path / "entry" / "nvidia" / "cu" / "lib"
+    system.mkdir()
+    package.mkdir(parents=True)
+    for file in cuda_library.glob("*.so.*"):
+        if file.name.startswith(("libcuda.", "libcudart.")):
+            (system / file.name).symlink_to(cuda_library / "stand_in.so")
+            continue
+        names = (f"-Wl,-soname,{file.name}", f"-Wl,-rpath,{cuda_library}", "-Wl,--no-as-needed")
+        made = ["cc", "-shared", *names, "-o", package / file.name, cuda_library / "stand_in.so"]
+        subprocess.run(list(map(str, made)), check=True)
+    monkeypatch.syspath_prepend(tmp_path / "entry")
+    program = """
+import sys
+y = load().predict(np.ones((2, 4), np.float32))
+say([list(y.shape), "torch" in sys.modules])
+"""
+    assert stand_in.run(system, tmp_path, linear(), program).said == [[[2, 3], False]]
