@@ -9,6 +9,7 @@ from onnx import helper
 
 from nncompile_runtime.predictor import Predictor
 
+from .fake_gpu import FakeGpu
 from .graphs import Specs, build, conv_net, manifest, predictor, spec
 
 CUDA = {"provider": "cuda"}
@@ -24,6 +25,22 @@ def net(**plan: Any) -> Predictor:
     """The convolutional network under a plan."""
     model, inputs, outputs = conv_net()
     return predictor(model, manifest(inputs, outputs), device="cuda", plan={**CUDA, **plan})
+
+
+def replaying(**plan: Any) -> Predictor:
+    """It, in CUDA graphs."""
+    return net(cuda_graph=True, **plan)
+
+
+def captures(gpu: FakeGpu) -> int:
+    """How many sessions capture."""
+    return sum(options.get("enable_cuda_graph") == "1" for options in gpu.created)
+
+
+def replays(gpu: FakeGpu) -> int:
+    """How many runs were on the memory of the first one, which captured."""
+    addresses = [run["x"] for run in gpu.runs]
+    return addresses.count(addresses[0])
 
 
 def reference(x: np.ndarray) -> np.ndarray:

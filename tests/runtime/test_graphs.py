@@ -11,29 +11,17 @@ import pytest
 import torch
 from onnx import helper
 
-from nncompile import InputError, OutOfMemoryError
-from nncompile_runtime import buckets, captured, driver, graphs
-from nncompile_runtime.cuda_session import CudaSession
-from nncompile_runtime.plan import MOST_GRAPHS
+from nncompile import InputError
+from nncompile_runtime import buckets, captured
 from nncompile_runtime.predictor import Predictor
 
 from .fake_gpu import FakeGpu, gpu, on_gpu, values
-from .gpu_nets import CUDA, reference
-from .gpu_nets import net as net_under
+from .gpu_nets import CUDA, captures, reference, replays
+from .gpu_nets import replaying as net
 from .graphs import build, conv_net, floats, manifest, predictor, spec
 
 __all__ = ["gpu"]
-REPLAYED = {"cuda_graph": True}
-PLAN = CUDA | REPLAYED
-
-
-def net(**plan: Any) -> Predictor:
-    return net_under(cuda_graph=True, **plan)
-
-
-def captures(gpu: FakeGpu) -> int:
-    """How many sessions capture."""
-    return sum(options.get("enable_cuda_graph") == "1" for options in gpu.created)
+PLAN = CUDA | {"cuda_graph": True}
 
 
 @pytest.mark.parametrize("place", [lambda x: x, on_gpu])
@@ -176,12 +164,6 @@ def in_a_thread(model: Predictor, calls: int, wrong: list[np.ndarray], rows: int
     thread.join()
 
 
-def replays(gpu: FakeGpu) -> int:
-    """How many runs were on the memory of the first one, which captured."""
-    addresses = [run["x"] for run in gpu.runs]
-    return addresses.count(addresses[0])
-
-
 def test_of_threads_that_come_and_go_after_a_few_calls_late_ones_run_plainly(
     gpu: FakeGpu, log: pytest.LogCaptureFixture
 ) -> None:
@@ -251,23 +233,6 @@ def test_of_nine_living_threads_the_ninth_runs_plainly_however_often_it_calls(
     assert (replays(gpu), gpu.kept, captures(gpu)) == (9, 1, 2)
 
 
-def test_a_session_that_ran_out_of_memory_has_room_for_new_threads(gpu: FakeGpu) -> None:
-    session = net().session
-    assert isinstance(session, CudaSession)
-    graph = captured.Captured(session._model, session.plan, net().signature, 2)
-    said = list[bool]()
-
-    def asked() -> bool:
-        thread = threading.Thread(target=lambda: said.append(graph.admits()))
-        thread.start()
-        thread.join()
-        return said[-1]
-
-    assert [asked() for _ in range(captured.MOST_THREADS + 1)] == [True] * captured.MOST_THREADS + [False]
-    assert isinstance(graph.session.failure(full()), OutOfMemoryError)
-    assert asked()
-
-
 def test_where_no_graph_can_be_captured_plain_runs_answer_after_one_warning(
     gpu: FakeGpu, log: pytest.LogCaptureFixture
 ) -> None:
@@ -289,10 +254,6 @@ def test_a_graph_that_breaks_gives_way_to_plain_runs(gpu: FakeGpu, log: pytest.L
     assert "901" in warning.getMessage()
 
 
-def full() -> RuntimeError:
-    return RuntimeError("Failed to allocate memory for requested buffer of size 4194304")
-
-
 def test_a_call_that_plain_runs_refuse_too_leaves_the_graph(gpu: FakeGpu) -> None:
     model, x = net(), floats(3, 1, 8, 8)
     gpu.failures = [RuntimeError("the input's fault"), RuntimeError("the input's fault")]
@@ -303,149 +264,10 @@ def test_a_call_that_plain_runs_refuse_too_leaves_the_graph(gpu: FakeGpu) -> Non
     assert gpu.runs[-1]["x"] == gpu.runs[0]["x"]
 
 
-def test_graphs_give_way_to_a_call_that_finds_no_memory(gpu: FakeGpu) -> None:
-    model, small, large = net(), floats(3, 1, 8, 8), floats(300, 1, 8, 8)
-    for rows in (1, 2, 3):
-        model.predict(small[:rows])
-    assert gpu.alive == 4
-    gpu.failures = [full()]
-    np.testing.assert_array_equal(model.predict(large), reference(large))
-    assert gpu.alive == 1
-    gpu.failures = [full()]
-    with pytest.raises(OutOfMemoryError):  # now there is nothing left to give
-        model.predict(large)
-    np.testing.assert_allclose(model.predict(small), reference(small), rtol=1e-6, atol=1e-6)
-    assert gpu.alive == 2
-
-
-def test_a_session_that_began_anew_captures_alone_again(
-    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = net()
-    session = model.session
-    assert isinstance(session, CudaSession)
-    graph = captured.Captured(session._model, session.plan, model.signature, 2)
-    alone, entered = driver.alone, []
-    monkeypatch.setattr(driver, "alone", lambda **how: (entered.append(how), alone(**how))[1])
-
-    def entries() -> int:
-        before = len(entered)
-        with graph.session.current():
-            graph.session.run_at(graph._inputs, graph._outputs)
-        return len(entered) - before
-
-    assert [entries(), entries()] == [1, 0]
-    assert isinstance(graph.session.failure(full()), OutOfMemoryError)
-    assert [entries(), entries()] == [1, 0]
-
-
-@pytest.mark.parametrize("limit", [None, 100 << 20])
-def test_a_graph_that_found_no_memory_is_tried_again_after_a_while(
-    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture, limit: int | None
-) -> None:
-    monkeypatch.setattr(graphs, "_PATIENCE", 3)
-    model, x = net(gpu_memory_limit=limit), floats(3, 1, 8, 8)
-    other = floats(7, 1, 8, 8)
-    model.predict(other)
-    for _ in range(2):  # short at both times; told once
-        gpu.failures = [full()]
-        for _ in range(4):
-            np.testing.assert_array_equal(model.predict(x), reference(x))
-            assert gpu.alive == 2  # the bucket's session is gone, and the other bucket's is not
-    for _ in range(2):
-        np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
-    model.predict(other)
-    assert (replays(gpu), gpu.alive, len(gpu.captures)) == (2, 3, 2)  # replays of the other's
-    (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
-    assert (
-        "Batches of 4 run without a CUDA graph until one is tried again, every 3 calls: cuda:0 has too "
-        "little memory" in warning.getMessage()
-    )
-
-
-def test_a_plain_run_finds_the_memory_of_the_graph_that_found_none(
-    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, x, alive = net(), floats(3, 1, 8, 8), list[int]()
-    start = graphs.Graphs._start_plainly
-    monkeypatch.setattr(
-        graphs.Graphs, "_start_plainly", lambda self, feed: (alive.append(gpu.alive), start(self, feed))[1]
-    )
-    gpu.failures = [full()]
-    model.predict(x)
-    assert alive == [1]
-
-
-def test_memory_that_the_driver_does_not_have_is_asked_for_again(
-    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graphs, "_PATIENCE", 1)
-    model, x, block = net(), floats(3, 1, 8, 8), captured.Block
-
-    def none_left(*_: Any) -> Any:
-        raise driver.CudaError("CUDA failure 2: out of memory")
-
-    monkeypatch.setattr(captured, "Block", none_left)
-    np.testing.assert_array_equal(model.predict(x), reference(x))
-    monkeypatch.setattr(captured, "Block", block)
-    model.predict(x)
-    assert len(gpu.captures) == 0
-    np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
-    assert len(gpu.captures) == 1
-
-
-def test_a_graph_that_failed_otherwise_stays_refused(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_PATIENCE", 1)
-    model, x = net(), floats(3, 1, 8, 8)
-    gpu.failures = [RuntimeError("CUDA failure 901: operation failed due to a previous error during capture")]
-    for _ in range(5):
-        np.testing.assert_array_equal(model.predict(x), reference(x))
-    assert (captures(gpu), len(gpu.captures)) == (1, 0)
-
-
-def sized(model: Predictor, rows: int) -> None:
-    x = floats(rows, 1, 8, 8, seed=rows)
-    np.testing.assert_allclose(model.predict(x), reference(x), rtol=1e-6, atol=1e-6)
-
-
-def test_a_memory_limit_is_shared_and_keeps_the_graphs_few(gpu: FakeGpu) -> None:
-    model = net(gpu_memory_limit=100 << 20, workers=2)
-    for rows in (1, 2, 4, 8, 16, 32, 3):
-        sized(model, rows)
-    assert {int(options["gpu_mem_limit"]) for options in gpu.created} == {
-        (100 << 20) // (2 * (1 + MOST_GRAPHS))
-    }
-    assert captures(gpu) == MOST_GRAPHS  # the others ran plainly
-    assert gpu.alive == 1 + MOST_GRAPHS
-
-
-def test_a_graph_that_nobody_asks_for_gives_way(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_PATIENCE", 5)
-    model = net(gpu_memory_limit=100 << 20)
-    for rows in (1, 2, 4, 8, 1, 16):
-        sized(model, rows)
-    assert captures(gpu) == 4
-    for rows in (1, 4, 8, 1):
-        sized(model, rows)
-    sized(model, 16)  # in the place of that for 2
-    assert captures(gpu) == 5
-    assert gpu.alive == 5
-    sized(model, 2)
-    sized(model, 1)
-    assert captures(gpu) == 5
-
-
-def test_without_a_limit_every_bucket_keeps_its_graph(gpu: FakeGpu) -> None:
-    model = net()
-    for rows in (1, 2, 4, 8, 16, 32, 3):
-        sized(model, rows)
-    assert captures(gpu) == 6
-    assert "gpu_mem_limit" not in gpu.created[0]
-
-
 def test_what_cannot_be_bound_runs_plainly_and_says_so(gpu: FakeGpu, log: pytest.LogCaptureFixture) -> None:
     gpu.on_host = {"x": "Cpu"}
-    sized(net(), 3)
+    x = floats(3, 1, 8, 8)
+    np.testing.assert_allclose(net().predict(x), reference(x), rtol=1e-6, atol=1e-6)
     assert captures(gpu) == 0
     (warning,) = [record for record in log.records if record.levelno == logging.WARNING]
     assert "test.onnx runs without CUDA graphs: not all" in warning.getMessage()
