@@ -124,7 +124,11 @@ GOOD = Finding.of("something", True, "fine")
     ("result", "on_gpu", "on_cpu", "said"),
     [
         (Result("answers", "about", 1.0, (GOOD,)), 0, 0, ""),
-        (not_run("mynet", name="answers"), 0, 0, ""),
+        *(
+            (not_run("mynet", name=name), 3, 0, f"of {name} was not run: mynet.")
+            for name in ("answers", "refusals", "placement", "exchange", "memory", "ragged", "queued")
+        ),
+        (not_run("a graph", name="layers"), 0, 0, ""),
         (not_run("a figure", name="overlap"), 0, 0, ""),
         (
             Result("overlap", "about", 1.0, (Finding("overlap", "not run", "why"),)),
