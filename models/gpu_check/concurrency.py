@@ -82,7 +82,8 @@ def _returns_early(context: Context, way: Way) -> Iterator[Finding]:
     late = torch.zeros_like(there)
     predictor(late)
     wait(there.device)
-    torch.cuda._sleep(_CYCLES)
+    with torch.cuda.device(there.device):  # `_sleep` is for the current one
+        torch.cuda._sleep(_CYCLES)
     late.copy_(there)
     start = time.perf_counter()
     answer = predictor(late)

@@ -43,6 +43,16 @@ def exchange(context: Context) -> Iterator[Finding]:
     if not context.on_gpu:
         yield Finding("CuPy", "not run", "it makes sense on a GPU only")
         return
+    yield from by_cupy(context)
+
+
+def by_cupy(context: Context) -> Iterator[Finding]:
+    """CuPy's arrays plainly, from CUDA graphs, and in pieces."""
+    try:
+        import cupy  # noqa: F401
+    except ImportError as error:
+        yield Finding("CuPy's arrays (pip install cupy-cuda13x)", "not run", str(error))
+        return
     for way in (small(context, {}), small(context, {"cuda_graph": True}), small(context, {"micro_batch": 2})):
         yield from with_cupy(context.device, way)
 
@@ -69,12 +79,9 @@ def _by_dlpack(
 
 def with_cupy(device: str, way: Way) -> Iterator[Finding]:
     """CuPy's arrays in and out on a stream of the caller's; the input is made there late, and overwritten."""
+    import cupy
+
     what = f"{way.name}, {way.plan}, CuPy"
-    try:
-        import cupy
-    except ImportError as error:
-        yield Finding(what, "not run", str(error))
-        return
     predictor, x = way.load(way.plan), way.inputs(_ROWS, 0)
     expected = [2 * y for y in arrays(predictor, predictor(x))]
     with cupy.cuda.Device(int(device.partition(":")[2] or 0)), cupy.cuda.Stream(non_blocking=True):

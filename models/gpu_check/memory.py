@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nncompile import NncompileError, OutOfMemoryError
 from nncompile.bench.gpu_memory import GpuMemory
 from nncompile_runtime import Predictor
 from nncompile_runtime.answers import difference
+from nncompile_runtime.plan import MOST_GRAPHS
 
 _BEFORE = 100  # calls until everything has its memory
 _BATCHES = (64, 37, 5, 1)
@@ -23,17 +24,17 @@ _BATCHES = (64, 37, 5, 1)
 _HOST_MAY_GROW = 16 << 20
 _GPU_MAY_GROW = 2 << 20  # the step in which the driver hands out memory
 _STATM = Path("/proc/self/statm")
-_LIMIT = 512 << 20
+_LIMIT = 512 << 20  # of each session
 _TOO_MANY = 1024
 # The search would time convolutions anew in each session, and take whichever workspace won.
-_PLAN = {"gpu_memory_limit": _LIMIT, "cudnn_search": "heuristic"}
+_PLAN = {"cudnn_search": "heuristic"}
 # A session is closed and opened again after each failure. One that was kept would hold its weights, three
 # times as much; what the driver and cuDNN take on the way may differ by a few steps.
 _REOPENED_MAY_GROW = 16 << 20
 
 
 def flat(context: Context) -> Iterator[Finding]:
-    """Calls with batches that take turns, on arrays and on tensors, plainly and by other plans."""
+    """Calls with batches of several sizes, on arrays and on tensors, plainly and by other plans."""
     taken: dict[str, tuple[Callable[[], int], int]] = {}
     if _STATM.exists():
         taken["host"] = (_resident, _HOST_MAY_GROW)
@@ -53,11 +54,11 @@ def _stays(
     predictor = way.load(way.plan)
     feeds = [way.inputs(batch, 0) for batch in _BATCHES if batch <= max(way.batches)]
     for kind, given in (("arrays", feeds), ("tensors", [context.tensor(x) for x in feeds])):
-        for number in range(_BEFORE):
-            predictor(given[number % len(given)])
+        for x in in_turn(given, _BEFORE):
+            predictor(x)
         before = {place: used() for place, (used, _) in taken.items()}
-        for number in range(context.calls - _BEFORE):
-            predictor(given[number % len(given)])
+        for x in in_turn(given, context.calls - _BEFORE):
+            predictor(x)
         for place, (used, limit) in taken.items():
             grown = used() - before[place]
             calls = f"from call {_BEFORE} to {context.calls}"
@@ -65,10 +66,20 @@ def _stays(
             yield Finding.of(f"{way.name}, {way.plan}, {kind}: {place}", grown <= limit, said)
 
 
+def in_turn(given: Sequence[Any], calls: int) -> Iterator[Any]:
+    """What each of so many calls gets: long runs of one batch, each of which has had one by call 100.
+
+    A plain Conv asks cuDNN for a new plan whenever the shape changes, which takes far longer than a call.
+    """
+    for number in range(calls):
+        yield given[number // (_BEFORE // len(given)) % len(given)]
+
+
 def out_of_memory(context: Context) -> Iterator[Finding]:
     """Under a memory limit a large batch fails by name, again and again; a small one is answered after it.
 
-    From arrays, too large to be staged, and from tensors on the GPU; without CUDA graphs and with them.
+    From arrays, too large to be staged, and from tensors on the GPU; without CUDA graphs and with them, where
+    sessions share the plan's limit. The first activation of the large batch would not fit in all shares.
     """
     name = next((name for name in ("resnet18", "mobilenetv2") if name in context.networks), None)
     if name is None:
@@ -76,7 +87,9 @@ def out_of_memory(context: Context) -> Iterator[Finding]:
     large = np.zeros((_TOO_MANY, 3, 224, 224), np.float32)
     small = context.inputs(name, 1)
     for graphs in (False, True):
-        predictor = context.load(name, "float32", _PLAN | {"cuda_graph": graphs})
+        limit = _LIMIT * (1 + MOST_GRAPHS if graphs else 1)
+        plan = _PLAN | {"gpu_memory_limit": limit, "cuda_graph": graphs}
+        predictor = context.load(name, "float32", plan)
         for kind, place in (("arrays", np.asarray), ("tensors", context.tensor)):
             what = f"{name}, {kind}" + ", CUDA graphs" * graphs
             yield from _fails_and_recovers(context, what, predictor, place(small), place(large))
@@ -85,11 +98,16 @@ def out_of_memory(context: Context) -> Iterator[Finding]:
 def _fails_and_recovers(
     context: Context, name: str, predictor: Predictor, small: Any, large: Any
 ) -> Iterator[Finding]:
-    expected = arrays(predictor, predictor(small))
+    try:
+        expected = arrays(predictor, predictor(small))
+    except OutOfMemoryError as error:
+        said = f"a session's {_LIMIT >> 20} MiB do not suffice for it, so nothing is shown: {error}"
+        yield Finding.of(f"{name}, batch 1 before any failure", False, said)
+        return
     memory = GpuMemory(int(context.device.partition(":")[2] or 0))
     used: list[int] = []
     for attempt in range(1, 4):
-        what = f"{name}, batch {_TOO_MANY} in {_LIMIT >> 20} MiB, attempt {attempt}"
+        what = f"{name}, batch {_TOO_MANY} in {_LIMIT >> 20} MiB a session, attempt {attempt}"
         try:
             predictor(large)
             yield Finding.of(what, False, "it was answered, so the limit does not hold")

@@ -82,6 +82,7 @@ def as_json(
         "place": asdict(place),
         "before": dict(before),
         "seconds": sum(result.seconds for result in results),
+        "total_seconds": _total(results, before),
         "counts": counts(results),
         "incomplete": lacking(results, place),
         "left": list(left),
@@ -110,6 +111,7 @@ def as_markdown(
     if before:
         told = ", ".join(f"{what} in {seconds:.0f} s" for what, seconds in before.items())
         lines += [f"Made before the checks, and not in their {SECONDS} s: {told}.", ""]
+    lines += [f"Preparing, warming and checks together took {_total(results, before):.0f} s.", ""]
     if left:
         lines += [f"This is not all yet: {', '.join(left)} were to follow.", ""]
     rows = [[r.name, r.about, r.status + ", out of time" * r.cut, f"{r.seconds:.0f}"] for r in results]
@@ -164,6 +166,10 @@ def counts(results: Sequence[Result]) -> dict[str, int]:
     """How many findings passed, failed, and were not run."""
     verdicts = [finding.verdict for result in results for finding in result.findings]
     return {verdict: verdicts.count(verdict) for verdict in ("passed", "failed", "not run")}
+
+
+def _total(results: Sequence[Result], before: Mapping[str, float]) -> float:
+    return sum(before.values()) + sum(result.seconds for result in results)
 
 
 def _line(finding: Finding) -> str:

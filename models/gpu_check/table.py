@@ -50,7 +50,7 @@ class Check:
         place: Module and function, which takes a `Context` and yields findings.
         about: What it proves, in one line.
         gpu_only: Whether it means nothing on the CPU.
-        complete: Whether nothing is proved as long as a finding of it was not run: targets, above all.
+        complete: Whether nothing is proved as long as a finding of it was not run.
     """
 
     name: str
@@ -77,18 +77,36 @@ class Check:
 
 CHECKS = (
     Check("compile", 10, "preparing:there", "every network was compiled in every precision", complete=True),
-    Check("answers", 80, "answers:answers", "answers on the device are those of eager PyTorch in float64"),
-    Check("refusals", 12, "strictness:refusals", "what must be refused is refused, by its name"),
-    Check("placement", 20, "strictness:placement", "what ran, ran on the device, node by node"),
+    Check(
+        "answers",
+        80,
+        "answers:answers",
+        "answers on the device are those of eager PyTorch in float64",
+        complete=True,
+    ),
+    Check(
+        "refusals", 12, "strictness:refusals", "what must be refused is refused, by its name", complete=True
+    ),
+    Check(
+        "placement", 20, "strictness:placement", "what ran, ran on the device, node by node", complete=True
+    ),
     Check("copies", 28, "strictness:copies", "tensors on the GPU are not copied to the host", True, True),
-    Check("exchange", 12, "exchange:exchange", "CuPy's arrays, and other libraries' by DLPack, share memory"),
+    Check(
+        "exchange",
+        12,
+        "exchange:exchange",
+        "CuPy's arrays, and other libraries' by DLPack, share memory",
+        complete=True,
+    ),
     Check("overlap", 12, "overlap:overlap", "a stream of arrays is copied while the GPU computes", True),
-    Check("memory", 22, "memory:flat", "memory stays the same over a thousand calls"),
+    Check("memory", 22, "memory:flat", "memory stays the same over a thousand calls", complete=True),
     Check(
         "out-of-memory", 28, "memory:out_of_memory", "too large a call fails by name, the next succeeds", True
     ),
-    Check("ragged", 40, "behaviour:ragged", "batches of any size answer as the plain plan does"),
-    Check("queued", 14, "concurrency:queued", "predict returns before the GPU is done", True),
+    Check(
+        "ragged", 40, "behaviour:ragged", "batches of any size answer as the plain plan does", complete=True
+    ),
+    Check("queued", 14, "concurrency:queued", "predict returns before the GPU is done", True, True),
     Check("concurrent", 25, "concurrency:concurrent", "callers in eight threads get their own answers"),
     Check(
         "layers", 16, "layers:layers", "a layer and its activation, fused in several ways: what is fastest"

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import logging
 import threading
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
@@ -103,6 +104,35 @@ def test_tf32_is_judged_as_ten_bits_and_float32_is_not(here, monkeypatch):
     assert "rounds to 10 bits although use_tf32 is off" in failed.said
 
 
+def test_float64_is_computed_once_for_all_precisions(here, monkeypatch):
+    given = []
+    flat_call = answers.flat_call
+
+    def counted(module, predictor):
+        call = flat_call(module, predictor)
+        return lambda inputs: given.extend(x for x in inputs if x.dtype == torch.float64) or call(inputs)
+
+    monkeypatch.setattr(answers, "flat_call", counted)
+    assert verdicts(answers.answers(here)) == ["passed"] * 2
+    assert given
+    assert not [(a, b) for a, b in itertools.combinations(given, 2) if torch.equal(a, b)]
+
+
+def test_an_answer_is_kept_for_its_values_type_and_shape_alone():
+    asked = []
+    answer = answers.kept(lambda inputs: asked.append(inputs) or [inputs[0].numpy() * 2])
+    x = torch.ones(2, 2)
+    others = (x, torch.zeros(2, 2), x.reshape(4), x.double())
+    for given in (*others, *others):
+        np.testing.assert_array_equal(answer([given.clone()])[0], given.numpy() * 2)
+    assert len(asked) == 4
+
+
+def test_larger_networks_are_compared_last(here):
+    given = dataclasses.replace(here, networks=("resnet18", "lenet5"), precisions=("float32",))
+    assert [f.what for f in answers.answers(given)] == ["lenet5, float32", "resnet18, float32"]
+
+
 def test_a_network_that_is_not_there_is_not_run(here):
     both = dataclasses.replace(here, networks=("lenet5", "net"))
     for check in (answers.answers, strictness.placement):
@@ -136,7 +166,7 @@ def test_a_gpu_is_asked_for_resnet18_channels_last_and_in_graphs(here, monkeypat
     ]
     assert not [way for way in ways.ways(there) if way.precision in ("tf32", "bfloat16")]
     seen = []
-    monkeypatch.setattr(answers, "_compared", lambda *args: seen.append(args[1:]))
+    monkeypatch.setattr(answers, "_compared", lambda *args: seen.append(args[1:5]))
     monkeypatch.setattr(answers, "fuses", lambda *which: False)
     list(answers.answers(there))
     assert [run[1:] for run in seen] == [
@@ -251,9 +281,19 @@ def test_a_call_that_waits_and_one_that_takes_an_input_too_early_are_found(here,
     patch(monkeypatch, predict)
     monkeypatch.setattr(concurrency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(concurrency, "wait", lambda device: now.__setitem__(0, now[0] + 0.04))
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
+    current, slept = [], []
+
+    @contextmanager
+    def on(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: slept.append(list(current)))
     found = verdicts(concurrency._returns_early(here, ways.small(here)))
     assert found == ["failed" if waits else "passed", "failed" if stale else "passed"]
+    assert slept == [[torch.device(here.device)]]  # which may not be the current one
 
 
 def test_a_gpu_is_asked_under_every_plan_that_could_differ(here, monkeypatch):

@@ -124,7 +124,11 @@ GOOD = Finding.of("something", True, "fine")
     ("result", "on_gpu", "on_cpu", "said"),
     [
         (Result("answers", "about", 1.0, (GOOD,)), 0, 0, ""),
-        (not_run("mynet", name="answers"), 0, 0, ""),
+        *(
+            (not_run("mynet", name=name), 3, 0, f"of {name} was not run: mynet.")
+            for name in ("answers", "refusals", "placement", "exchange", "memory", "ragged", "queued")
+        ),
+        (not_run("a graph", name="layers"), 0, 0, ""),
         (not_run("a figure", name="overlap"), 0, 0, ""),
         (
             Result("overlap", "about", 1.0, (Finding("overlap", "not run", "why"),)),
@@ -178,8 +182,10 @@ def test_networks_are_compiled_before_by_a_process_of_its_own(here, tmp_path, mo
     told = json.loads((tmp_path / "gpu-check.json").read_text())
     assert list(told["before"]) == ["networks"]
     assert told["seconds"] == 1.0
+    assert told["total_seconds"] == 1.0 + told["before"]["networks"]
     page = (tmp_path / "gpu-check.md").read_text()
     assert "Made before the checks, and not in their 480 s: networks in 0 s." in page
+    assert "Preparing, warming and checks together took 1 s." in page
     capsys.readouterr()
     command[command.index("--prepare") + 1] = str(here.folder)
     assert main(command[3:]) == 0

@@ -60,10 +60,11 @@ def test_cupys_arrays_on_the_gpu_that_is_not_there(there, cupy: FakeCupy, plan):
     assert verdicts(found) == ["passed", "passed"], found
 
 
-def test_without_cupy_it_is_not_run(here, monkeypatch):
+def test_without_cupy_it_is_not_run(there, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    (found,) = exchange.with_cupy("cuda", ways.small(here))
+    (found,) = exchange.by_cupy(there)
     assert found.verdict == "not run"
+    assert "pip install cupy-cuda13x" in found.what  # which the summary tells
     assert "cupy" in found.said
 
 
