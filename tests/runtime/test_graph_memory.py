@@ -1,4 +1,4 @@
-"""CUDA graphs and memory, on a GPU that is not there: what goes where it is short, and what is tried again."""
+"""CUDA graphs and memory, on a GPU that is not there: what goes where it is short, what is tried again."""
 
 from __future__ import annotations
 
